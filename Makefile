@@ -1,0 +1,56 @@
+# Pigment: `make studio` opens the page, `make test` runs the suite. Both make .venv once; the second call
+# starts in seconds. Another interpreter: `make studio PYTHON=python3.12`.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p) 2>/dev/null)))
+VENV   ?= .venv
+ARGS   ?=
+# Two workers of one thread each finish sooner than one worker of two threads: the models in the tests are
+# too small to share among threads.
+WORKERS ?= 2
+
+BIN       := $(VENV)/bin
+INSTALL   := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+INSTALLED := $(VENV)/.installed
+TESTABLE  := $(VENV)/.testable
+INPUTS    := pyproject.toml constraints.txt
+
+.PHONY: studio test lint demo clean install
+.DEFAULT_GOAL := studio
+
+studio: $(INSTALLED)
+	@$(BIN)/python app.py $(ARGS)
+
+test: $(TESTABLE)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(TESTABLE)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+demo: $(INSTALLED)
+	@$(BIN)/pigment demo $(ARGS)
+
+install: $(INSTALLED)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no python3 found; install Python 3.11 or newer, or say PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is too old; Pigment needs Python 3.11 or newer: make studio PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamp comes last, so that an interrupted install is taken up again.
+$(INSTALLED): $(INPUTS) | $(BIN)/python
+	@echo "installing Pigment into $(VENV) (once; a few minutes on a slow line)"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	@echo "installing what the tests need into $(VENV)"
+	@$(INSTALL) -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
