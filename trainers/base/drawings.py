@@ -131,7 +131,7 @@ def draw_teapot(sheet: Sheet, pose: Pose) -> None:
     centre, rx, ry = (0.0, 0.18), 0.68, 0.66
     sheet.ellipse(centre, rx, ry, PURPLE)
     sheet.bands(centre, rx, ry, [(-0.36, -0.18), (0.5, 0.68)], YELLOW)
-    lid = -0.44 - 0.12 * pose.lift
+    lid = -0.44 - 0.1 * pose.lift
     sheet.polygon([*_arc((0.0, lid), 0.42, 0.26, 180, 360), (0.42, lid + 0.06), (-0.42, lid + 0.06)], YELLOW)
     sheet.ellipse((0.0, lid - 0.29), 0.14, 0.14, RED)
     for side in (-1.0, 1.0):
