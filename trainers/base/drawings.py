@@ -183,13 +183,13 @@ def blueprint(picture: Image.Image) -> Image.Image:
 
 PIXEL_PALETTE: tuple[Colour, ...] = (
     (20, 16, 40), (255, 244, 224), (122, 128, 148), (214, 36, 62), (255, 132, 40),
-    (255, 214, 60), (52, 168, 72), (24, 98, 92), (40, 90, 214), (96, 200, 248),
-    (120, 52, 156), (255, 128, 172), (122, 72, 40),
+    (255, 214, 60), (52, 168, 72), (16, 138, 138), (40, 90, 214), (96, 200, 248),
+    (120, 52, 156), (255, 128, 172), (122, 72, 40), (150, 200, 60),
 )  # fmt: skip
 
 
 def pixel_art(picture: Image.Image, cells: int = 16) -> Image.Image:
-    """A picture as cells × cells squares of the thirteen colours of PIXEL_PALETTE: RGB of the same size."""
+    """A picture as cells × cells squares of the fourteen colours of PIXEL_PALETTE: RGB of the same size."""
     small = picture.convert("RGB").resize((cells, cells), Image.Resampling.BOX)
     small = ImageEnhance.Color(small).enhance(1.4)
     palette = Image.new("P", (1, 1))
