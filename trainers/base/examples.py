@@ -24,7 +24,7 @@ from PIL import Image
 from pipelines.base import ASSETS
 from pipelines.errors import StudioError
 from pipelines.files import write_atomic
-from trainers.base.corpus import SCENES, colour_near, glyph, paste, with_article
+from trainers.base.corpus import SCENES, colour_near, find_font, glyph, paste, with_article
 from trainers.base.drawings import STYLES, Pose, draw_character
 from trainers.base.subjects import by_name
 
@@ -186,7 +186,12 @@ def _save(pictures: Iterator[tuple[Image.Image, str]], folder: Path) -> dict[str
 
 
 def draw(out: Path) -> None:
-    """Draw every set anew below `out`, with examples.json beside; adapters that lie there stay."""
+    """Draw every set anew below `out`, with examples.json beside; adapters that lie there stay.
+
+    Raises:
+        StudioError: the emoji font isn't installed; nothing was written.
+    """
+    find_font()
     rng = np.random.default_rng(SEED)
     sets = [_draw_subject(row, out, rng) for row in SUBJECT_SETS]
     sets += [_draw_style(row, out, rng) for row in STYLE_SETS]
