@@ -1,0 +1,280 @@
+"""A base model: the embedded one, or a folder in diffusers' layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pipelines.device import Device, choose_device
+from pipelines.errors import BaseError
+from pipelines.families import FAMILIES, Family
+from pipelines.files import file_sha256
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pickle", ".pkl")
+
+
+@dataclass(eq=False, kw_only=True)
+class Base:
+    """A loaded base model; its modules are shared by everything that is given it.
+
+    ref: what was asked for ("pocket" or a path, as text). path: its folder. sha256: see there.
+    """
+
+    ref: str
+    path: Path
+    family: Family
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    vae: AutoencoderKL
+    scheduler: SchedulerMixin
+    device: torch.device
+    dtype: torch.dtype
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 over the names and contents of the five parts' JSON and safetensors files.
+
+        Read from the folder at first use, so it names the base whatever adapters are mixed in.
+        """
+        digest = hashlib.sha256()
+        for part in _PARTS:
+            for file in sorted((self.path / part).rglob("*")):
+                if file.suffix in (".json", ".safetensors", ".txt"):
+                    name = file.relative_to(self.path).as_posix()
+                    digest.update(f"{name}\0{file_sha256(file)}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent position along one side."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+
+    @property
+    def resolution(self) -> int:
+        """Native side of a picture in pixels."""
+        return int(self.unet.config["sample_size"]) * self.vae_scale_factor
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.vae.config["latent_channels"])
+
+    @property
+    def scaling_factor(self) -> float:
+        """What encoded latents are multiplied by, so that their spread is near 1."""
+        return float(self.vae.config["scaling_factor"])
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: "epsilon" or "v_prediction", as the scheduler's config says."""
+        return str(self.scheduler.config["prediction_type"])
+
+    def component(self, name: str) -> nn.Module:
+        """Return the module behind "unet" or a text encoder's name."""
+        module = getattr(self, name)
+        assert isinstance(module, nn.Module)
+        return module
+
+    def modules(self) -> dict[str, nn.Linear | nn.Conv2d]:
+        """Return every linear and convolution layer by its canonical name, UNet first.
+
+        The names are `unet.<diffusers path>` and `text_encoder.<path>`, without `text_model.`.
+        """
+        return {
+            f"{component}.{path.removeprefix('text_model.')}": module
+            for component in self.family.components
+            for path, module in self.component(component).named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d)
+        }
+
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Encode B prompts: (B, L, D), L the tokenizer's length; longer prompts are cut there.
+
+        Gradients flow where the caller has them on.
+        """
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        hidden: torch.Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        return hidden
+
+    def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode pictures to the mean and standard deviation of their latents.
+
+        pixels: (B, 3, H, W) in [-1, 1]. Returns: two (B, C, h, w), both times the scaling factor:
+        a sample is mean + std · noise.
+        """
+        with torch.no_grad():
+            latents = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist
+            return latents.mean * self.scaling_factor, latents.std * self.scaling_factor
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode (B, C, h, w) latents, scaled as the UNet sees them, to (B, 3, H, W) in [-1, 1]."""
+        with torch.no_grad():
+            decoded = self.vae.decode(latents.to(self.vae.dtype) / self.scaling_factor).sample
+            return decoded.clamp(-1.0, 1.0)
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """Return a diffusers pipeline over these very modules: what it changes, changes here."""
+        import diffusers
+
+        with quiet():
+            pipeline_class = getattr(diffusers, self.family.pipeline_class)
+            pipeline = pipeline_class(
+                vae=self.vae,
+                text_encoder=self.text_encoder,
+                tokenizer=self.tokenizer,
+                unet=self.unet,
+                scheduler=type(self.scheduler).from_config(self.scheduler.config),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def load_base(
+    ref: str | Path = "pocket", *, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> Base:
+    """Load a base model, in evaluation mode and without gradients.
+
+    ref: "pocket" for the embedded base, or a folder in diffusers' layout. device, dtype: see
+    `choose_device`; on a CPU the precision is fp32.
+
+    Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
+    """
+    path = ASSETS / "pocket" if str(ref) == "pocket" else Path(ref).expanduser()
+    family = _recognise(path, str(ref))
+    chosen = choose_device(device, dtype)
+    try:
+        with quiet():
+            parts = _load_parts(path, chosen)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise BaseError(f"base {str(ref)!r} can't be loaded: {reason}; fetch its folder again") from error
+    base = Base(ref=str(ref), path=path, family=family, device=chosen.device, dtype=chosen.dtype, **parts)
+    positions = int(base.unet.config["sample_size"]) ** 2
+    if chosen.plain_attention(positions):
+        from diffusers.models.attention_processor import AttnProcessor
+
+        base.unet.set_attn_processor(AttnProcessor())
+    return base
+
+
+def _recognise(path: Path, ref: str) -> Family:
+    """Tell the family of a pipeline folder from its index and its UNet's config, or raise BaseError."""
+    if path.suffix.lower() in _PICKLES:
+        raise BaseError(
+            f"base {ref!r} is a pickle file, which is never opened; convert it to a diffusers folder"
+        )
+    if path.is_file():
+        raise BaseError(
+            f"base {ref!r} is a file; expected a folder in diffusers' layout (with model_index.json)"
+        )
+    if not path.is_dir():
+        raise BaseError(f"base {ref!r}: no such folder; give 'pocket' or a folder in diffusers' layout")
+    index = _read_json(path / "model_index.json", ref)
+    found = str(index.get("_class_name"))
+    family = next((row for row in FAMILIES.values() if row.pipeline_class == found), None)
+    if family is None:
+        known = ", ".join(f"{row.pipeline_class} ({row.label})" for row in FAMILIES.values())
+        raise BaseError(f"base {ref!r} is a {found}; supported: {known}")
+    for part in _PARTS:
+        if not (path / part).is_dir():
+            raise BaseError(f"base {ref!r} has no {part}/ folder; fetch it again, whole")
+    for part in ("unet", "text_encoder", "vae"):
+        if not list((path / part).glob("*.safetensors")):
+            raise BaseError(
+                f"base {ref!r} has no .safetensors file in {part}/; pickle weights are never opened"
+            )
+    channels = _read_json(path / "unet" / "config.json", ref).get("in_channels")
+    latent = _read_json(path / "vae" / "config.json", ref).get("latent_channels")
+    if channels != latent:
+        raise BaseError(
+            f"base {ref!r} has a UNet of {channels} input channels over {latent} latent channels; "
+            f"expected equal numbers (inpainting bases aren't supported)"
+        )
+    return family
+
+
+def _read_json(path: Path, ref: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaseError(
+            f"base {ref!r} has no {path.name} in {path.parent.name}/; expected diffusers' layout"
+        ) from None
+    except (OSError, ValueError):
+        raise BaseError(
+            f"base {ref!r}: {path.parent.name}/{path.name} isn't readable JSON; fetch it again"
+        ) from None
+    if not isinstance(value, dict):
+        raise BaseError(f"base {ref!r}: {path.parent.name}/{path.name} holds no settings; fetch it again")
+    return value
+
+
+def _load_parts(path: Path, chosen: Device) -> dict[str, Any]:
+    import diffusers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    only_safe = {"use_safetensors": True, "local_files_only": True}
+    parts: dict[str, Any] = {
+        "unet": UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=chosen.dtype, **only_safe),
+        "text_encoder": CLIPTextModel.from_pretrained(path / "text_encoder", dtype=chosen.dtype, **only_safe),
+        "vae": AutoencoderKL.from_pretrained(path / "vae", torch_dtype=chosen.dtype, **only_safe),
+    }
+    for model in parts.values():
+        model.to(chosen.device).eval().requires_grad_(False)
+    parts["tokenizer"] = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+    name = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))[
+        "_class_name"
+    ]
+    scheduler_class = getattr(diffusers, name, None)
+    if not (isinstance(name, str) and name.endswith("Scheduler") and scheduler_class is not None):
+        raise ValueError(f"unknown scheduler {name!r}")
+    parts["scheduler"] = scheduler_class.from_pretrained(path / "scheduler", local_files_only=True)
+    return parts
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the libraries' progress bars and notes while something is loaded; errors still show."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [library.get_verbosity() for library in libraries]
+    bars = transformers_logging.is_progress_bar_enabled()
+    for library in libraries:
+        library.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, before, strict=True):
+            library.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
