@@ -1,0 +1,327 @@
+"""`pigment demo`: the whole way on the embedded base, without a page.
+
+A subject and a style are taught from the example pictures at a preset, mixed at several weights into a
+labelled grid, exported in every format and read back; what the pictures are like is measured, and everything
+is said in demo.json. A demo that was interrupted is taken up where its training stood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import BaseError, ConfigError, PictureError, StudioError, nearest
+from pipelines.files import write_atomic
+from studio.examples import EXAMPLES, ExampleSet, example_sets
+from trainers.evidence.provenance import Clock, machine, versions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.adapter import Adapter
+    from pipelines.base import Base
+    from pipelines.mixer import Mixer
+    from trainers.config import TrainConfig
+
+RECORD = Path(__file__).resolve().parent.parent / "tests" / "bench" / "results" / "demo.json"
+
+ROWS: tuple[tuple[str, float, float], ...] = (
+    ("base (all 0)", 0.0, 0.0),
+    ("subject 0.5", 0.5, 0.0),
+    ("subject 1", 1.0, 0.0),
+    ("style 0.5", 0.0, 0.5),
+    ("style 1", 0.0, 1.0),
+    ("both 1", 1.0, 1.0),
+)
+"""Rows of the grid: label, weight of the subject, weight of the style."""
+
+SHOWN = ("seconds", "image_similarity_base", "image_similarity_adapter", "prompt_similarity_base",
+         "prompt_similarity_adapter", "export_psnr_db")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """An example set and what to try it with.
+
+    held_out: for a subject, pictures that are only measured against.
+    scenes: for a subject, endings of a prompt that no training picture shows ("in the snow").
+    unseen: for a style, things that no training picture shows ("a crown on a red background").
+    """
+
+    example: ExampleSet
+    held_out: tuple[Path, ...]
+    scenes: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Name of the set, of its adapter and of its run folder."""
+        return self.example.id
+
+
+def choose(kind: str, name: str, folder: Path = EXAMPLES) -> Trial:
+    """The example set of a kind and a name.
+
+    Raises:
+        ConfigError: there is no such set. PictureError: the set isn't whole.
+    """
+    found = {example.id: example for example in example_sets(folder) if example.kind == kind}
+    if name not in found:
+        raise ConfigError(f"there is no example {kind} {name!r}{nearest(name, found)}")
+    rows = json.loads((folder / "examples.json").read_text(encoding="utf-8"))["sets"]
+    row = next(row for row in rows if row["id"] == name)
+    held_out = tuple(folder / name / picture for picture in row.get("held_out", ()))
+    if len(found[name].pictures) < len(row["pictures"]) or not all(path.is_file() for path in held_out):
+        raise PictureError(f"pictures of the example {name!r} are missing; install Pigment again")
+    return Trial(
+        example=found[name],
+        held_out=held_out,
+        scenes=tuple(row.get("scenes", ())),
+        unseen=tuple(row.get("unseen", ())),
+    )
+
+
+def training(trial: Trial, options: argparse.Namespace) -> TrainConfig:
+    """How an example is taught. Raises: ConfigError for an unknown preset or a value out of bounds."""
+    from trainers.config import preset_config
+
+    example, runs = trial.example, Path(options.out) / "runs"
+    return preset_config(
+        options.preset,
+        example.kind,
+        instance_images=example.pictures[0].parent,
+        instance_prompt=example.instance_prompt,
+        class_prompt=example.class_prompt,
+        captions="sidecar",
+        trigger=example.trigger,
+        output=runs / example.id,
+        cache=runs / "class-pictures",
+        name=example.id,
+        base=options.base,
+        seed=options.seed,
+        threads=options.threads,
+    )
+
+
+def teach(config: TrainConfig) -> tuple[Path, str]:
+    """Train, saying how far it is; the adapter's file and its SHA-256.
+
+    A run folder that holds a checkpoint of the same settings is taken up from there.
+    """
+    from trainers.loop import train
+
+    digest, said = "", 0.0
+    for event in train(config):
+        if event.kind in {"stage", "warning", "done"} or time.perf_counter() - said > 5:
+            said = time.perf_counter()
+            print(f"  {event.step:>4}/{event.total} {event.message}", flush=True)
+        digest = event.data.get("sha256", digest) if event.kind == "done" else digest
+    return config.run.output / "adapter.safetensors", digest
+
+
+def columns(subject: Trial, style: Trial) -> list[tuple[str, str]]:
+    """(label, prompt) of the grid's columns: the subject in new scenes, then things new to the style."""
+    name, prompt = subject.example.trigger, subject.example.instance_prompt
+    shown = [(f"{name} {scene}", f"{prompt} {scene}") for scene in subject.scenes]
+    return shown + [(thing, f"a photo of {thing}") for thing in style.unseen]
+
+
+def draw_grid(
+    base: Base, mixer: Mixer, subject: Trial, style: Trial, options: argparse.Namespace
+) -> Image:
+    """Every column's prompt at every row's weights, one seed per column, as a labelled grid."""
+    from pipelines.generate import GenerationConfig, generate_prompts
+    from pipelines.grids import labelled_grid
+
+    labels, prompts = zip(*columns(subject, style), strict=True)
+    seeds = [options.seed + index for index in range(len(prompts))]
+    rows = []
+    for _, subject_weight, style_weight in ROWS:
+        mixer.set({subject.id: subject_weight, style.id: style_weight})
+        rows.append(generate_prompts(base, prompts, seeds, GenerationConfig(prompt=prompts[0])))
+    title = f"{subject.example.title} · {style.example.title}"
+    return labelled_grid(rows, [label for label, *_ in ROWS], list(labels), title)
+
+
+def measure(
+    base: Base, mixer: Mixer, subject: Trial, options: argparse.Namespace
+) -> dict[str, float | int | None]:
+    """How like the held-out pictures, and how like the prompts, the base's and the adapter's pictures are.
+
+    The same scenes and seeds on both sides; the base is asked without the trigger, which it doesn't know, and
+    both sides' pictures are judged by those plain prompts. Mean cosines, [-1, 1], of the embedded base's own
+    image and text towers; None where it has none.
+    """
+    from PIL import Image
+
+    from pipelines.generate import GenerationConfig, generate_prompts
+    from trainers.evidence.similarity import Judge
+
+    names = ("image_similarity", "prompt_similarity")
+    try:
+        judge = Judge.load()
+    except BaseError as error:
+        print(f"  not measured: {error}", flush=True)
+        return {f"{name}_{side}": None for name in names for side in ("base", "adapter")}
+    references = [Image.open(path).convert("RGB") for path in subject.held_out]
+    scenes = [scene for scene in subject.scenes for _ in range(options.samples)]
+    plain = [f"{subject.example.class_prompt} {scene}" for scene in scenes]
+    called = [f"{subject.example.instance_prompt} {scene}" for scene in scenes]
+    seeds = [options.seed + 1000 + index for index in range(len(scenes))]
+    figures: dict[str, float | int | None] = {"pictures_measured": len(scenes)}
+    for side, prompts, weight in (("base", plain, 0.0), ("adapter", called, 1.0)):
+        mixer.set(dict.fromkeys(mixer.names, 0.0) | {subject.id: weight})
+        drawn = generate_prompts(base, prompts, seeds, GenerationConfig(prompt=prompts[0]))
+        figures[f"image_similarity_{side}"] = round(judge.image_similarity(drawn, references), 4)
+        figures[f"prompt_similarity_{side}"] = round(judge.prompt_similarity(drawn, plain), 4)
+    return figures
+
+
+def export(adapters: dict[str, Adapter], base: Base, out: Path) -> dict[str, dict[str, Any]]:
+    """Write every adapter in every format, read it back and compare; the reports by file name."""
+    from pipelines.export import export_adapter
+    from pipelines.formats import FORMATS
+
+    reports = {}
+    for name, adapter in adapters.items():
+        for form in FORMATS:
+            path = out / f"{name}.{form}.safetensors"
+            report = export_adapter(adapter, path, form, base=base)
+            reports[path.name] = report.as_dict() | {"path": path.name}
+            print("  " + report.as_text().replace("\n", "\n  "), flush=True)
+    return reports
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The demo itself; returns what demo.json says.
+
+    Raises:
+        StudioError: an example, the base or an exported file isn't what it should be.
+    """
+    from pipelines.base import load_base
+    from pipelines.formats import read_adapter
+    from pipelines.mixer import Mixer
+
+    subject, style = choose("subject", options.subject), choose("style", options.style)
+    if options.samples < 1:
+        raise ConfigError(f"samples is {options.samples}, expected 1 or more")
+    out, clock, start = Path(options.out), Clock(), time.perf_counter()
+    configs = [(trial, training(trial, options)) for trial in (subject, style)]
+    with clock.stage("load"):
+        base = load_base(options.base)
+    resumed, trained = _begin(out), {}
+    for trial, config in configs:
+        print(f"teaching {trial.example.title} ({trial.example.trigger})", flush=True)
+        with clock.stage(f"train_{trial.example.kind}"):
+            trained[trial.id] = teach(config)
+    adapters = {name: read_adapter(file) for name, (file, _) in trained.items()}
+    with Mixer(base) as mixer:
+        for name, adapter in adapters.items():
+            mixer.add(name, adapter)
+        print(f"drawing {len(columns(subject, style))} prompts at {len(ROWS)} mixes", flush=True)
+        with clock.stage("grid"):
+            draw_grid(base, mixer, subject, style, options).save(out / "grid.png")
+        print("measuring the subject against pictures it was never taught", flush=True)
+        with clock.stage("measure"):
+            figures = measure(base, mixer, subject, options)
+    print("exporting, reading back, comparing", flush=True)
+    with clock.stage("export"):
+        reports = export(adapters, base, out)
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(sum(clock.cpu.values()), 1),
+        **figures,
+        "export_psnr_db": min((report["psnr_db"] for report in reports.values()), key=float),
+        "export": reports,
+        "adapters": {name: {"file": file.name, "sha256": digest} for name, (file, digest) in trained.items()},
+        "stages": {"wall_seconds": clock.wall, "cpu_seconds": clock.cpu},
+        "resumed": resumed,
+        "preset": options.preset,
+        "seed": options.seed,
+        "base_sha256": base.sha256,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "command": command_line(options),
+    }
+
+
+def _begin(out: Path) -> bool:
+    """Make the folder ready; whether an interrupted demo is taken up. One that ended is begun anew."""
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "demo.json").exists():
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        (out / "demo.json").unlink()
+    return (out / "runs").exists()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
+        prog="pigment demo",
+        description="Teach a subject and a style, mix, export and measure them, on the embedded base.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--out", default="demo", help="folder for the grid, the files and demo.json")
+    made.add_argument("--seed", type=int, default=0, help="seed of the trainings and the pictures")
+    made.add_argument("--preset", default="sketch", help="how long to teach: sketch, standard or thorough")
+    made.add_argument("--subject", default="mascot", help="example subject")
+    made.add_argument("--style", default="blueprint", help="example style")
+    made.add_argument("--base", default="pocket", help="base model: pocket, or a diffusers folder")
+    made.add_argument("--threads", type=int, help="CPU threads; 1 makes a training repeatable bit for bit")
+    made.add_argument("--samples", type=int, default=4, help="pictures per scene that are measured")
+    made.add_argument("--record", action="store_true", help="keep demo.json in tests/bench/results too")
+    return made
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command that was given, without folders: only what differs from the defaults."""
+    words = ["pigment", "demo"]
+    for name, default in vars(parser().parse_args([])).items():
+        given = getattr(options, name)
+        if given != default and name not in {"out", "base"}:
+            words += [f"--{name}"] if given is True else [f"--{name}", str(given)]
+    return " ".join(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo for a command line; 0, or 2 after one line that says what to do."""
+    options = parser().parse_args(argv)
+    try:
+        report = run(options)
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        write_atomic(Path(options.out) / "demo.json", [text.encode()])
+        for name in SHOWN:
+            print(f"{name:26} {report[name]}")
+        print(f"look at {Path(options.out) / 'grid.png'}")
+        if options.record:
+            _record(report, text)
+    except StudioError as error:
+        print(f"pigment demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"pigment demo: {error}; choose another folder with --out", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _record(report: dict[str, Any], text: str) -> None:
+    """Keep the figures in the repository. Raises: ConfigError for a demo whose seconds mean nothing."""
+    if report["resumed"]:
+        raise ConfigError("not recorded: this demo was taken up again, its time says nothing; run it again")
+    if not RECORD.parent.parent.is_dir():
+        raise ConfigError("not recorded: there is no tests/bench beside this Pigment; run it from a clone")
+    RECORD.parent.mkdir(exist_ok=True)
+    write_atomic(RECORD, [text.encode()])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
