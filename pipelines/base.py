@@ -33,7 +33,8 @@ _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pickle", ".pkl")
 class Base:
     """A loaded base model; its modules are shared by everything that is given it.
 
-    ref: what was asked for ("pocket" or a path, as text). path: its folder. sha256: see there.
+    ref: what was asked for ("pocket" or a path, as text). path: its folder. holder: the
+    mixer whose adapters are written into the weights now; None while they are the base's own.
     """
 
     ref: str
@@ -46,6 +47,7 @@ class Base:
     scheduler: SchedulerMixin
     device: torch.device
     dtype: torch.dtype
+    holder: object | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -242,9 +244,9 @@ def _load_parts(path: Path, chosen: Device) -> dict[str, Any]:
 
     only_safe = {"use_safetensors": True, "local_files_only": True}
     parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=chosen.dtype, **only_safe),
+        "unet": UNet2DConditionModel.from_pretrained(path / "unet", dtype=chosen.dtype, **only_safe),
         "text_encoder": CLIPTextModel.from_pretrained(path / "text_encoder", dtype=chosen.dtype, **only_safe),
-        "vae": AutoencoderKL.from_pretrained(path / "vae", torch_dtype=chosen.dtype, **only_safe),
+        "vae": AutoencoderKL.from_pretrained(path / "vae", dtype=chosen.dtype, **only_safe),
     }
     for model in parts.values():
         model.to(chosen.device).eval().requires_grad_(False)
@@ -265,16 +267,15 @@ def quiet() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    libraries = (diffusers_logging, transformers_logging)
-    before = [library.get_verbosity() for library in libraries]
-    bars = transformers_logging.is_progress_bar_enabled()
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        for library, level in zip(libraries, before, strict=True):
+        for library, (level, bars) in zip(libraries, before, strict=True):
             library.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+            if bars:
+                library.enable_progress_bar()

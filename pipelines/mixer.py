@@ -64,7 +64,8 @@ class Mixer:
     copied; layers of equal shape are written as one batched product. As a context manager it
     restores the base at the end.
 
-    While a mixer holds a base, nothing else may change the base's weights.
+    While a mixer holds adapters, nothing else may change the base's weights; a second mixer that
+    tries is refused.
     """
 
     def __init__(self, base: Base) -> None:
@@ -93,6 +94,8 @@ class Mixer:
 
         Raises: AdapterError when it doesn't fit the base; nothing changes then.
         """
+        if self.base.holder not in (None, self):
+            raise AdapterError(f"another mixer holds base {self.base.ref!r}; restore it first")
         adapter.check(self.base)
         self._rebuild({**self._adapters, name: adapter}, {**self._weights, name: (0.0, 0.0)})
 
@@ -115,7 +118,8 @@ class Mixer:
 
     def restore(self) -> None:
         """Give the base back as it was, bit for bit, and let go of every adapter."""
-        self._rebuild({}, {})
+        if self._adapters:
+            self._rebuild({}, {})
 
     def __enter__(self) -> Mixer:
         return self
@@ -154,6 +158,7 @@ class Mixer:
                 for index, layer in enumerate(stack.layers):
                     layer.weight.data = stack.mixed[index].view(layer.weight.shape)
         self._adapters, self._weights, self._stacks = adapters, weights, stacks
+        self.base.holder = self if adapters else None
         self._write()
 
 
