@@ -1,0 +1,72 @@
+"""Pictures as latents, encoded once; and prompts as embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+
+from pipelines.base import Base
+from trainers.images import to_pixels
+
+_ENCODE_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class LatentCache:
+    """N squares as the encoder's distributions, with their captions.
+
+    mean, std: fp32 (N, C, h, w), scaled as the UNet sees them. Each draw samples anew, so that the
+    objective is the same as without a cache.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def sample(self, indices: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+        """Draw latents (B, C, h, w) of the squares at `indices`; generator: on the CPU."""
+        chosen = torch.as_tensor(indices, dtype=torch.long, device=self.mean.device)
+        noise = torch.randn((len(indices), *self.mean.shape[1:]), generator=generator).to(self.mean.device)
+        return self.mean[chosen] + self.std[chosen] * noise
+
+
+def encode_pictures(base: Base, pictures: Sequence[Image.Image], captions: Sequence[str]) -> LatentCache:
+    """Encode N square pictures of one size, each with its caption."""
+    assert len(pictures) == len(captions) and pictures
+    parts = [
+        base.encode_images(to_pixels(list(pictures[start : start + _ENCODE_BATCH])))
+        for start in range(0, len(pictures), _ENCODE_BATCH)
+    ]
+    mean, std = (torch.cat([part[side].float() for part in parts]) for side in (0, 1))
+    return LatentCache(mean, std, tuple(captions))
+
+
+@dataclass(eq=False)
+class PromptEncoder:
+    """Prompts as embeddings: each different prompt of a batch once, and once for all where nothing trains.
+
+    trained: whether a text encoder is being trained, so that embeddings carry gradients and change.
+    """
+
+    base: Base
+    trained: bool
+    _kept: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Encode B prompts: (B, L, D)."""
+        unique = list(dict.fromkeys(prompts))
+        if self.trained:
+            encoded = self.base.encode_prompts(unique)
+            place = {prompt: index for index, prompt in enumerate(unique)}
+            return encoded[[place[prompt] for prompt in prompts]]
+        missing = [prompt for prompt in unique if prompt not in self._kept]
+        if missing:
+            with torch.no_grad():
+                self._kept |= dict(zip(missing, self.base.encode_prompts(missing), strict=True))
+        return torch.stack([self._kept[prompt] for prompt in prompts])

@@ -1,0 +1,187 @@
+"""A training's whole config, its presets, and how it is read from TOML.
+
+Reading a config imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from pipelines.errors import ConfigError, nearest
+from trainers.settings import (
+    AdapterConfig,
+    DataConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RunConfig,
+    Section,
+)
+
+
+class TrainConfig(Section):
+    """Everything a training needs; see `trainers.loop.train`."""
+
+    data: DataConfig = Field(title="Pictures and words")
+    adapter: AdapterConfig = Field(default=AdapterConfig(), title="Adapter")
+    objective: ObjectiveConfig = Field(default=ObjectiveConfig(), title="Objective")
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), title="Optimizer")
+    run: RunConfig = Field(title="Run")
+
+    @property
+    def adapter_name(self) -> str:
+        """The adapter's name: `run.name`, or the trigger where that is empty."""
+        return self.run.name or self.data.trigger
+
+    def as_json(self) -> str:
+        """The whole config as JSON text, indented; `validate` reads it back."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def public(self) -> dict[str, Any]:
+        """The config without what belongs to one machine (folders, device, threads)."""
+        values: dict[str, Any] = json.loads(self.model_dump_json())
+        for field in ("output", "cache", "device", "threads"):
+            del values["run"][field]
+        values["run"]["base"] = Path(self.run.base).name
+        del values["data"]["instance_images"]
+        return values
+
+
+FIELDS: dict[str, str] = {
+    name: section
+    for section, field in TrainConfig.model_fields.items()
+    for name in field.annotation.model_fields  # type: ignore[union-attr]
+}
+"""Name of the section by name of the field; names are unique over all sections."""
+
+
+def validate(values: dict[str, Any]) -> TrainConfig:
+    """Make a config from nested plain values.
+
+    Raises: ConfigError, one line for the first mistake: field, what was got, what was expected.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first mistake of a validation in one line, and how many more there are."""
+    mistakes = error.errors(include_url=False)
+    # A misspelt field is both unknown and missing: the first says more.
+    mistake = next((m for m in mistakes if m["type"] == "extra_forbidden"), mistakes[0])
+    place = ".".join(str(part) for part in mistake["loc"])
+    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    shown = repr(mistake["input"])
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    if mistake["type"] == "extra_forbidden":
+        known = _known_beside(mistake["loc"])
+        return f"unknown setting {place!r}{nearest(str(mistake['loc'][-1]), known)}{more}"
+    if mistake["type"] == "missing":
+        return f"setting {place!r} is missing; add it{more}"
+    if mistake["type"] == "value_error":
+        joint = "." if len(mistake["loc"]) == 1 else ": "
+        return f"{place}{joint}{message}{more}"
+    return f"{place}: got {shown}, expected {message[:1].lower()}{message[1:]}{more}"
+
+
+def _known_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the settings that could stand where `location` ends."""
+    if len(location) == 1:
+        return list(TrainConfig.model_fields)
+    return [name for name, section in FIELDS.items() if section == location[0]]
+
+
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("sketch", "subject"): {
+        "steps": 250,
+        "num_class_images": 32,
+        "checkpoint_every": 125,
+        "preview_every": 125,
+    },
+    ("sketch", "style"): {
+        "steps": 250,
+        "num_class_images": 32,
+        "checkpoint_every": 125,
+        "preview_every": 125,
+    },
+    ("standard", "subject"): {"steps": 400, "num_class_images": 48},
+    ("standard", "style"): {"steps": 400, "num_class_images": 48, "held_out": 2},
+    ("thorough", "subject"): {"steps": 1000, "num_class_images": 96, "learning_rate": 1e-3},
+    ("thorough", "style"): {"steps": 1000, "num_class_images": 96, "learning_rate": 1e-3, "held_out": 2},
+}
+"""What each (preset, kind) sets besides the defaults, by field name."""
+
+PRESET_NAMES: tuple[str, ...] = tuple(dict.fromkeys(preset for preset, _ in PRESETS))
+
+
+def preset_config(preset: str, kind: str, **fields: Any) -> TrainConfig:
+    """Make a config from a preset.
+
+    preset: one of PRESET_NAMES. kind: "subject" or "style". fields: values by field name, whatever
+    its section; they go before the preset's. Needed are instance_images, trigger, instance_prompt
+    and output.
+
+    Raises: ConfigError for an unknown preset, kind or field, and for what `validate` refuses.
+    """
+    values: dict[str, Any] = {section: {} for section in TrainConfig.model_fields}
+    for name, value in {**_preset(preset, kind), "kind": kind, **fields}.items():
+        if name not in FIELDS:
+            raise ConfigError(f"unknown setting {name!r}{nearest(name, FIELDS)}")
+        values[FIELDS[name]][name] = value
+    return validate(values)
+
+
+def _preset(preset: str, kind: str) -> dict[str, Any]:
+    if preset not in PRESET_NAMES:
+        raise ConfigError(f"unknown preset {preset!r}{nearest(str(preset), PRESET_NAMES)}")
+    if (preset, kind) not in PRESETS:
+        kinds = [known for name, known in PRESETS if name == preset]
+        raise ConfigError(
+            f"data.kind: got {kind!r}, expected one of the known kinds{nearest(str(kind), kinds)}"
+        )
+    return PRESETS[preset, kind]
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read a config from a TOML file.
+
+    The file has the sections of TrainConfig as tables, and may have `preset = "…"` above them, which
+    the tables go before. Relative folders are taken from the file's own folder; `run.base` too, where
+    such a folder exists.
+
+    Raises: ConfigError, one line, for a missing or malformed file and for what `validate` refuses.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {str(path)!r} can't be read: {error.strerror}; give a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {str(path)!r} isn't TOML: {str(error).splitlines()[0]}") from None
+    return config_from(values, path.parent)
+
+
+def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:
+    """Make a config from the plain values of a file in `folder`; see `load_config`."""
+    values = {name: dict(part) if isinstance(part, dict) else part for name, part in values.items()}
+    preset = values.pop("preset", None)
+    data, run = values.get("data"), values.get("run")
+    if preset is not None:
+        kind = data.get("kind", "subject") if isinstance(data, dict) else "subject"
+        for name, value in _preset(preset, kind).items():
+            section = values.setdefault(FIELDS[name], {})
+            if isinstance(section, dict):
+                section.setdefault(name, value)
+    for section, name in ((data, "instance_images"), (run, "output"), (run, "cache")):
+        if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
+            section[name] = folder / Path(section[name]).expanduser()
+    if isinstance(run, dict) and isinstance(run.get("base"), str) and (folder / run["base"]).is_dir():
+        run["base"] = str(folder / run["base"])
+    return validate(values)

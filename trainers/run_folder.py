@@ -1,0 +1,97 @@
+"""A run's folder: what lies in it, and whether a run may go on there.
+
+config.json, events.jsonl (written by whoever reads the events), checkpoints/, previews/ and at the end
+adapter.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ConfigError, StudioError
+from pipelines.files import write_atomic
+from trainers.config import TrainConfig
+from trainers.events import LOG_NAME
+
+CONFIG_NAME = "config.json"
+ADAPTER_NAME = "adapter.safetensors"
+CHECKPOINTS = "checkpoints"
+PREVIEWS = "previews"
+
+ROOM_BYTES = 200_000_000
+"""Free space that a run wants to begin with: checkpoints, previews, the adapter."""
+
+# What doesn't change the result, or only moves it to another place or machine.
+_FREE_TO_CHANGE = {"run": ("output", "cache", "threads", "device"), "data": ("instance_images",)}
+
+
+def open_run(config: TrainConfig, resume: bool) -> Path:
+    """Make the run folder ready and write config.json; return the folder.
+
+    resume: go on from what is there; else what a run left there is removed (nothing else is).
+
+    Raises: ConfigError where another config has checkpoints there; StudioError where the folder can't be
+    written or the disk has no room. Nothing is written then.
+    """
+    folder = config.run.output
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"run.output: {str(folder)!r} is a file, expected a folder; choose another")
+    if resume:
+        _check_same(config, folder)
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if free < ROOM_BYTES:
+        raise StudioError(
+            f"disk has {free // 1_000_000} MB free, a run needs {ROOM_BYTES // 1_000_000} MB; make room"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            clear(folder)
+        write_atomic(folder / CONFIG_NAME, [config.as_json().encode()])
+    except OSError as error:
+        raise StudioError(
+            f"run folder {str(folder)!r} can't be written ({error.strerror}); choose another"
+        ) from error
+    return folder
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run writes from its folder, and nothing else."""
+    for name in (CONFIG_NAME, LOG_NAME, ADAPTER_NAME):
+        (folder / name).unlink(missing_ok=True)
+    for name in (CHECKPOINTS, PREVIEWS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _check_same(config: TrainConfig, folder: Path) -> None:
+    """Refuse to go on from checkpoints that another config made."""
+    checkpoints = folder / CHECKPOINTS
+    if not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+        return
+    try:
+        before: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        difference = _first_difference(before, json.loads(config.as_json()))
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise ConfigError(
+            f"run folder {str(folder)!r} has checkpoints but no readable {CONFIG_NAME}; start afresh"
+        ) from None
+    if difference:
+        raise ConfigError(
+            f"run folder {str(folder)!r} holds a run with another config ({difference}); "
+            f"start afresh or choose another folder"
+        )
+
+
+def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    for section, values in now.items():
+        for name, value in values.items():
+            if name in _FREE_TO_CHANGE.get(section, ()):
+                continue
+            old = before.get(section, {}).get(name)
+            if old != value:
+                return f"{section}.{name} was {old!r}, now {value!r}"
+    return None
