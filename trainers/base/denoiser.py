@@ -7,6 +7,7 @@ minutes ends after N minutes on any machine; a stopped one goes on where it was.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -54,31 +55,45 @@ class DenoiserPlan:
     seed: int = 0
 
 
-def new_models(tokenizer: CLIPTokenizer, latent_channels: int, sample_size: int) -> dict[str, nn.Module]:
+def new_models(tokenizer: CLIPTokenizer, latent_channels: int, sample_size: int) -> dict[str, Any]:
     """Fresh text encoder and UNet of the embedded base's size (11 M and 1.6 M parameters)."""
     width = 192
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2,
         num_attention_heads=4, projection_dim=width, max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels, layers_per_block=1,
-        block_out_channels=(64, 128, 192), norm_num_groups=16, cross_attention_dim=width, attention_head_dim=4,
+        sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels,
+        layers_per_block=1, block_out_channels=(64, 128, 192), norm_num_groups=16,
+        cross_attention_dim=width, attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     return {"text_encoder": CLIPTextModel(text), "unet": unet}
 
 
-def load_models(folder: Path) -> dict[str, nn.Module]:
-    """Text encoder and UNet of a pipeline folder, fp32, with the plain attention (its backward is the faster)."""
+def load_models(folder: Path) -> dict[str, Any]:
+    """Text encoder and UNet of a pipeline folder, fp32, with the plain attention (faster backward)."""
     text = CLIPTextModel.from_pretrained(
         folder / "text_encoder", torch_dtype=torch.float32, attn_implementation="eager"
     )
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     unet.set_attn_processor(AttnProcessor())
     return {"text_encoder": text, "unet": unet}
+
+
+def load_in_fp32(folder: Path) -> None:
+    """Make a saved transformers model of fp16 weights load in fp32 where nobody says otherwise.
+
+    transformers takes the dtype from the config, diffusers takes fp32: a plain `from_pretrained` of the
+    pipeline would mix the two and fail.
+    """
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    if "dtype" in config:
+        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
 
 
 class Timesteps:
@@ -119,9 +134,7 @@ def batches(data: Latents, empty: torch.Tensor, plan: DenoiserPlan, rank: int, s
             yield {"latents": data.latents[group].float(), "tokens": tokens, "generator": generator}
 
 
-def loss_of(
-    models: dict[str, nn.Module], batch: dict, timesteps: Timesteps, alphas: torch.Tensor
-) -> torch.Tensor:
+def loss_of(models: dict[str, Any], batch: dict, timesteps: Timesteps, alphas: torch.Tensor) -> torch.Tensor:
     """Mean v-loss of one batch; every caption serves two timesteps, so the text tower runs on half."""
     device = alphas.device
     latents = batch["latents"].repeat_interleave(2, 0)  # (B, C, h, w)
@@ -144,9 +157,9 @@ def rate(progress: float, step: int, plan: DenoiserPlan) -> float:
 class Run:
     """The state of one training: models, moving average, optimizer, clock; saved and restored whole."""
 
-    def __init__(self, models: dict[str, nn.Module], plan: DenoiserPlan, folder: Path) -> None:
+    def __init__(self, models: dict[str, Any], plan: DenoiserPlan, folder: Path) -> None:
         self.models, self.plan, self.folder = models, plan, folder
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": list(models["unet"].parameters()), "factor": 1.0},
             {"params": list(models["text_encoder"].parameters()), "factor": plan.text_factor},
         ]
@@ -222,11 +235,9 @@ class Run:
             for p, average in zip(self.parameters, self.average, strict=True):
                 p.copy_(average)
         for name, model in self.models.items():
-            half = (
-                type(model)(model.config) if name == "text_encoder" else type(model).from_config(model.config)
-            )
-            half.load_state_dict(model.state_dict())
-            half.half().save_pretrained(target / name)
+            half: Any = copy.deepcopy(model).half()
+            half.save_pretrained(target / name)
+            load_in_fp32(target / name)
         with torch.no_grad():
             for p, weight in zip(self.parameters, kept, strict=True):
                 p.copy_(weight)
@@ -284,7 +295,7 @@ def train_rank(rank: int, plan: DenoiserPlan, folder: str, source: str, latents:
 
 
 def train(plan: DenoiserPlan, folder: Path, source: Path, latents: Path) -> None:
-    """Train from the pipeline folder `source` on the cache `latents`; `folder/unet` and `folder/text_encoder` come out."""
+    """Train from the pipeline folder `source` on the cache `latents`; writes `unet` and `text_encoder`."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PIGMENT_BUILD_ID"] = f"{os.getpid()}-{time.time_ns()}"
     arguments = (plan, str(folder), str(source), str(latents))

@@ -24,9 +24,11 @@ from PIL import Image
 from pipelines.base import ASSETS
 from pipelines.errors import StudioError
 from pipelines.files import write_atomic
-from trainers.base.corpus import SCENES, colour_near, find_font, glyph, paste, with_article
+from trainers.base.backgrounds import SCENES, colour_near
+from trainers.base.corpus import paste
 from trainers.base.drawings import STYLES, Pose, draw_character
-from trainers.base.subjects import by_name
+from trainers.base.glyphs import find_font, glyph
+from trainers.base.subjects import by_name, with_article
 
 SIDE = 128
 SEED = 7

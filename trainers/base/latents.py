@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from trainers.base.corpus import BACKGROUNDS, stream
+from trainers.base.backgrounds import BACKGROUNDS
+from trainers.base.corpus import stream
 from trainers.base.subjects import SUBJECTS
 
 

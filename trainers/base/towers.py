@@ -9,69 +9,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from trainers.base.corpus import (
-    GLYPH_SIZE,
-    all_glyphs,
-    draw_background,
-    find_font,
-    paste,
-    stream,
-    with_article,
-)
+from trainers.base.corpus import collect
+from trainers.base.denoiser import load_in_fp32
 from trainers.base.latents import to_batch
-from trainers.base.subjects import HELD_OUT
 
 DIMENSIONS = 128
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """N pictures (N, H, W, 3) uint8 with their captions."""
-
-    pictures: np.ndarray
-    captions: list[str]
-
-
-def collect(count: int, seed: int, size: int, other_glyphs: float = 0.35) -> Pairs:
-    """Corpus examples, and a share of all other glyphs of the font by their Unicode names.
-
-    The other glyphs are for the image tower only: what it learns of shapes there lets it tell apart
-    subjects that the base was never shown.
-    """
-    rng = np.random.default_rng(seed)
-    font = ImageFont.truetype(str(find_font()), GLYPH_SIZE)
-    held_out = {s.glyph for s in HELD_OUT}
-    others = [row for row in all_glyphs() if row[1] not in held_out]
-    examples = stream(seed, size)
-    pictures = np.empty((count, size, size, 3), np.uint8)
-    captions = []
-    for i in range(count):
-        if rng.random() >= other_glyphs:
-            example = next(examples)
-            pixels, caption = example.pixels, example.caption
-        else:
-            name, code = others[rng.integers(len(others))]
-            canvas = Image.new("RGBA", (160, 160))
-            ImageDraw.Draw(canvas).text((8, 8), chr(code), font=font, embedded_color=True)
-            box = canvas.getbbox()
-            background, phrase, _ = draw_background(rng, size)
-            place = (0.5 + rng.uniform(-0.06, 0.06), 0.5 + rng.uniform(-0.06, 0.06), rng.uniform(0.6, 0.95))
-            pixels = paste(background, canvas.crop(box), place)
-            caption = f"a photo of {with_article(name)} {phrase}"
-        pictures[i] = np.round(pixels * 255).astype(np.uint8)
-        captions.append(caption)
-    return Pairs(pictures, captions)
 
 
 @torch.no_grad()
@@ -89,10 +40,18 @@ def contrastive_loss(image: torch.Tensor, text: torch.Tensor, scale: torch.Tenso
 
 
 def train(
-    base: Path, work: Path, minutes: float, *, seed: int = 0, pairs: int = 24_000, batch: int = 128
+    base: Path,
+    work: Path,
+    minutes: float,
+    *,
+    seed: int = 0,
+    pairs: int = 24_000,
+    batch: int = 128,
+    threads: int = 2,
 ) -> None:
-    """Write `base/image_encoder` and `base/text_projection.safetensors`; goes on from them where they exist."""
+    """Write `base/image_encoder` and `base/text_projection.safetensors`; goes on where they exist."""
     torch.manual_seed(seed)
+    torch.set_num_threads(threads)
     text = CLIPTextModel.from_pretrained(base / "text_encoder", torch_dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
     size = json.loads((base / "vae" / "config.json").read_text())["sample_size"]
@@ -110,7 +69,7 @@ def train(
                 num_attention_heads=4,
                 image_size=size,
                 patch_size=size // 8,
-            )  # fmt: skip
+            )
         )
     data = collect(pairs, seed + 17, size)
     features = pooled(text, tokenizer, data.captions)
@@ -139,6 +98,7 @@ def train(
                 {"step": step, "loss": round(loss.item(), 4), "minutes": round(progress * minutes, 2)}
             )
     vision.half().save_pretrained(base / "image_encoder")
+    load_in_fp32(base / "image_encoder")
     tensors = {
         "text_projection.weight": projection.weight.detach().half(),
         "logit_scale": scale.detach().half(),

@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipelines.base import ASSETS
 from pipelines.errors import StudioError
-from trainers.base.corpus import find_font
 from trainers.base.examples import STYLE_SETS, SUBJECT_SETS, draw, main
+from trainers.base.glyphs import find_font
 from trainers.base.subjects import CLASS_WORDS, by_name
 
 EXAMPLES = ASSETS / "examples"
@@ -64,7 +64,7 @@ def test_drawing_again_gives_the_same_pictures(tmp_path: Path) -> None:
 
 
 def test_without_the_font_nothing_is_written(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("trainers.base.corpus.FONT_PLACES", ("/nowhere/NotoColorEmoji.ttf",))
+    monkeypatch.setattr("trainers.base.glyphs.FONT_PLACES", ("/nowhere/NotoColorEmoji.ttf",))
     assert main(["draw", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "fonts-noto-color-emoji" in said and said.count("\n") == 1
