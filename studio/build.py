@@ -1,0 +1,33 @@
+"""TABS → the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from studio.context import Context
+from studio.tabs import library, mix, teach
+from studio.tabs.page import Page
+from studio.theme import HEADER, css, theme
+
+TABS = (("teach", "Teach", teach.build), ("mix", "Mix", mix.build), ("library", "Library", library.build))
+
+
+def build(context: Context) -> gr.Blocks:
+    """The whole page; nothing in it holds state that a reload would lose."""
+    with gr.Blocks(title="Pigment", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(HEADER, elem_classes=["pg-header"])
+        # Outside of the tabs: gr.Tabs counts whatever lies directly in it as a tab.
+        adapters_changed, wish = gr.State(-1), gr.State({})
+        with gr.Tabs(elem_id="tabs") as tabs:
+            page = Page(blocks=blocks, tabs=tabs, adapters_changed=adapters_changed, wish=wish)
+            for tab_id, title, build_tab in TABS:
+                with gr.Tab(title, id=tab_id, elem_id=f"tab-{tab_id}"):
+                    build_tab(context, page)
+    return blocks
+
+
+def look() -> dict[str, Any]:
+    """Theme and style, for `mount_gradio_app`."""
+    return {"theme": theme(), "css": css()}

@@ -1,0 +1,61 @@
+"""What every tab of the page is given."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from studio.jobs import Job, Jobs
+from studio.library import Library
+from studio.runlog import RunLog
+from studio.runner import Runner
+from studio.workspace import Workspace
+
+KEPT_LOGS = 8
+
+
+@dataclass(frozen=True)
+class Context:
+    """The studio behind the page: one per server, shared by all browsers.
+
+    Attributes:
+        base: the base that is taught and drawn with: "pocket" or a folder.
+    """
+
+    workspace: Workspace
+    runner: Runner
+    base: str = "pocket"
+    _logs: dict[str, RunLog] = field(default_factory=dict)
+    _reading: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The queue."""
+        return self.runner.jobs
+
+    @property
+    def library(self) -> Library:
+        """The adapters."""
+        return Library(self.workspace)
+
+    def run_log(self, job: Job) -> RunLog:
+        """What a training job has logged by now."""
+        with self._reading:
+            while len(self._logs) > KEPT_LOGS:
+                self._logs.pop(next(iter(self._logs)))
+            log = self._logs.setdefault(job.id, RunLog(self.jobs.folder(job) / "events.jsonl"))
+            return log.refresh()
+
+    def recent_images(self, limit: int = 24) -> list[dict[str, Any]]:
+        """The pictures drawn last, newest first: `{"id", "seed", "settings", …}`."""
+        with self.workspace.read() as db:
+            return [
+                dict(row)
+                for row in db.execute("SELECT * FROM images ORDER BY created DESC LIMIT ?", (limit,))
+            ]
+
+    def export_path(self, adapter_id: str, format: str) -> Path:
+        """Where the exported file of an adapter is kept for download."""
+        return self.workspace.folder("cache", f"export-{adapter_id}-{format}.safetensors")

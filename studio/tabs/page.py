@@ -1,0 +1,58 @@
+"""What the tabs share on the page itself."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from pipelines.errors import StudioError
+
+log = logging.getLogger("pigment")
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+# Listeners of the page are its own affair: they are no endpoints for others, and no spinner covers the page.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+BUSY: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page that a tab is built into.
+
+    Attributes:
+        tabs: set `gr.Tabs(selected=id)` to go to a tab.
+        adapters_changed: `Library.changes()` as this browser last saw it; its `change` shows adapters anew.
+        wish: what another tab wants of Mix: `{"adapter": id, "prompt": text}`.
+    """
+
+    blocks: gr.Blocks
+    tabs: gr.Tabs
+    adapters_changed: gr.State
+    wish: gr.State
+
+
+def toast(handler: Handler) -> Handler:
+    """Show a handler's StudioError as one line on the page instead of failing."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except StudioError as error:
+            raise gr.Error(str(error), duration=12, print_exception=False) from None
+        except gr.Error:
+            raise
+        except Exception as error:
+            log.exception("%s failed", handler.__name__)
+            raise gr.Error(
+                f"something went wrong here ({type(error).__name__}); the server's output says more",
+                print_exception=False,
+            ) from None
+
+    return wrapped  # type: ignore[return-value]

@@ -1,0 +1,259 @@
+"""Teach: from pictures to an adapter. What is shown of a run is read from the workspace at every tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from pipelines.errors import ConfigError, StudioError
+from studio import forms, markup, teaching
+from studio.context import Context
+from studio.examples import example_sets
+from studio.markup import text
+from studio.tabs import run_card
+from studio.tabs.page import BUSY, QUIET, Page, toast
+from trainers.config import PRESET_NAMES
+
+TICK, REST = 1.0, 4.0  # seconds between two looks at a job that runs, and at none
+PRESET_HINTS = {"sketch": "a first look", "standard": "good for most", "thorough": "slow and careful"}
+
+
+def build(context: Context, page: Page) -> None:
+    """Add the tab's components and listeners."""
+    parts: dict[str, Any] = {}
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            _pictures(context, parts)
+            _words(parts)
+            _how(parts)
+        with gr.Column(scale=5, min_width=320):
+            outputs = [gr.HTML(elem_id=f"run-{name}") for name in run_card.PIECES[:1]]
+            actions = gr.HTML(elem_id="run-actions", js_on_load=markup.CLICKS)
+            outputs += [actions] + [gr.HTML(elem_id=f"run-{name}") for name in run_card.PIECES[2:-1]]
+            earlier = gr.HTML(elem_id="run-earlier", js_on_load=markup.CLICKS)
+            outputs.append(earlier)
+    shown = gr.State("")  # the job shown; empty: the newest
+    seen = gr.State({})  # what this browser has of each piece, so that only changes travel
+    timer = gr.Timer(TICK)
+    _listen_to_form(context, parts)
+    render = toast(_renderer(context))
+    pieces = [*outputs, seen, timer, page.adapters_changed]
+    for moment in (page.blocks.load, timer.tick):
+        moment(render, [shown, seen], pieces, **QUIET)
+    parts["start"].click(
+        toast(_starter(context, parts)), set(parts["inputs"]), [shown, seen], **BUSY
+    ).success(render, [shown, seen], pieces, **QUIET)
+    for component in (actions, earlier):
+        component.click(
+            toast(_acting(context)), [shown, seen], [shown, seen, page.wish, page.tabs], **QUIET
+        ).then(render, [shown, seen], pieces, **QUIET)
+
+
+def _pictures(context: Context, parts: dict[str, Any]) -> None:
+    gr.HTML(
+        '<div class="pg-step"><b>1</b>Pictures <small>start with an example, or drop your own</small></div>'
+    )
+    sets = example_sets()
+    parts["sets"] = gr.HTML(
+        _set_cards(), js_on_load=markup.CLICKS, visible=bool(sets), elem_id="example-sets"
+    )
+    parts["gallery"] = gr.Gallery(
+        label="Drop 5 to 30 pictures here", file_types=["image"], columns=5, height=200, object_fit="cover",
+        interactive=True, type="filepath", sources=["upload"], buttons=[], elem_id="pictures",
+        allow_preview=False,
+    )  # fmt: skip
+    parts["refused"] = gr.HTML(visible=False)
+
+
+def _set_cards() -> str:
+    cards = []
+    for one in example_sets():
+        thumbs = "".join(
+            f'<img src="{markup.url("example", one.id, str(n))}" alt="" loading="lazy">'
+            for n in range(min(4, len(one.pictures)))
+        )
+        cards.append(
+            f'<button type="button" class="pg-set" data-act="example" data-id="{text(one.id)}">'
+            f'<span class="thumbs">{thumbs}</span><b>{text(one.title)}</b>'
+            f"<small>{text(one.kind)}, {len(one.pictures)} pictures</small></button>"
+        )
+    return f'<div class="pg-sets">{"".join(cards)}</div>'
+
+
+def _words(parts: dict[str, Any]) -> None:
+    gr.HTML('<div class="pg-step"><b>2</b>What do they show?</div>')
+    parts["kind"] = gr.Radio(
+        [("A subject: one thing, creature, person", "subject"), ("A style: a way of drawing", "style")],
+        value="subject", show_label=False, container=False, elem_id="kind",
+    )  # fmt: skip
+    with gr.Row():
+        parts["trigger"] = gr.Textbox(
+            label="Trigger", placeholder="zib", info="A new word you will call it by.", max_length=100,
+            elem_id="trigger", min_width=140,
+        )  # fmt: skip
+        parts["class_name"] = gr.Textbox(
+            label="What is it?", placeholder="creature", info="Its kind, in a word or two.", max_length=100,
+            elem_id="class-name", min_width=140,
+        )  # fmt: skip
+    parts["spoken"] = gr.HTML()
+
+
+def _how(parts: dict[str, Any]) -> None:
+    gr.HTML('<div class="pg-step"><b>3</b>How thoroughly?</div>')
+    choices = [
+        (f"{name.capitalize()}{': ' + PRESET_HINTS[name] if name in PRESET_HINTS else ''}", name)
+        for name in PRESET_NAMES
+    ]
+    parts["preset"] = gr.Radio(
+        choices, value=PRESET_NAMES[0], show_label=False, container=False, elem_id="preset"
+    )
+    config = teaching.example_config(PRESET_NAMES[0], "subject")
+    parts["advanced"] = {}
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        parts["name"] = gr.Textbox(
+            label="Name of the adapter", placeholder="as the trigger", max_length=80, elem_id="name"
+        )
+        for _, title, specs in teaching.advanced_sections():
+            gr.HTML(f'<div class="pg-step">{text(title)}</div>')
+            with gr.Column(elem_classes=["pg-fields"]):
+                for spec in specs:
+                    prompt = spec.path in ("data.instance_prompt", "data.class_prompt")
+                    value = "" if prompt else forms.show(spec, forms.get_value(config, spec.path))
+                    parts["advanced"][spec.path] = forms.component(spec, value)
+                    if prompt:
+                        parts["advanced"][spec.path].placeholder = "made from the words above"
+    parts["start"] = gr.Button("Start teaching", variant="primary", size="lg", elem_id="start")
+    parts["inputs"] = [
+        parts[name] for name in ("gallery", "kind", "trigger", "class_name", "preset", "name")
+    ] + list(parts["advanced"].values())
+
+
+def _listen_to_form(context: Context, parts: dict[str, Any]) -> None:
+    advanced = parts["advanced"]
+    preset_parts = {path: part for path, part in advanced.items() if path in teaching.PRESET_FIELDS}
+    words = [parts["kind"], parts["trigger"], parts["class_name"]]
+    specs = {spec.path: spec for _, _, group in teaching.advanced_sections() for spec in group}
+
+    def choose(event: gr.EventData) -> list[Any]:
+        """Fill everything from an example set."""
+        one = next(found for found in example_sets() if found.id == event.id)
+        pictures = [
+            (str(_served(context, path)), one.captions.get(path.name) or None) for path in one.pictures
+        ]
+        name = one.title.partition(",")[0].partition(":")[0].strip()
+        return [pictures, one.kind, one.trigger, one.class_name, name, one.instance_prompt, one.class_prompt,
+                gr.HTML(visible=False)]  # fmt: skip
+
+    def uploaded(gallery: list[tuple[str, str | None]] | None) -> list[Any]:
+        """Keep the readable pictures, say what is wrong with the others."""
+        pairs = gallery or []
+        good, refused = teaching.check_pictures([Path(path) for path, _ in pairs])
+        note = "".join(f'<div class="pg-note">{text(line)}</div>' for line in refused)
+        kept = [(path, caption) for path, caption in pairs if Path(path) in good]
+        return [kept if refused else gr.skip(), gr.HTML(note, visible=bool(refused)), "", ""]
+
+    def spoken(kind: str, trigger: str, class_name: str) -> list[Any]:
+        """Say how the adapter will be called, and ask for a class only where it helps."""
+        word = " ".join(trigger.split()) or "…"
+        said = teaching.prompts(kind, word, " ".join(class_name.split()))[0]
+        hint = f'<p class="pg-hint">You will call it with “<b>{text(said)}</b>”.</p>'
+        return [hint, gr.Textbox(visible=kind == "subject")]
+
+    def preset_changed(preset: str, kind: str) -> list[Any]:
+        config = teaching.example_config(preset, kind)
+        return [forms.show(specs[path], forms.get_value(config, path)) for path in preset_parts]
+
+    prompt_parts = [advanced["data.instance_prompt"], advanced["data.class_prompt"]]
+    parts["sets"].click(
+        toast(choose), None,
+        [parts[name] for name in ("gallery", "kind", "trigger", "class_name", "name")]
+        + prompt_parts
+        + [parts["refused"]],
+        **BUSY,
+    )  # fmt: skip
+    parts["gallery"].upload(
+        toast(uploaded), parts["gallery"], [parts["gallery"], parts["refused"], *prompt_parts], **BUSY
+    )
+    for part in words:
+        part.change(toast(spoken), words, [parts["spoken"], parts["class_name"]], **QUIET)
+    for part in (parts["preset"], parts["kind"]):
+        part.change(
+            toast(preset_changed), [parts["preset"], parts["kind"]], list(preset_parts.values()), **QUIET
+        )
+
+
+def _served(context: Context, path: Path) -> Path:
+    """A copy of an example picture where Gradio may serve it from."""
+    from studio.library import copy_file
+
+    target = context.workspace.uploads / "examples" / path.parent.name / path.name
+    if not target.is_file() or target.stat().st_size != path.stat().st_size:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(path, target)
+    return target
+
+
+def _starter(context: Context, parts: dict[str, Any]) -> Callable[..., Any]:
+    def start_teaching(values: dict[Any, Any]) -> list[Any]:
+        """Queue the job that the form describes."""
+        lesson = teaching.Lesson(
+            pictures=[(Path(path), caption or "") for path, caption in values[parts["gallery"]] or []],
+            kind=values[parts["kind"]],
+            trigger=values[parts["trigger"]] or "",
+            class_name=values[parts["class_name"]] or "",
+            preset=values[parts["preset"]],
+            name=values[parts["name"]] or "",
+            advanced={path: values[part] for path, part in parts["advanced"].items()},
+        )
+        return [teaching.start(context, lesson).id, {}]
+
+    return start_teaching
+
+
+def _renderer(context: Context) -> Callable[..., Any]:
+    def render(shown: str, seen: dict[str, int]) -> list[Any]:
+        """The pieces that changed since this browser last saw them."""
+        newest = context.jobs.find(kind="train", limit=12)
+        job = context.jobs.get(shown) if shown else (newest[0] if newest else None)
+        pieces = run_card.pieces(context, job, newest)
+        now = {name: hash(piece) for name, piece in pieces.items()}
+        fresh = [
+            gr.HTML(piece, visible=bool(piece)) if seen.get(name) != now[name] else gr.skip()
+            for name, piece in pieces.items()
+        ]
+        interval = TICK if any(one.active for one in newest) else REST
+        timer = gr.Timer(interval) if seen.get("interval") != interval else gr.skip()
+        changes = context.library.changes()
+        return [*fresh, {**now, "interval": interval, "changes": changes}, timer,
+                changes if seen.get("changes") != changes else gr.skip()]  # fmt: skip
+
+    return render
+
+
+def _acting(context: Context) -> Callable[..., Any]:
+    def act(shown: str, seen: dict[str, int], event: gr.EventData) -> list[Any]:
+        """A button on the run's card: stop, resume, mix, show."""
+        verb, job_id = str(event.act), str(event.id)
+        wish, tab = gr.skip(), gr.skip()
+        job = context.jobs.get(job_id)
+        if verb == "stop":
+            context.jobs.stop(job_id)
+        elif verb == "resume":
+            context.jobs.resume(job_id)
+            context.runner.wake()
+        elif verb == "show":
+            shown = job_id
+        elif verb == "mix":
+            adapter = job.result.get("adapter")
+            if not adapter:
+                raise ConfigError(f"run {job.title!r} has made no adapter; resume it first")
+            wish = {"adapter": adapter, "prompt": job.details.get("prompt", ""), "run": job.id}
+            tab = gr.Tabs(selected="mix")
+        else:
+            raise StudioError(f"unknown action {verb!r}; reload the page")
+        return [shown, seen, wish, tab]
+
+    return act

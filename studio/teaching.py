@@ -1,0 +1,165 @@
+"""From what the Teach tab holds to a training job: prompts, config, pictures on disk. No Gradio in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import BaseError, ConfigError, PictureError
+from pipelines.files import write_atomic
+from studio import forms
+from studio.context import Context
+from studio.jobs import Job
+from studio.library import copy_file
+from studio.workspace import new_id
+from trainers.config import FIELDS, PRESETS, TrainConfig, preset_config, validate
+from trainers.images import SUFFIXES, read_picture
+
+MAX_PICTURES = 1000
+
+# Fields that the tab asks for itself or knows: everything else stands under "Advanced".
+OWN_FIELDS = frozenset(
+    ("data.instance_images", "data.kind", "data.trigger", "data.captions")
+    + ("run.output", "run.name", "run.cache", "run.base")
+)
+PRESET_FIELDS = frozenset(f"{FIELDS[name]}.{name}" for preset in PRESETS.values() for name in preset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a person asks to be taught.
+
+    Attributes:
+        pictures: (file, caption) pairs; a caption may be empty.
+        advanced: raw component values by field path (see `studio.forms`).
+    """
+
+    pictures: Sequence[tuple[Path, str]]
+    kind: str
+    trigger: str
+    class_name: str
+    preset: str
+    name: str
+    advanced: Mapping[str, Any]
+
+
+def advanced_sections() -> list[tuple[str, str, list[forms.FieldSpec]]]:
+    """(name, title, fields) of everything under "Advanced"."""
+    found = []
+    for name, title, specs in forms.sections(TrainConfig):
+        kept = [spec for spec in specs if spec.path not in OWN_FIELDS]
+        found.append((name, title, kept))
+    return found
+
+
+def example_config(preset: str, kind: str) -> TrainConfig:
+    """A preset's config with stand-ins for what only the person knows; the prompts are empty on the page."""
+    return preset_config(
+        preset, kind, instance_images=Path("."), output=Path("."), trigger="x", instance_prompt="x"
+    )
+
+
+def with_article(noun: str) -> str:
+    """`noun` after "a" or "an"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def prompts(kind: str, trigger: str, class_name: str) -> tuple[str, str]:
+    """(instance prompt, class prompt) made from the words on the page; the latter is empty for a style."""
+    if kind == "style":
+        return f"a picture in {trigger} style", ""
+    if not class_name:
+        return f"a photo of {trigger}", ""
+    return f"a photo of {with_article(f'{trigger} {class_name}')}", f"a photo of {with_article(class_name)}"
+
+
+def preview_prompts(kind: str, trigger: str, instance_prompt: str, class_prompt: str) -> tuple[str, ...]:
+    """What the preview strip shows: the subject, the subject elsewhere, and what must stay as it was."""
+    if kind == "style":
+        return f"a cat in {trigger} style", f"a castle in {trigger} style", "a photo of a cat"
+    return tuple(filter(None, (instance_prompt, f"{instance_prompt} in the snow", class_prompt)))
+
+
+def check_pictures(pictures: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """(readable ones, one line for each of the others)."""
+    good, refused = [], []
+    for path in pictures:
+        try:
+            if path.suffix.lower() not in SUFFIXES:
+                raise PictureError(
+                    f"picture {path.name!r} isn't one of {', '.join(s[1:] for s in SUFFIXES)}; convert it"
+                )
+            read_picture(path)
+        except PictureError as error:
+            refused.append(str(error))
+        else:
+            good.append(path)
+    return good, refused
+
+
+def lesson_config(lesson: Lesson, *, pictures: Path, output: Path, cache: Path, base: str) -> TrainConfig:
+    """The validated config of a lesson.
+
+    Raises:
+        ConfigError: something is missing or out of its bounds.
+    """
+    trigger = " ".join(lesson.trigger.split())
+    class_name = " ".join(lesson.class_name.split())
+    if not trigger:
+        raise ConfigError("the trigger is empty; give the word that will call what is learned, such as “zib”")
+    if lesson.kind == "subject" and not class_name:
+        raise ConfigError(
+            f"nothing says what {trigger!r} is; give its kind in a word, such as “dog” or “toy”"
+        )
+    specs = [spec for _, _, group in advanced_sections() for spec in group]
+    values = forms.changed(example_config(lesson.preset, lesson.kind), specs, lesson.advanced)
+    made_instance, made_class = prompts(lesson.kind, trigger, class_name)
+    data, run = values["data"], values["run"]
+    data["instance_prompt"] = lesson.advanced.get("data.instance_prompt") or made_instance
+    data["class_prompt"] = lesson.advanced.get("data.class_prompt") or made_class
+    data.update(instance_images=pictures, kind=lesson.kind, trigger=trigger)
+    data["captions"] = "sidecar" if any(caption for _, caption in lesson.pictures) else "prompt"
+    run.update(output=output, cache=cache, base=base, name=" ".join(lesson.name.split()) or trigger)
+    run["preview_prompts"] = run["preview_prompts"] or preview_prompts(
+        lesson.kind, trigger, data["instance_prompt"], data["class_prompt"]
+    )
+    return validate(values)
+
+
+def start(context: Context, lesson: Lesson) -> Job:
+    """Check a lesson, keep its pictures in the workspace and queue its job.
+
+    Raises:
+        StudioError: what is wrong with it; then nothing has been written.
+    """
+    if not lesson.pictures:
+        raise PictureError("there are no pictures; drop a few, or choose one of the examples")
+    if len(lesson.pictures) > MAX_PICTURES:
+        raise PictureError(f"{len(lesson.pictures)} pictures are more than {MAX_PICTURES}; leave some out")
+    _, refused = check_pictures([path for path, _ in lesson.pictures])
+    if refused:
+        raise PictureError(refused[0])
+    if context.base != "pocket" and not (Path(context.base) / "model_index.json").is_file():
+        raise BaseError(f"base {context.base!r} has no model_index.json; give a folder in diffusers' layout")
+    job_id = new_id()
+    folder = context.workspace.folder("pictures", job_id)
+    config = lesson_config(
+        lesson, pictures=folder, output=context.workspace.folder("runs", job_id),
+        cache=context.workspace.folder("cache"), base=context.base,
+    )  # fmt: skip
+    folder.mkdir()
+    for number, (path, caption) in enumerate(lesson.pictures):
+        copy_file(path, folder / f"{number:03d}{path.suffix.lower()}")
+        if caption:
+            write_atomic(folder / f"{number:03d}.txt", [caption.encode()])
+    details = {
+        "preset": lesson.preset, "class_name": lesson.class_name, "pictures": len(lesson.pictures),
+        "trigger": config.data.trigger, "kind": config.data.kind, "prompt": config.data.instance_prompt,
+    }  # fmt: skip
+    job = context.jobs.submit(
+        "train", config.adapter_name, config.model_dump(mode="json"), details=details, id=job_id
+    )
+    context.runner.wake()
+    return job

@@ -1,0 +1,185 @@
+"""Workspace: one folder with everything a person made, and a SQLite index over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import Busy, WorkspaceError
+from studio.locks import FileLock
+
+SCHEMA_VERSION = 1
+FOLDERS = ("pictures", "adapters", "runs", "images", "trash", "cache")
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, title TEXT NOT NULL, state TEXT NOT NULL,
+    config TEXT NOT NULL, details TEXT NOT NULL DEFAULT '{}', result TEXT NOT NULL DEFAULT '{}',
+    created REAL NOT NULL, started REAL, finished REAL,
+    pid INTEGER, pid_started REAL, heartbeat REAL, stop_requested INTEGER NOT NULL DEFAULT 0,
+    step INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT '', error TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX jobs_by_state ON jobs (state, created);
+CREATE TABLE adapters (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, file TEXT NOT NULL, origin TEXT NOT NULL,
+    sha256 TEXT NOT NULL DEFAULT '', info TEXT NOT NULL DEFAULT '{}', job TEXT, cover TEXT,
+    created REAL NOT NULL, trashed REAL
+);
+CREATE TABLE images (
+    id TEXT PRIMARY KEY, file TEXT NOT NULL, job TEXT, seed INTEGER NOT NULL,
+    settings TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE INDEX images_by_time ON images (created);
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+def default_root() -> Path:
+    """`$PIGMENT_WORKSPACE`, or the folder `Pigment` in the home folder."""
+    chosen = os.environ.get("PIGMENT_WORKSPACE")
+    return Path(chosen).expanduser() if chosen else Path.home() / "Pigment"
+
+
+def new_id() -> str:
+    """A name for a thing on disk: time-ordered, random, only `[0-9a-f-]`."""
+    return f"{int(time.time()):x}-{secrets.token_hex(5)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """An opened workspace folder.
+
+    Attributes:
+        root: the folder; all paths in the index are relative to it, so that it can be moved.
+        lock: the lock of the one process that owns the workspace; None in its child processes.
+    """
+
+    root: Path
+    lock: FileLock | None
+
+    @classmethod
+    def open(cls, root: str | Path | None = None, *, own: bool = True, note: str = "") -> Workspace:
+        """Open `root` (None: `default_root()`), making folder and index where they are missing.
+
+        Args:
+            own: take the workspace's lock. Child processes and short commands pass False.
+            note: written into the lock for those who find it taken, such as the page's address.
+
+        Raises:
+            Busy: another process owns the workspace (named by its process id).
+            WorkspaceError: the folder can't be used, or a newer Pigment wrote its index.
+        """
+        path = Path(root).expanduser().resolve() if root is not None else default_root().resolve()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name in FOLDERS:
+                (path / name).mkdir(exist_ok=True)
+            lock = FileLock(path / "workspace.lock") if own else None
+            taken = lock is None or lock.acquire(note=note)
+        except OSError as error:
+            raise WorkspaceError(
+                f"workspace {path} can't be used: {error.strerror or error}; "
+                "choose a folder you can write to with --workspace"
+            ) from error
+        if lock is not None and not taken:
+            owner = lock.owner()
+            where = f" at {owner['note']}" if owner.get("note") else ""
+            raise Busy(
+                f"workspace {path} is in use by process {owner.get('pid', '?')}{where} since "
+                f"{owner.get('since', 'a while')}; use that one, end it, or choose another with --workspace"
+            )
+        workspace = cls(root=path, lock=lock)
+        try:
+            workspace._prepare_index()
+        except BaseException:
+            workspace.close()
+            raise
+        return workspace
+
+    def _prepare_index(self) -> None:
+        try:
+            with self.write() as db:
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    for statement in _SCHEMA.split(";"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except sqlite3.DatabaseError as error:
+            raise WorkspaceError(
+                f"index {self.index_path} can't be read: {error}; restore it from a copy, or choose another "
+                "workspace with --workspace"
+            ) from error
+        if version > SCHEMA_VERSION:
+            raise WorkspaceError(
+                f"workspace {self.root} has index version {version}, this Pigment reads {SCHEMA_VERSION}; "
+                "update Pigment or choose another workspace with --workspace"
+            )
+
+    @property
+    def index_path(self) -> Path:
+        """The SQLite file."""
+        return self.root / "pigment.sqlite3"
+
+    @property
+    def device_lock(self) -> Path:
+        """The lock file that whoever computes on the device holds meanwhile."""
+        return self.root / "device.lock"
+
+    @property
+    def uploads(self) -> Path:
+        """Where the page keeps what was dropped on it and not used yet."""
+        return self.root / "cache" / "uploads"
+
+    def folder(self, name: str, *parts: str) -> Path:
+        """`<root>/<name>/<parts…>` for one of `FOLDERS`."""
+        assert name in FOLDERS, name
+        return self.root.joinpath(name, *parts)
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading; rows come as `sqlite3.Row`."""
+        db = sqlite3.connect(self.index_path, timeout=10, isolation_level=None)
+        try:
+            db.row_factory = sqlite3.Row
+            yield db
+        finally:
+            db.close()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside one durable transaction: everything or, after an exception, nothing."""
+        with self.read() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A remembered JSON value, or `default`."""
+        with self.read() as db:
+            row = db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row["value"])
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a JSON value under `key`."""
+        with self.write() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+
+    def close(self) -> None:
+        """Give the workspace back to whoever opens it next."""
+        if self.lock is not None:
+            self.lock.release()
