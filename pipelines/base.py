@@ -170,10 +170,13 @@ def load_base(
     path = ASSETS / "pocket" if str(ref) == "pocket" else Path(ref).expanduser()
     family = _recognise(path, str(ref))
     chosen = choose_device(device, dtype)
+    from safetensors import SafetensorError
+
+    broken = (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
     try:
         with quiet():
             parts = _load_parts(path, chosen)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except broken as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseError(f"base {str(ref)!r} can't be loaded: {reason}; fetch its folder again") from error
     base = Base(ref=str(ref), path=path, family=family, device=chosen.device, dtype=chosen.dtype, **parts)
@@ -242,14 +245,11 @@ def _load_parts(path: Path, chosen: Device) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    only_safe = {"use_safetensors": True, "local_files_only": True}
     parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel.from_pretrained(path / "unet", dtype=chosen.dtype, **only_safe),
-        "text_encoder": CLIPTextModel.from_pretrained(path / "text_encoder", dtype=chosen.dtype, **only_safe),
-        "vae": AutoencoderKL.from_pretrained(path / "vae", dtype=chosen.dtype, **only_safe),
+        "unet": _load_model(UNet2DConditionModel, path / "unet", chosen),
+        "text_encoder": _load_model(CLIPTextModel, path / "text_encoder", chosen),
+        "vae": _load_model(AutoencoderKL, path / "vae", chosen),
     }
-    for model in parts.values():
-        model.to(chosen.device).eval().requires_grad_(False)
     parts["tokenizer"] = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
     name = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))[
         "_class_name"
@@ -259,6 +259,20 @@ def _load_parts(path: Path, chosen: Device) -> dict[str, Any]:
         raise ValueError(f"unknown scheduler {name!r}")
     parts["scheduler"] = scheduler_class.from_pretrained(path / "scheduler", local_files_only=True)
     return parts
+
+
+def _load_model(kind: Any, folder: Path, chosen: Device) -> Any:
+    """Load one network from safetensors only, frozen and in evaluation mode.
+
+    Raises: ValueError where the file lacks weights, which the libraries would fill with random numbers.
+    """
+    model, report = kind.from_pretrained(
+        folder, dtype=chosen.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    lacking = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
+    if lacking:
+        raise ValueError(f"{folder.name}/ lacks {len(lacking)} weights, for instance {sorted(lacking)[0]}")
+    return model.to(chosen.device).eval().requires_grad_(False)
 
 
 @contextmanager

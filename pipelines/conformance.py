@@ -101,8 +101,9 @@ class _Tally:
         error, norm = float((found.cpu() - expected.cpu()).norm()), float(expected.norm())
         self._error, self._norm = self._error + error**2, self._norm + norm**2
         relative = error / norm if norm else error
-        # A NaN compares false with everything; it must not pass as "no error".
-        self.worst = relative if not relative <= self.worst else self.worst
+        if not math.isfinite(relative):
+            return self.missing()
+        self.worst = max(self.worst, relative)
         return None
 
 

@@ -21,7 +21,7 @@ _UNET_PATH = re.compile(
 # Endings that belong to other methods, so that a refusal can name them.
 _OTHER_METHODS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
                   "oft_": "OFT", "boft_": "BOFT", "ia3_": "IA3", "on_input": "IA3", "vera_": "VeRA",
-                  "lora_mid": "LoCon with Tucker decomposition", ".diff": "full differences"}  # fmt: skip
+                  "lora_mid": "LoCon with Tucker decomposition"}  # fmt: skip
 
 
 @dataclass
@@ -59,6 +59,8 @@ def plain_unet_path(path: str) -> str | None:
 def other_method(keys: Iterable[str]) -> str | None:
     """Name the method that keys of an unsupported file belong to, or None."""
     for key in keys:
+        if key.endswith((".diff", ".diff_b")):
+            return "full-difference"
         for mark, method in _OTHER_METHODS.items():
             if mark in key:
                 return method

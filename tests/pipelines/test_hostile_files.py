@@ -1,0 +1,242 @@
+"""Adapter files that are damaged, hostile or of another kind: refused in one line, the base untouched."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from pipelines.base import Base
+from pipelines.errors import AdapterError
+from pipelines.formats import inspect_adapter, read_adapter, write_adapter
+from pipelines.mixer import Mixer
+from tests.tiny import assert_unchanged, random_adapter, weights_of
+
+DOWN = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
+UP = "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"
+
+Tensors = dict[str, torch.Tensor]
+
+
+def container(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file of a header (JSON-able, or bytes as they are) and its data."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
+
+
+def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+BYTES = {
+    "empty file": (b"", "holds 0 bytes"),
+    "seven bytes": (b"\0" * 7, "holds 7 bytes"),
+    "pickle": (b"\x80\x04\x95" + b"\0" * 20, "is a pickle file"),
+    "zip pickle": (b"PK\x03\x04" + b"\0" * 20, "is a pickle file"),
+    "header of 90 MB": (struct.pack("<Q", 90_000_000) + b"{", "at most 1,000,000 are read"),
+    "header of 2^63": (struct.pack("<Q", 2**63) + b"{", "at most 1,000,000 are read"),
+    "header cut off": (container(b"{", length=500), "is cut off"),
+    "no JSON": (container(b"\xff\xfe{}"), "isn't JSON"),
+    "deep JSON": (container(b"[" * 200_000), "isn't JSON"),
+    "a list": (container([1, 2]), "holds no names"),
+    "a key twice": (container(b'{"a":1,"a":2}'), "isn't JSON"),
+    "no tensors": (container({}), "is empty"),
+    "only metadata": (container({"__metadata__": {"a": "b"}}), "is empty"),
+    "metadata no texts": (container({"__metadata__": {"a": 1}}), "metadata aren't texts"),
+    "too many tensors": (
+        container({f"a{i}": entry([0], 0, 0) for i in range(20_001)}),
+        "at most 20,000|1,000,000",
+    ),
+    "path in key": (container({"../../etc/x": entry([1], 0, 4)}, b"\0" * 4), "has a tensor named"),
+    "dots in key": (container({"a..b": entry([1], 0, 4)}, b"\0" * 4), "has a tensor named"),
+    "newline in key": (container({"a\nb": entry([1], 0, 4)}, b"\0" * 4), "has a tensor named"),
+    "long key": (container({"a" * 300: entry([1], 0, 4)}, b"\0" * 4), "has a tensor named"),
+    "entry no object": (container({"a": 5}), "malformed"),
+    "negative shape": (container({"a": entry([-1], 0, 4)}, b"\0" * 4), "malformed"),
+    "huge shape": (container({"a": entry([2**61, 2**61], 0, 4)}, b"\0" * 4), "bytes for shape"),
+    "boolean shape": (container({"a": entry([True], 0, 4)}, b"\0" * 4), "malformed"),
+    "fraction shape": (container({"a": entry([1.5], 0, 6)}, b"\0" * 6), "malformed"),  # type: ignore[list-item]
+    "unknown kind": (container({"a": entry([1], 0, 4, "F3")}, b"\0" * 4), "numbers of kind 'F3'"),
+    "size against shape": (container({"a": entry([2], 0, 4)}, b"\0" * 4), "bytes for shape"),
+    "tensors overlap": (
+        container({"a": entry([1], 0, 4), "b": entry([1], 2, 6)}, b"\0" * 6),
+        "overlap or leave gaps",
+    ),
+    "gap": (container({"a": entry([1], 4, 8)}, b"\0" * 8), "overlap or leave gaps"),
+    "data cut off": (container({"a": entry([4], 0, 16)}, b"\0" * 8), "is cut off"),
+    "data left over": (container({"a": entry([1], 0, 4)}, b"\0" * 9), "5 bytes follow"),
+}
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_broken_bytes_are_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    raw, says = BYTES[kind]
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(raw)
+    for reader in (read_adapter, inspect_adapter):
+        started = time.process_time()
+        with pytest.raises(AdapterError, match=says) as refusal:
+            reader(path)
+        assert time.process_time() - started < 1.0
+        assert "\n" not in str(refusal.value)
+        assert len(str(refusal.value)) < 300
+
+
+def _without(tensors: Tensors, *keys: str) -> Tensors:
+    return {key: value for key, value in tensors.items() if key not in keys}
+
+
+def _poisoned(tensors: Tensors, value: float) -> Tensors:
+    bad = tensors[UP].clone()
+    bad.view(-1)[3] = value
+    return {**tensors, UP: bad}
+
+
+def _kohya_sgm(tensors: Tensors) -> Tensors:
+    return {key.replace("down_blocks", "input_blocks"): value for key, value in tensors.items()}
+
+
+CONTENTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    "half a pair": (
+        lambda t: _without(t, UP),
+        "is incomplete: unet.mid_block.attentions.0.proj_in has no up",
+    ),
+    "other half": (lambda t: _without(t, DOWN), "has no down factor"),
+    "NaN": (lambda t: _poisoned(t, float("nan")), "aren't finite"),
+    "infinity": (lambda t: _poisoned(t, float("inf")), "aren't finite"),
+    "NaN alpha": (
+        lambda t: {**t, DOWN.replace("lora_down.weight", "alpha"): torch.tensor(float("nan"))},
+        "finite",
+    ),
+    "two alphas": (
+        lambda t: {**t, DOWN.replace("lora_down.weight", "alpha"): torch.ones(2)},
+        "alpha of shape",
+    ),
+    "int8": (lambda t: {**t, UP: t[UP].to(torch.int8)}, "I8 numbers"),
+    "other rank": (lambda t: {**t, UP: t[UP][:, :-1].contiguous()}, "don't fit at"),
+    "empty factor": (lambda t: {**t, DOWN: t[DOWN][:0], UP: t[UP][:, :0].contiguous()}, "don't fit at"),
+    "three dimensions": (lambda t: {**t, DOWN: t[DOWN].reshape(4, -1, 1)}, "don't fit at"),
+    "unknown key": (
+        lambda t: {**t, "bundle_emb.x": torch.ones(1)},
+        "120 of 121 tensors known.*'bundle_emb.x'",
+    ),
+    "one module twice": (
+        lambda t: {**t, **{k.replace("lora_te_", "lora_te1_"): v.clone() for k, v in t.items()}},
+        "names one module twice",
+    ),
+    "whole model": (
+        lambda t: {"model.diffusion_model.out.2.weight": torch.ones(2, 2)},
+        "may be a whole model",
+    ),
+    "LoHa": (lambda t: {"lora_unet_mid_block.hada_w1_a": torch.ones(2, 2)}, "holds LoHa weights"),
+    "DoRA": (
+        lambda t: {**t, UP.replace("lora_up.weight", "dora_scale"): torch.ones(2)},
+        "holds DoRA weights",
+    ),
+    "SDXL": (
+        lambda t: {**t, "lora_te2_x.alpha": torch.tensor(1.0)},
+        "is an adapter for SDXL; supported: Stable",
+    ),
+    "SDXL in SGM spelling": (_kohya_sgm, "is an adapter for SDXL"),
+    "both forms": (
+        lambda t: {**t, "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 2)},
+        "120 of 121",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_bad_contents_are_refused_and_the_base_stays(kind: str, tiny_base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    modules = list(random_adapter(tiny_base).factors)[:-1] + ["unet.mid_block.attentions.0.proj_in"]
+    write_adapter(random_adapter(tiny_base, modules), path)
+    change, says = CONTENTS[kind]
+    save_file(change(load_file(path)), path)
+    mixer = Mixer(tiny_base)
+    mixer.add("good", random_adapter(tiny_base))
+    mixer.set({"good": 0.7})
+    before = weights_of(tiny_base)
+    with pytest.raises(AdapterError, match=says) as refusal:
+        mixer.add("bad", read_adapter(path))
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 300
+    assert mixer.names == ("good",)
+    assert_unchanged(tiny_base, before)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, "is an adapter for SDXL"),
+        ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "is an adapter for SD 2.x"),
+        ({"lora_adapter_metadata": "{"}, "isn't readable"),
+        ({"lora_adapter_metadata": '{"unet.use_dora": true}'}, "states DoRA"),
+        ({"lora_adapter_metadata": '{"unet.lora_alpha": "many"}'}, "isn't readable"),
+        ({"lora_adapter_metadata": '{"unet.lora_alpha": 1e999}'}, "isn't finite"),
+        ({"lora_adapter_metadata": "[]"}, "isn't readable"),
+    ],
+)
+def test_bad_metadata_is_refused(
+    tiny_base: Base, tmp_path: Path, metadata: dict[str, str], says: str
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    write_adapter(random_adapter(tiny_base), path, "diffusers")
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(AdapterError, match=says):
+        read_adapter(path)
+
+
+def test_hostile_texts_are_data(tiny_base: Base, tmp_path: Path) -> None:
+    about = {"name": "../../x\n<b>", "triggers": [1], "metadata": {"a": 5, "b": "c"}}
+    path = tmp_path / "odd.safetensors"
+    write_adapter(random_adapter(tiny_base), path)
+    save_file(
+        load_file(path), path, metadata={"pigment": json.dumps(about), "modelspec.trigger_phrase": "x, y"}
+    )
+    adapter = read_adapter(path)
+    assert adapter.name == "../../x <b>"
+    assert adapter.triggers == ("x", "y")
+    assert adapter.metadata["b"] == "c"
+    save_file(load_file(path), path, metadata={"pigment": "{not json"})
+    assert read_adapter(path).name == "odd"
+
+
+def test_other_places_are_refused(tmp_path: Path) -> None:
+    for path, says in [
+        (tmp_path / "nowhere.safetensors", "No such file"),
+        (tmp_path / "model.ckpt", "is a pickle file"),
+        (tmp_path / "model.pt", "is a pickle file"),
+        (tmp_path, "no file|Is a directory"),
+    ]:
+        with pytest.raises(AdapterError, match=says):
+            read_adapter(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.floats(0, 1), value=st.integers(0, 255), cut=st.floats(0, 1), do_cut=st.booleans())
+def test_any_single_damage_is_read_or_refused_cleanly(
+    position: float, value: int, cut: float, do_cut: bool, tiny_base: Base, tmp_path: Path
+) -> None:
+    """One changed header byte or a cut anywhere gives an adapter or an AdapterError, nothing else."""
+    path = tmp_path / "fuzz.safetensors"
+    source = tmp_path / "source.safetensors"
+    if not source.exists():
+        write_adapter(random_adapter(tiny_base, list(random_adapter(tiny_base).factors)[:3]), source)
+    raw = bytearray(source.read_bytes())
+    header = struct.unpack("<Q", raw[:8])[0] + 8
+    raw[int(position * (header - 1))] = value
+    path.write_bytes(raw[: int(cut * len(raw))] if do_cut else raw)
+    try:
+        read_adapter(path)
+        inspect_adapter(path)
+    except AdapterError as refusal:
+        assert "\n" not in str(refusal)
