@@ -1,0 +1,57 @@
+"""A workspace, small pictures and small adapter files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from studio.context import Context
+from studio.runner import Runner
+from studio.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    """An empty workspace, owned by the test."""
+    opened = Workspace.open(tmp_path / "workspace")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def context(workspace: Workspace) -> Context:
+    """The studio behind the page; nothing runs in it."""
+    return Context(workspace, Runner(workspace))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Five pictures of a disc."""
+    folder = tmp_path / "dropped"
+    folder.mkdir()
+    paths = []
+    for index, colour in enumerate(("red", "teal", "gold", "navy", "gray")):
+        picture = Image.new("RGB", (24, 24), colour)
+        ImageDraw.Draw(picture).ellipse((3 + index, 3, 20, 20), fill="white")
+        paths.append(folder / f"disc {index}.png")
+        picture.save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def make_adapter(tiny_folder: Path) -> Callable[..., Path]:
+    """Write a random adapter for the tiny base: `make_adapter(path, seed=…)`."""
+    from pipelines.base import load_base
+    from pipelines.formats import write_adapter
+    from tests.tiny import random_adapter
+
+    base = load_base(tiny_folder, device="cpu")
+
+    def make(path: Path, *, seed: int = 0, name: str = "disc", format: str = "kohya") -> Path:
+        write_adapter(random_adapter(base, seed=seed, name=name), path, format=format)
+        return path
+
+    return make

@@ -1,0 +1,105 @@
+"""Fields ↔ components: every field of the config has one, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from pipelines.errors import ConfigError
+from studio import forms, teaching
+from trainers.config import PRESETS, TrainConfig, validate
+
+SPECS = [spec for _, _, specs in forms.sections(TrainConfig) for spec in specs]
+
+
+@pytest.mark.parametrize(("preset", "kind"), PRESETS)
+def test_every_field_survives_the_way_to_the_page_and_back(preset: str, kind: str) -> None:
+    config = teaching.example_config(preset, kind)
+    shown = forms.flat(config, SPECS)
+    assert set(shown) == {
+        f"{section}.{name}"
+        for section in TrainConfig.model_fields
+        for name in type(getattr(config, section)).model_fields
+    }
+    assert validate(forms.changed(config, SPECS, shown)) == config
+
+
+def test_every_field_has_words_and_a_component() -> None:
+    gradio = pytest.importorskip("gradio")
+    config = teaching.example_config("sketch", "subject")
+    with gradio.Blocks():
+        for spec in SPECS:
+            assert spec.title and spec.help, spec.path
+            assert forms.component(spec, forms.show(spec, forms.get_value(config, spec.path))) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "value"),
+    [
+        ("run.steps", 12.0, 12),
+        ("optimizer.learning_rate", 1e-3, 1e-3),
+        ("optimizer.text_learning_rate", "", None),
+        ("optimizer.text_learning_rate", " 2e-4 ", 2e-4),
+        ("data.resolution", None, None),
+        ("data.resolution", "64", 64),
+        ("data.flip", True, True),
+        ("run.preview_prompts", "a cat\n\n a dog \n", ("a cat", "a dog")),
+        ("run.precision", None, None),
+        ("adapter.unet_targets", "attention", "attention"),
+    ],
+)
+def test_what_a_component_holds_reaches_the_config(path: str, raw: Any, value: Any) -> None:
+    config = teaching.example_config("sketch", "subject")
+    changed = validate(forms.changed(config, SPECS, {path: raw}))
+    assert forms.get_value(changed, path) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "raw", "said"),
+    [
+        ("run.steps", None, "Steps is empty"),
+        ("run.steps", 1.5, "whole number"),
+        ("data.resolution", "wide", "expected a number"),
+        ("run.steps", 0, "run.steps"),
+        ("optimizer.learning_rate", 7, "learning_rate"),
+        ("adapter.unet_targets", "everything", "unet_targets"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_field(path: str, raw: Any, said: str) -> None:
+    config = teaching.example_config("sketch", "subject")
+    with pytest.raises(ConfigError) as refused:
+        validate(forms.changed(config, SPECS, {path: raw}))
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+class Inner(BaseModel):
+    folder: Path | None = Field(default=None, title="Folder", description="Where.")
+    mode: Literal["a", "b"] = Field(default="a", description="Which.")
+    amount: int = Field(default=3, ge=1, le=9, title="Amount", json_schema_extra={"unit": "pixels", "tier": "simple"})
+
+
+class Outer(BaseModel):
+    inner: Inner = Field(default=Inner(), title="All of it")
+
+
+def test_metadata_is_read_from_the_model() -> None:
+    [(name, title, (folder, mode, amount))] = forms.sections(Outer)
+    assert (name, title) == ("inner", "All of it")
+    assert (folder.kind, folder.optional) == ("path", True)
+    assert (mode.kind, mode.choices, mode.title) == ("choice", ("a", "b"), "Mode")
+    assert (amount.minimum, amount.maximum, amount.label, amount.tier) == (1, 9, "Amount (pixels)", "simple")
+
+
+def test_a_type_without_a_component_is_an_error() -> None:
+    class Odd(BaseModel):
+        weird: dict[str, int] = {}
+
+    class Holder(BaseModel):
+        odd: Odd = Odd()
+
+    with pytest.raises(TypeError, match="no component"):
+        forms.sections(Holder)
