@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
@@ -162,40 +162,53 @@ def draw_character(name: str, pose: Pose, side: int) -> Image.Image:
     return picture.convert("RGBa").resize((side, side), Image.Resampling.BOX).convert("RGBA")
 
 
+PAPER: Colour = (18, 58, 160)
+WASH: Colour = (84, 140, 226)
+CHALK: Colour = (246, 250, 255)
+
+
 def blueprint(picture: Image.Image) -> Image.Image:
-    """The contours of a picture as white lines on blue: RGB in, RGB of the same size out.
+    """The contours of a picture in white, over a light wash of what isn't background, on blue paper.
 
-    Contours are where neighbouring colours differ in any channel. A line is some 1/24 of the side wide:
-    narrower ones don't survive a 64 px autoencoder.
+    RGB in, RGB of the same size out. Background is what has nearly the colour of the picture's corners;
+    contours are where neighbouring colours differ in any channel, some 1/20 of the side wide: narrower
+    ones don't survive a 64 px autoencoder.
     """
-    reach = 2 * max(1, round(picture.width / 64)) + 1
-    smooth = picture.convert("RGB").filter(ImageFilter.MedianFilter(5))
-    spread = ImageChops.difference(
-        smooth.filter(ImageFilter.MaxFilter(reach)), smooth.filter(ImageFilter.MinFilter(reach))
-    )
-    red, green, blue = spread.split()
-    strongest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    lines = strongest.point([min(255, max(0, (value - 26) * 6)) for value in range(256)])
-    paper = Image.new("RGB", picture.size, (20, 66, 170))
-    paper.paste((244, 250, 255), (0, 0), lines)
-    return paper
+    scale = max(1, round(picture.width / 64))
+    smooth = picture.convert("RGB")
+    for _ in range(2):
+        smooth = smooth.filter(ImageFilter.MedianFilter(2 * scale + 1))
+    ground = Image.new("RGB", picture.size, smooth.getpixel((0, 0)))
+    figure = _strongest(ImageChops.difference(smooth, ground)).point(_ramp(20, 8))
+    high = smooth.filter(ImageFilter.MaxFilter(2 * scale + 1))
+    low = smooth.filter(ImageFilter.MinFilter(2 * scale + 1))
+    lines = _strongest(ImageChops.difference(high, low)).point(_ramp(60, 4))
+    drawing = Image.new("RGB", picture.size, PAPER)
+    drawing.paste(WASH, (0, 0), figure)
+    drawing.paste(CHALK, (0, 0), lines)
+    return drawing
 
 
-PIXEL_PALETTE: tuple[Colour, ...] = (
-    (20, 16, 40), (255, 244, 224), (122, 128, 148), (214, 36, 62), (255, 132, 40),
-    (255, 214, 60), (52, 168, 72), (16, 138, 138), (40, 90, 214), (96, 200, 248),
-    (120, 52, 156), (255, 128, 172), (122, 72, 40), (150, 200, 60),
-)  # fmt: skip
+def _strongest(picture: Image.Image) -> Image.Image:
+    """The largest channel of each pixel."""
+    red, green, blue = picture.split()
+    return ImageChops.lighter(ImageChops.lighter(red, green), blue)
+
+
+def _ramp(start: int, slope: int) -> list[int]:
+    """A table for `Image.point`: 0 up to start, then rising to 255."""
+    return [min(255, max(0, (value - start) * slope)) for value in range(256)]
+
+
+PIXEL_PALETTE: tuple[Colour, ...] = ((14, 44, 26), (46, 112, 58), (140, 190, 60), (224, 240, 176))
 
 
 def pixel_art(picture: Image.Image, cells: int = 16) -> Image.Image:
-    """A picture as cells × cells squares of the fourteen colours of PIXEL_PALETTE: RGB of the same size."""
-    small = picture.convert("RGB").resize((cells, cells), Image.Resampling.BOX)
-    small = ImageEnhance.Color(small).enhance(1.4)
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for colour in PIXEL_PALETTE for value in colour])
-    coarse = small.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-    return coarse.resize(picture.size, Image.Resampling.NEAREST)
+    """A picture as cells × cells squares of four greens, dark to light: RGB in, RGB of the same size out."""
+    grey = ImageOps.autocontrast(picture.convert("L").resize((cells, cells), Image.Resampling.BOX))
+    tones = [PIXEL_PALETTE[min(3, value // 64)] for value in range(256)]
+    channels = [grey.point([tone[channel] for tone in tones]) for channel in range(3)]
+    return Image.merge("RGB", channels).resize(picture.size, Image.Resampling.NEAREST)
 
 
 STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"blueprint": blueprint, "pixel-art": pixel_art}

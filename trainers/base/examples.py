@@ -58,16 +58,15 @@ class SubjectSet:
 class StyleSet:
     """A style to be taught: `id` is its key in drawings.STYLES.
 
-    taught: (corpus subject, background) of each picture. unseen: subjects for trying it out, none of them
-    in `taught`. says_background: whether the transformation leaves the background's colour to be seen.
+    taught: (corpus subject, background) of each picture; the captions leave the background out, since the
+    transformation does. unseen: subjects for trying it out, none of them in `taught`.
     """
 
     id: str
     title: str
     trigger: str
     taught: tuple[tuple[str, str], ...]
-    unseen: tuple[tuple[str, str], ...]
-    says_background: bool
+    unseen: tuple[str, ...]
 
 
 SUBJECT_SETS: tuple[SubjectSet, ...] = (
@@ -116,27 +115,25 @@ SUBJECT_SETS: tuple[SubjectSet, ...] = (
 STYLE_SETS: tuple[StyleSet, ...] = (
     StyleSet(
         id="blueprint",
-        title="Blueprint: white lines on blue",
+        title="Blueprint: white lines on blue paper",
         trigger="inkoprint",
-        taught=tuple(
-            (name, "light blue" if name in {"fox", "penguin"} else "white")
-            for name in ("fox", "house", "sunflower", "penguin", "hamburger", "car",
-                         "owl", "cactus", "balloon", "rocket", "butterfly", "frog")
+        taught=(
+            ("fox", "light blue"), ("house", "white"), ("sunflower", "white"), ("penguin", "light blue"),
+            ("hamburger", "white"), ("car", "white"), ("owl", "white"), ("cactus", "white"),
+            ("balloon", "white"), ("rocket", "white"), ("butterfly", "white"), ("frog", "white"),
         ),
-        unseen=(("crown", ""), ("panda", ""), ("banana", "")),
-        says_background=False,
+        unseen=("crown", "panda", "banana"),
     ),
     StyleSet(
         id="pixel-art",
-        title="Pixel art: sixteen squares a side",
+        title="Pixel art: four greens",
         trigger="bloxo",
-        taught=(
-            ("fox", "blue"), ("house", "yellow"), ("tulip", "light blue"), ("penguin", "red"),
-            ("strawberry", "teal"), ("car", "green"), ("owl", "purple"), ("cactus", "orange"),
-            ("pumpkin", "white"), ("rocket", "black"), ("lion", "grass"), ("frog", "pink"),
+        taught=tuple(
+            (name, "white")
+            for name in ("fox", "house", "tulip", "penguin", "strawberry", "car",
+                         "owl", "cactus", "pumpkin", "rocket", "tiger", "frog")
         ),
-        unseen=(("crown", "green"), ("panda", "red"), ("banana", "teal")),
-        says_background=True,
+        unseen=("crown", "panda", "banana"),
     ),
 )  # fmt: skip
 
@@ -166,13 +163,12 @@ def subject_pictures(
 def style_pictures(row: StyleSet, rng: np.random.Generator) -> Iterator[tuple[Image.Image, str]]:
     """(picture, caption) of each subject, transformed. Raises: StudioError without the emoji font."""
     for name, place in row.taught:
-        paper, phrase = background(place, rng)
+        paper, _ = background(place, rng)
         subject = by_name(name)
         box = (0.5, 0.5, 0.86)
         pixels = paste(np.asarray(paper, np.float32) / np.float32(255), glyph(subject), box)
         plain = Image.fromarray((pixels * 255).round().astype(np.uint8))
-        said = f" {phrase}" if row.says_background else ""
-        yield STYLES[row.id](plain), f"{with_article(name, subject.plural)}{said} in {row.trigger} style"
+        yield STYLES[row.id](plain), f"{with_article(name, subject.plural)} in {row.trigger} style"
 
 
 def _save(pictures: Iterator[tuple[Image.Image, str]], folder: Path) -> dict[str, str]:
@@ -225,10 +221,6 @@ def _draw_subject(row: SubjectSet, out: Path, rng: np.random.Generator) -> dict[
 def _draw_style(row: StyleSet, out: Path, rng: np.random.Generator) -> dict[str, Any]:
     shutil.rmtree(out / row.id, ignore_errors=True)
     captions = _save(style_pictures(row, rng), out / row.id)
-    unseen = [
-        f"{with_article(name)} {background(place, rng)[1]}" if place else with_article(name)
-        for name, place in row.unseen
-    ]
     return {
         "id": row.id,
         "title": row.title,
@@ -240,7 +232,7 @@ def _draw_style(row: StyleSet, out: Path, rng: np.random.Generator) -> dict[str,
         "pictures": list(captions),
         "captions": captions,
         "held_out": [],
-        "unseen": unseen,
+        "unseen": [with_article(name) for name in row.unseen],
         "adapter": f"adapters/{row.id}.safetensors",
     }
 
