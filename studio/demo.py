@@ -13,14 +13,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import BaseError, ConfigError, PictureError, StudioError, nearest
+from pipelines.errors import BaseError, ConfigError, StudioError
 from pipelines.files import write_atomic
-from studio.examples import EXAMPLES, ExampleSet, example_sets
+from studio.trials import Trial, choose, columns, prompts
 from trainers.evidence.provenance import Clock, machine, versions
 
 if TYPE_CHECKING:
@@ -45,48 +44,6 @@ ROWS: tuple[tuple[str, float, float], ...] = (
 
 SHOWN = ("seconds", "image_similarity_base", "image_similarity_adapter", "prompt_similarity_base",
          "prompt_similarity_adapter", "export_psnr_db")  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """An example set and what to try it with.
-
-    held_out: for a subject, pictures that are only measured against.
-    scenes: for a subject, endings of a prompt that no training picture shows ("in the snow").
-    unseen: for a style, things that no training picture shows ("a crown on a red background").
-    """
-
-    example: ExampleSet
-    held_out: tuple[Path, ...]
-    scenes: tuple[str, ...]
-    unseen: tuple[str, ...]
-
-    @property
-    def id(self) -> str:
-        """Name of the set, of its adapter and of its run folder."""
-        return self.example.id
-
-
-def choose(kind: str, name: str, folder: Path = EXAMPLES) -> Trial:
-    """The example set of a kind and a name.
-
-    Raises:
-        ConfigError: there is no such set. PictureError: the set isn't whole.
-    """
-    found = {example.id: example for example in example_sets(folder) if example.kind == kind}
-    if name not in found:
-        raise ConfigError(f"there is no example {kind} {name!r}{nearest(name, found)}")
-    rows = json.loads((folder / "examples.json").read_text(encoding="utf-8"))["sets"]
-    row = next(row for row in rows if row["id"] == name)
-    held_out = tuple(folder / name / picture for picture in row.get("held_out", ()))
-    if len(found[name].pictures) < len(row["pictures"]) or not all(path.is_file() for path in held_out):
-        raise PictureError(f"pictures of the example {name!r} are missing; install Pigment again")
-    return Trial(
-        example=found[name],
-        held_out=held_out,
-        scenes=tuple(row.get("scenes", ())),
-        unseen=tuple(row.get("unseen", ())),
-    )
 
 
 def training(trial: Trial, options: argparse.Namespace) -> TrainConfig:
@@ -127,28 +84,22 @@ def teach(config: TrainConfig) -> tuple[Path, str]:
     return config.run.output / "adapter.safetensors", digest
 
 
-def columns(subject: Trial, style: Trial) -> list[tuple[str, str]]:
-    """(label, prompt) of the grid's columns: the subject in new scenes, then things new to the style."""
-    name, prompt = subject.example.trigger, subject.example.instance_prompt
-    shown = [(f"{name} {scene}", f"{prompt} {scene}") for scene in subject.scenes]
-    return shown + [(thing, f"a photo of {thing}") for thing in style.unseen]
-
-
 def draw_grid(
     base: Base, mixer: Mixer, subject: Trial, style: Trial, options: argparse.Namespace
 ) -> Image:
-    """Every column's prompt at every row's weights, one seed per column, as a labelled grid."""
+    """Every column at every row's weights, one seed per column, as a labelled grid."""
     from pipelines.generate import GenerationConfig, generate_prompts
     from pipelines.grids import labelled_grid
 
-    labels, prompts = zip(*columns(subject, style), strict=True)
-    seeds = [options.seed + index for index in range(len(prompts))]
+    labels = [label for label, *_ in columns(subject, style)]
+    seeds = [options.seed + index for index in range(len(labels))]
     rows = []
-    for _, subject_weight, style_weight in ROWS:
-        mixer.set({subject.id: subject_weight, style.id: style_weight})
-        rows.append(generate_prompts(base, prompts, seeds, GenerationConfig(prompt=prompts[0])))
+    for _, *weights in ROWS:
+        mixer.set({subject.id: weights[0], style.id: weights[1]})
+        asked = prompts(subject, style, (weights[0], weights[1]))
+        rows.append(generate_prompts(base, asked, seeds, GenerationConfig(prompt=asked[0])))
     title = f"{subject.example.title} · {style.example.title}"
-    return labelled_grid(rows, [label for label, *_ in ROWS], list(labels), title)
+    return labelled_grid(rows, [label for label, *_ in ROWS], labels, title)
 
 
 def measure(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import ConfigError, PictureError
-from studio import demo
+from studio import demo, trials
 from studio.examples import EXAMPLES
 from trainers import config as train_config
 
@@ -45,15 +45,19 @@ def test_the_whole_way(short: None, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert float(report["export_psnr_db"]) >= 35
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 8 * 64 and grid.height > 2 * 64
-    first = {name: row["sha256"] for name, row in report["adapters"].items()}
-    assert all(len(digest) == 64 for digest in first.values())
+    assert all(len(row["sha256"]) == 64 for row in report["adapters"].values())
+    assert f"look at {tmp_path / 'grid.png'}" in capsys.readouterr().out
 
-    # A demo that ended is begun anew, and one thread gives the same adapters again.
-    assert _demo(tmp_path) == 0
-    again = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
-    assert again["resumed"] is False
-    assert {name: row["sha256"] for name, row in again["adapters"].items()} == first
-    assert "look at" in capsys.readouterr().out
+
+def test_an_ended_demo_is_begun_anew_and_an_interrupted_one_taken_up(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    assert demo._begin(out) is False
+    (out / "runs" / "mascot").mkdir(parents=True)
+    assert demo._begin(out) is True
+    assert (out / "runs" / "mascot").is_dir()
+    (out / "demo.json").write_text("{}")
+    assert demo._begin(out) is False
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -81,16 +85,27 @@ def test_a_set_that_lacks_a_picture_is_named(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     (tmp_path / "examples" / "mascot" / "held_out" / "03.png").unlink()
     with pytest.raises(PictureError, match="mascot"):
-        demo.choose("subject", "mascot", tmp_path / "examples")
+        trials.choose("subject", "mascot", tmp_path / "examples")
 
 
 def test_columns_show_nothing_that_was_taught() -> None:
-    subject, style = demo.choose("subject", "mascot"), demo.choose("style", "blueprint")
-    prompts = [prompt for _, prompt in demo.columns(subject, style)]
-    assert len(prompts) == len(subject.scenes) + len(style.unseen) >= 6
+    subject, style = trials.choose("subject", "mascot"), trials.choose("style", "blueprint")
+    assert len(trials.columns(subject, style)) == len(subject.scenes) + len(style.unseen) >= 6
     taught = [*subject.example.captions.values(), *style.example.captions.values()]
     assert not any(scene in caption for scene in subject.scenes for caption in taught)
-    assert not any(thing.split(" on ")[0] in caption for thing in style.unseen for caption in taught)
+    assert not any(thing in caption for thing in style.unseen for caption in taught)
+
+
+def test_a_prompt_names_an_adapter_exactly_where_it_takes_part() -> None:
+    subject, style = trials.choose("subject", "mascot"), trials.choose("style", "blueprint")
+    for _, subject_weight, style_weight in demo.ROWS:
+        asked = trials.prompts(subject, style, (subject_weight, style_weight))
+        first, last = asked[0], asked[-1]
+        assert (subject.example.trigger in first) == (subject_weight != 0)
+        assert subject.example.trigger not in last
+        assert all((style.example.trigger in prompt) == (style_weight != 0) for prompt in asked)
+    called = trials.prompts(subject, style, (1.0, 0.0))[0]
+    assert called == f"{subject.example.instance_prompt} {subject.scenes[0]}"
 
 
 def test_only_an_uninterrupted_demo_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
