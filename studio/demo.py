@@ -128,9 +128,9 @@ def measure(
     called = [f"{subject.example.instance_prompt} {scene}" for scene in scenes]
     seeds = [options.seed + 1000 + index for index in range(len(scenes))]
     figures: dict[str, float | int | None] = {"pictures_measured": len(scenes)}
-    for side, prompts, weight in (("base", plain, 0.0), ("adapter", called, 1.0)):
+    for side, asked, weight in (("base", plain, 0.0), ("adapter", called, 1.0)):
         mixer.set(dict.fromkeys(mixer.names, 0.0) | {subject.id: weight})
-        drawn = generate_prompts(base, prompts, seeds, GenerationConfig(prompt=prompts[0]))
+        drawn = generate_prompts(base, asked, seeds, GenerationConfig(prompt=asked[0]))
         figures[f"image_similarity_{side}"] = round(judge.image_similarity(drawn, references), 4)
         figures[f"prompt_similarity_{side}"] = round(judge.prompt_similarity(drawn, plain), 4)
     return figures

@@ -237,18 +237,63 @@ def _draw_style(row: StyleSet, out: Path, rng: np.random.Generator) -> dict[str,
     }
 
 
+def teach(out: Path, runs: Path, preset: str, only: Sequence[str] = ()) -> Iterator[str]:
+    """Train an adapter from each set below `out` on the embedded base; yields a line for people now and then.
+
+    runs: folder of the trainings, which are taken up where they stand. only: ids; none means all.
+    Raises: StudioError as the training does, and where `out` holds no sets.
+    """
+    from trainers.config import preset_config
+    from trainers.loop import train
+
+    index = out / "examples.json"
+    if not index.is_file():
+        raise StudioError(f"no examples.json in {out}; draw the pictures first")
+    for row in json.loads(index.read_text(encoding="utf-8"))["sets"]:
+        if only and row["id"] not in only:
+            continue
+        config = preset_config(
+            preset,
+            row["kind"],
+            instance_images=out / row["id"],
+            instance_prompt=row["instance_prompt"],
+            class_prompt=row["class_prompt"],
+            captions="sidecar",
+            trigger=row["trigger"],
+            output=runs / row["id"],
+            cache=runs / "class-pictures",
+            name=row["id"],
+        )
+        for event in train(config):
+            if event.kind in {"stage", "done"} or event.step % 50 == 0:
+                yield f"{row['id']} {event.step}/{event.total} {event.message}"
+        (out / "adapters").mkdir(exist_ok=True)
+        write_atomic(out / row["adapter"], [(runs / row["id"] / "adapter.safetensors").read_bytes()])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 after one line that says what to do."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.base.examples", description=__doc__)
-    parser.add_argument("what", choices=("draw",))
-    parser.add_argument("--out", type=Path, default=ASSETS / "examples")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.base.examples",
+        description="Make assets/examples: the pictures, and the adapters taught from them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("what", choices=("draw", "teach"), help="pictures, or adapters")
+    parser.add_argument("--out", type=Path, default=ASSETS / "examples", help="folder of the examples")
+    parser.add_argument("--runs", type=Path, default=Path("runs/examples"), help="folder of teach's trainings")
+    parser.add_argument("--preset", default="standard", help="how long to teach")
+    parser.add_argument("--only", nargs="*", default=[], help="ids of the sets to teach; none means all")
     options = parser.parse_args(argv)
     try:
-        draw(options.out)
+        if options.what == "teach":
+            for line in teach(options.out, options.runs, options.preset, options.only):
+                print(line, flush=True)
+        else:
+            draw(options.out)
+            print(f"drew {len(SUBJECT_SETS)} subjects and {len(STYLE_SETS)} styles into {options.out}")
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(f"drew {len(SUBJECT_SETS)} subjects and {len(STYLE_SETS)} styles into {options.out}")
     return 0
 
 
