@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("what", choices=("draw", "teach"), help="pictures, or adapters")
     parser.add_argument("--out", type=Path, default=ASSETS / "examples", help="folder of the examples")
-    parser.add_argument("--runs", type=Path, default=Path("runs/examples"), help="folder of teach's trainings")
+    parser.add_argument("--runs", type=Path, default=Path("runs/examples"), help="folder of the trainings")
     parser.add_argument("--preset", default="standard", help="how long to teach")
     parser.add_argument("--only", nargs="*", default=[], help="ids of the sets to teach; none means all")
     options = parser.parse_args(argv)
