@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # the log or the run folder: full, gone, or not ours
+        print(f"error: {error.strerror or error} ({error.filename}); see to it and run again", file=sys.stderr)
+        return StudioError.exit_code
     except KeyboardInterrupt:
         print("stopped; run the same command to go on", file=sys.stderr)
         return 130

@@ -55,10 +55,10 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B samples of all streams, stream after stream.
+    """B samples of all streams, stream after stream; `part` gives those of one.
 
     latents, noise: fp32 (B, C, h, w). timesteps: (B,). share: (B,), what each sample counts in the loss,
-    Σ = Σ stream weights. captions: B.
+    Σ = Σ stream weights. captions: B. sizes: samples of each stream.
     """
 
     latents: torch.Tensor
@@ -66,6 +66,14 @@ class Batch:
     timesteps: torch.Tensor
     share: torch.Tensor
     captions: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    def part(self, index: int) -> Batch:
+        """Return the samples of stream `index`."""
+        start = sum(self.sizes[:index])
+        rows = slice(start, start + self.sizes[index])
+        tensors = (self.latents[rows], self.noise[rows], self.timesteps[rows], self.share[rows])
+        return Batch(*tensors, self.captions[rows], (self.sizes[index],))
 
 
 def draw_batch(streams: Sequence[Stream], levels: int, noise_offset: float, device: torch.device) -> Batch:
@@ -84,4 +92,5 @@ def draw_batch(streams: Sequence[Stream], levels: int, noise_offset: float, devi
         torch.cat(timesteps).to(device),
         torch.cat(share).to(device),
         tuple(captions),
+        tuple(stream.size for stream in streams),
     )

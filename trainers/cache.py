@@ -65,8 +65,9 @@ class PromptEncoder:
             encoded = self.base.encode_prompts(unique)
             place = {prompt: index for index, prompt in enumerate(unique)}
             return encoded[[place[prompt] for prompt in prompts]]
-        missing = [prompt for prompt in unique if prompt not in self._kept]
-        if missing:
-            with torch.no_grad():
-                self._kept |= dict(zip(missing, self.base.encode_prompts(missing), strict=True))
+        # One at a time: a batch's composition changes the last bits, and after a resume it is another.
+        with torch.no_grad():
+            for prompt in unique:
+                if prompt not in self._kept:
+                    self._kept[prompt] = self.base.encode_prompts([prompt])[0]
         return torch.stack([self._kept[prompt] for prompt in prompts])

@@ -72,6 +72,7 @@ def commit(
     """
     final = folder / f"step-{step:06d}"
     temporary = folder / f"{_TEMPORARY}{step:06d}-{os.getpid()}"
+    aside = folder / f"{_TEMPORARY}old-{step:06d}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -84,10 +85,12 @@ def commit(
         sync_folder(temporary)
         if final.exists():
             # A folder can't be renamed over a full one: the old one steps aside, an orphan from then on.
-            final.rename(folder / f"{_TEMPORARY}old-{step:06d}-{os.getpid()}")
+            final.rename(aside)
         temporary.rename(final)
         sync_folder(folder)
     except OSError as error:
+        if aside.exists() and not final.exists():
+            aside.rename(final)
         shutil.rmtree(temporary, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StudioError(

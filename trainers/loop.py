@@ -15,14 +15,14 @@ from pipelines.base import Base, load_base
 from pipelines.errors import ConfigError, StudioError
 from pipelines.formats import write_adapter
 from trainers import checkpoint
-from trainers.batches import Stream, draw_batch
+from trainers.batches import Batch, Stream, draw_batch
 from trainers.cache import LatentCache, PromptEncoder, encode_pictures
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset, cut, load_dataset
 from trainers.events import Kind, TrainEvent
 from trainers.evidence.held_out import HeldOut, hold_out
-from trainers.inject import collect, injected
-from trainers.objective import denoising_losses, num_timesteps, weights
+from trainers.inject import Injection, collect, disabled, injected
+from trainers.objective import num_timesteps, predict, squared_errors, target, weights
 from trainers.optimizers import OPTIMIZERS, rate_factor
 from trainers.previews import draw_previews
 from trainers.prior import cache_folder, make_class_pictures, plan
@@ -64,9 +64,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         # ── The base's own pictures, so that it isn't forgotten
         if config.data.prior_weight > 0:
             prior = yield from _class_latents(base, config, resolution)
-            streams.append(
-                Stream.of("prior", prior, run.batch_size, config.data.prior_weight, 2 * run.seed + 1)
-            )
+            size = config.data.prior_batch_size or run.batch_size
+            streams.append(Stream.of("prior", prior, size, config.data.prior_weight, 2 * run.seed + 1))
 
         with injected(base, config.adapter, run.seed) as injection:
             parameters = list(injection.parameters.values())
@@ -75,6 +74,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             )
             rates = [group["lr"] for group in optimizer.param_groups]
             encode = PromptEncoder(base, injection.text_is_trained)
+            encode_plain = PromptEncoder(base, trained=False)
             state = RunState(injection, optimizer, streams, dataset.sha256)
 
             # ── Go on where an earlier run stopped
@@ -100,9 +100,11 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                     batch = draw_batch(
                         streams, num_timesteps(base), config.objective.noise_offset, base.device
                     )
-                    losses = denoising_losses(
+                    wanted = _wanted(injection, batch, config, encode_plain)  # (B, C, h, w)
+                    predicted = predict(
                         base, batch.latents, batch.noise, batch.timesteps, encode(batch.captions)
-                    )  # (B,)
+                    )  # (B, C, h, w)
+                    losses = squared_errors(predicted, wanted)  # (B,)
                     loss = (losses * batch.share * weights(base, batch.timesteps, config.objective)).sum()
                     loss.backward()
                     norm = torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm)
@@ -112,7 +114,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                     optimizer.zero_grad(set_to_none=True)
                     state.step += 1
 
-                    parts = losses.detach().split([stream.size for stream in streams])
+                    parts = losses.detach().split(batch.sizes)
                     yield event(
                         "step",
                         state.step,
@@ -184,6 +186,25 @@ def _look(
         else:
             message = f"preview of {len(data['files'])} prompts"
             yield TrainEvent(kind="preview", step=step, total=total, message=message, data=data)
+
+
+def _wanted(
+    injection: Injection, batch: Batch, config: TrainConfig, encode_plain: PromptEncoder
+) -> torch.Tensor:
+    """What the UNet should predict for a batch, (B, C, h, w).
+
+    For class pictures under `prior_target = "base"` that is what it predicts without the adapter: the
+    adapter is then pulled back only where it has moved something.
+    encode_plain: keeps the embeddings of the untrained text encoder.
+    """
+    base = injection.base
+    wanted = target(base, batch.latents, batch.noise, batch.timesteps)
+    if len(batch.sizes) == 1 or config.objective.prior_target == "picture":
+        return wanted
+    prior = batch.part(1)
+    with torch.no_grad(), disabled(injection):
+        kept = predict(base, prior.latents, prior.noise, prior.timesteps, encode_plain(prior.captions))
+    return torch.cat([wanted[: batch.sizes[0]], kept])
 
 
 def _class_latents(

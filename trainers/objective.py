@@ -45,16 +45,20 @@ def num_timesteps(base: Base) -> int:
     return int(base.scheduler.config["num_train_timesteps"])
 
 
-def denoising_losses(
-    base: Base,
-    latents: torch.Tensor,
-    noise: torch.Tensor,
-    timesteps: torch.Tensor,
-    embeddings: torch.Tensor,
+def predict(
+    base: Base, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor
 ) -> torch.Tensor:
-    """Return the mean squared error of the UNet's prediction, one per sample (B,), fp32.
+    """Return what the UNet predicts for noised latents, fp32 (B, C, h, w).
 
     latents, noise: fp32 (B, C, h, w). timesteps: (B,). embeddings: (B, L, D).
+    """
+    noisy = add_noise(latents, noise, signal_at(base, timesteps)).to(base.unet.dtype)
+    predicted: torch.Tensor = base.unet(noisy, timesteps, embeddings.to(base.unet.dtype)).sample
+    return predicted.float()
+
+
+def target(base: Base, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """Return what the UNet should predict for noised latents, (B, C, h, w).
 
     Raises: BaseError where the scheduler names a prediction type that isn't in PREDICTIONS.
     """
@@ -63,11 +67,12 @@ def denoising_losses(
         raise BaseError(
             f"base predicts {base.prediction_type!r}, expected one of {known}; choose another base"
         )
-    signal = signal_at(base, timesteps)
-    noisy = add_noise(latents, noise, signal).to(base.unet.dtype)
-    predicted = base.unet(noisy, timesteps, embeddings.to(base.unet.dtype)).sample
-    wanted = PREDICTIONS[base.prediction_type](latents, noise, signal)
-    return (predicted.float() - wanted).square().mean(dim=(1, 2, 3))
+    return PREDICTIONS[base.prediction_type](latents, noise, signal_at(base, timesteps))
+
+
+def squared_errors(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of each sample, (B,), of two (B, C, h, w)."""
+    return (predicted - wanted).square().mean(dim=(1, 2, 3))
 
 
 def weights(base: Base, timesteps: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:

@@ -98,6 +98,14 @@ class DataConfig(Section):
         description="How much keeping what the base knows counts against learning the new; 0 leaves it out.",
         json_schema_extra=_about("advanced"),
     )
+    prior_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        title="Class pictures per step",
+        description="Empty: as many as pictures.",
+        json_schema_extra=_about("advanced", "pictures"),
+    )
     num_class_images: int = Field(
         default=48,
         ge=1,
@@ -221,6 +229,13 @@ class ObjectiveConfig(Section):
         description="Noise of a whole channel added to the noise, for very dark and very bright pictures.",
         json_schema_extra=_about("advanced"),
     )
+    prior_target: Literal["base", "picture"] = Field(
+        default="base",
+        title="Target of the class pictures",
+        description="base: what the base itself predicts there, which keeps it closest. "
+        "picture: the noise that was added, as in DreamBooth.",
+        json_schema_extra=_about("advanced"),
+    )
 
 
 class OptimizerConfig(Section):
@@ -311,7 +326,7 @@ class RunConfig(Section):
         ge=1,
         le=256,
         title="Batch",
-        description="Pictures per step; as many class pictures come on top.",
+        description="Pictures per step; class pictures come on top.",
         json_schema_extra=_about("advanced", "pictures"),
     )
     seed: int = Field(

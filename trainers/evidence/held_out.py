@@ -8,7 +8,7 @@ import torch
 
 from pipelines.base import Base
 from trainers.cache import LatentCache, PromptEncoder
-from trainers.objective import denoising_losses, num_timesteps
+from trainers.objective import num_timesteps, predict, squared_errors, target
 
 LEVELS = 8
 """Noise levels per picture, at the middles of equal parts of the range."""
@@ -35,11 +35,9 @@ class HeldOut:
         with torch.no_grad():
             for start in range(0, len(self.captions), batch_size):
                 part = slice(start, start + batch_size)
-                embeddings = encode(self.captions[part])
-                losses = denoising_losses(
-                    base, self.latents[part], self.noise[part], self.timesteps[part], embeddings
-                )
-                total += float(losses.sum())
+                sample = (self.latents[part], self.noise[part], self.timesteps[part])
+                predicted = predict(base, *sample, encode(self.captions[part]))
+                total += float(squared_errors(predicted, target(base, *sample)).sum())
         return total / len(self.captions)
 
 
