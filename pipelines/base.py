@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +40,14 @@ class Base:
     ref: str
     path: Path
     family: Family
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    vae: AutoencoderKL
-    scheduler: SchedulerMixin
+    unet: UNet2DConditionModel = field(repr=False)
+    text_encoder: CLIPTextModel = field(repr=False)
+    tokenizer: CLIPTokenizer = field(repr=False)
+    vae: AutoencoderKL = field(repr=False)
+    scheduler: SchedulerMixin = field(repr=False)
     device: torch.device
     dtype: torch.dtype
-    holder: object | None = None
+    holder: object | None = field(default=None, repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -179,13 +179,7 @@ def load_base(
     except broken as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseError(f"base {str(ref)!r} can't be loaded: {reason}; fetch its folder again") from error
-    base = Base(ref=str(ref), path=path, family=family, device=chosen.device, dtype=chosen.dtype, **parts)
-    positions = int(base.unet.config["sample_size"]) ** 2
-    if chosen.plain_attention(positions):
-        from diffusers.models.attention_processor import AttnProcessor
-
-        base.unet.set_attn_processor(AttnProcessor())
-    return base
+    return Base(ref=str(ref), path=path, family=family, device=chosen.device, dtype=chosen.dtype, **parts)
 
 
 def _recognise(path: Path, ref: str) -> Family:

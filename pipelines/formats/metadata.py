@@ -53,7 +53,7 @@ def file_metadata(adapter: Adapter, *, rank: int, alpha: float) -> dict[str, str
         "family": adapter.family,
         "method": adapter.method,
         "triggers": list(adapter.triggers),
-        "metadata": dict(sorted(own.items())),
+        "metadata": own,
     }
     stated[PIGMENT_KEY] = json.dumps(about, ensure_ascii=False, sort_keys=True)
     return stated

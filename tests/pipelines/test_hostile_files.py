@@ -167,6 +167,8 @@ def test_bad_contents_are_refused_and_the_base_stays(kind: str, tiny_base: Base,
     before = weights_of(tiny_base)
     with pytest.raises(AdapterError, match=says) as refusal:
         mixer.add("bad", read_adapter(path))
+    with pytest.raises(AdapterError, match=says):
+        read_adapter(path)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 300
     assert mixer.names == ("good",)
