@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.jobs import Job, Jobs
-from studio.library import Library
+from studio.library import Entry, Library
 from studio.runlog import RunLog
 from studio.runner import Runner
 from studio.workspace import Workspace
@@ -56,6 +56,7 @@ class Context:
                 for row in db.execute("SELECT * FROM images ORDER BY created DESC LIMIT ?", (limit,))
             ]
 
-    def export_path(self, adapter_id: str, format: str) -> Path:
-        """Where the exported file of an adapter is kept for download."""
-        return self.workspace.folder("cache", f"export-{adapter_id}-{format}.safetensors")
+    def export_path(self, entry: Entry, format: str) -> Path:
+        """Where the exported file of an adapter is kept for download, under the name it is downloaded by."""
+        name = f"{entry.slug}-{format}.safetensors"
+        return self.workspace.folder("cache", "exports", entry.id, name)

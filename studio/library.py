@@ -29,7 +29,9 @@ class Entry:
         path: its safetensors file.
         origin: "trained", "imported" or "example".
         info: what `inspect_adapter` read from the file's header.
-        job: the id of the job that trained it. cover: the id of a generated image.
+        job: the id of the job that trained it.
+        cover: the picture shown for it, as the server's address below /files: "preview/JOB/FILE",
+            "example/SET/0", "image/ID".
         created, trashed: seconds since 1970; trashed is None while it isn't in the trash.
     """
 
@@ -56,14 +58,14 @@ class Entry:
         return rank if isinstance(rank, int) else None
 
     @property
+    def slug(self) -> str:
+        """The name as the stem of a file: ASCII letters, digits, `-`, `_`; never empty."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "adapter"
+
+    @property
     def file_name(self) -> str:
-        """A file name made from the name: letters, digits, `-` and `_`, ending in `.safetensors`."""
-        return f"{slug(self.name)}.safetensors"
-
-
-def slug(name: str) -> str:
-    """`name` as the stem of a file: ASCII letters, digits, `-`, `_`; never empty."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60] or "adapter"
+        """The name as a file's."""
+        return f"{self.slug}.safetensors"
 
 
 def copy_file(source: Path, target: Path) -> str:
@@ -224,29 +226,31 @@ class Library:
         return chosen
 
     def add_examples(self) -> None:
-        """List the adapters that come with Pigment (nothing is copied; one put in the trash stays there)."""
+        """List the adapters that come with Pigment (nothing is copied; one put in the trash stays there).
+
+        A newer Pigment's example takes the place of the older one.
+        """
         for example in example_sets():
             if example.adapter is None:
                 continue
+            adapter_id = f"example-{example.id}"
             sha256 = file_sha256(example.adapter)
+            with self.workspace.read() as db:
+                row = db.execute("SELECT sha256 FROM adapters WHERE id = ?", (adapter_id,)).fetchone()
+            if row is not None and row["sha256"] == sha256:
+                continue
             file = f"example:{example.adapter.relative_to(EXAMPLES).as_posix()}"
-            with self.workspace.write() as db:
-                row = db.execute(
-                    "SELECT sha256 FROM adapters WHERE id = ?", (f"example-{example.id}",)
-                ).fetchone()
-                if row is not None and row["sha256"] != sha256:  # a newer Pigment brings newer examples
-                    db.execute(
-                        "UPDATE adapters SET sha256 = ?, file = ?, info = ?, cover = NULL WHERE id = ?",
-                        (
-                            sha256,
-                            file,
-                            json.dumps(inspect_adapter(example.adapter), default=str),
-                            f"example-{example.id}",
-                        ),
-                    )
+            info = inspect_adapter(example.adapter)
             if row is None:
-                info = inspect_adapter(example.adapter)
-                self._insert(f"example-{example.id}", example.title, file, "example", sha256, info, None)
+                self._insert(adapter_id, self.free_name(example.title), file, "example", sha256, info, None)
+                self.set_cover(adapter_id, f"example/{example.id}/0")
+                continue
+            with self.workspace.write() as db:
+                db.execute(
+                    "UPDATE adapters SET sha256 = ?, file = ?, info = ? WHERE id = ?",
+                    (sha256, file, json.dumps(info, default=str), adapter_id),
+                )
+                _count_change(db)
 
     def rename(self, adapter_id: str, name: str) -> Entry:
         """Give an adapter another name.
@@ -260,9 +264,9 @@ class Library:
         self._set(adapter_id, "name", cleaned)
         return self.get(adapter_id)
 
-    def set_cover(self, adapter_id: str, image_id: str) -> None:
-        """Show a generated picture as the adapter's cover."""
-        self._set(adapter_id, "cover", image_id)
+    def set_cover(self, adapter_id: str, cover: str) -> None:
+        """Show a picture for the adapter; see `Entry.cover`."""
+        self._set(adapter_id, "cover", cover)
 
     def trash(self, adapter_id: str) -> Entry:
         """Put an adapter into the trash; `restore` brings it back."""

@@ -1,4 +1,4 @@
-"""Child processes: started in sessions of their own, recognised after a restart, ended with their children."""
+"""Child processes: started in their own sessions, recognised after a restart, ended with their children."""
 
 from __future__ import annotations
 

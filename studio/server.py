@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from ipaddress import ip_address
@@ -114,8 +115,8 @@ def add_files(app: FastAPI, context: Context) -> None:
             entry = library.get(checked(adapter_id))
         except AdapterError:
             raise HTTPException(404) from None
-        name = f"{Path(entry.file_name).stem}-{checked(format)}.safetensors"
-        return send(context.export_path(adapter_id, format), name, media="application/octet-stream")
+        path = context.export_path(entry, checked(format))
+        return send(path, path.name, media="application/octet-stream")
 
     @app.get("/files/run/{job_id}/config.json")
     def config(job_id: str) -> FileResponse:
@@ -201,6 +202,9 @@ def serve(*, host: str, port: int, workspace: str | Path | None, base: str = "po
     address = f"http://{shown}:{listener.getsockname()[1]}"
     with listener:
         opened = Workspace.open(workspace, note=address)
+        # uvicorn shuts down at a signal and then raises it again: without this, SIGTERM would end the process
+        # before the child processes were ended.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         runner = Runner(opened, base=base)
         try:
             context = Context(opened, runner, base)
@@ -216,7 +220,11 @@ def serve(*, host: str, port: int, workspace: str | Path | None, base: str = "po
         except KeyboardInterrupt:
             pass
         finally:
-            print("ending", flush=True)
+            for name in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(name, signal.SIG_IGN)
+            print(
+                "\nPigment is ending; a running training keeps its last step and can be resumed", flush=True
+            )
             runner.close()
             opened.close()
     return 0

@@ -97,9 +97,11 @@ def train_job(workspace: Workspace, job: Job, stop: threading.Event) -> tuple[st
                 written = now
             if stop.is_set():
                 return _stopped(jobs, job.id)
-    entry, _ = Library(workspace).add(
-        folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id
-    )
+    library = Library(workspace)
+    entry, new = library.add(folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id)
+    previews = sorted((folder / "previews").glob("*-00.png"))
+    if new and previews:
+        library.set_cover(entry.id, f"preview/{job.id}/{previews[-1].name}")
     return "done", {"adapter": entry.id}
 
 

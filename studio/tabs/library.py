@@ -35,21 +35,16 @@ def build(context: Context, page: Page) -> None:
         with gr.Column(scale=5, min_width=320):
             detail = gr.HTML(elem_id="adapter-detail", js_on_load=markup.CLICKS)
             with gr.Column(visible=False, elem_id="adapter-tools") as tools:
-                with gr.Row():
-                    format_box = gr.Radio(
-                        [(row.label, name) for name, row in FORMATS.items()], value=next(iter(FORMATS)),
-                        label="Export for", scale=3, min_width=200, elem_id="export-format",
-                    )  # fmt: skip
-                    export = gr.Button(
-                        "Check and export", variant="primary", scale=2, min_width=140, elem_id="export"
-                    )
+                format_box = gr.Radio(
+                    [(f"{row.label}: {row.readers}", name) for name, row in FORMATS.items()],
+                    value=next(iter(FORMATS)), label="Export for", elem_id="export-format",
+                )  # fmt: skip
+                export = gr.Button("Check and export", variant="primary", size="md", elem_id="export")
                 report = gr.HTML(elem_id="export-report")
+                name = gr.Textbox(label="Name", max_length=80, elem_id="rename-to", interactive=True)
                 with gr.Row():
-                    name = gr.Textbox(
-                        label="Name", scale=3, min_width=180, max_length=80, elem_id="rename-to"
-                    )
-                    rename = gr.Button("Rename", scale=1, min_width=90, elem_id="rename")
-                    throw = gr.Button("Move to trash", scale=1, min_width=90, elem_id="to-trash")
+                    rename = gr.Button("Rename", size="md", min_width=120, elem_id="rename")
+                    throw = gr.Button("Move to trash", size="md", min_width=120, elem_id="to-trash")
     pieces = [cards, trash, detail, tools, name]
     render = toast(_renderer(context))
     refresh = {"fn": render, "inputs": [chosen], "outputs": pieces, **QUIET}
@@ -90,7 +85,7 @@ def _renderer(context: Context) -> Callable[..., Any]:
 
 def _cover(entry: Entry) -> str:
     if entry.cover:
-        return f'<img class="cover" src="{markup.url("image", entry.cover)}" alt="" loading="lazy">'
+        return f'<img class="cover" src="{markup.url(*entry.cover.split("/"))}" alt="" loading="lazy">'
     colour = COVER_COLOURS[sum(entry.id.encode()) % len(COVER_COLOURS)]
     letter = text(entry.name[:1].upper())
     return f'<span class="cover none" style="background:{colour}" aria-hidden="true">{letter}</span>'
@@ -195,14 +190,14 @@ def _exporter(context: Context) -> Callable[..., Any]:
     def export(chosen: str, format: str) -> Any:
         """Write the file, compare it with the adapter, offer it."""
         entry = context.library.get(chosen)
-        target = context.export_path(entry.id, format)
+        target = context.export_path(entry, format)
+        target.parent.mkdir(parents=True, exist_ok=True)
         answer = context.runner.maker.ask(
             "export", adapter=entry.id, format=format, target=str(target), base=context.base
         )
-        link = markup.download(
-            f"Download for {FORMATS[format].label} ({markup.size(target.stat().st_size)})",
-            markup.url("export", entry.id, format), "", style="main",
-        )  # fmt: skip
+        label = f"Download {target.name} ({markup.size(target.stat().st_size)})"
+        address = markup.url("export", entry.id, format)
+        link = markup.download(label, address, target.name, style="main")
         return gr.HTML(
             f'<div class="pg-report">{text(answer["text"])}</div><div class="pg-row">{link}</div>',
             visible=True,

@@ -14,7 +14,7 @@ from studio.context import Context
 from studio.jobs import Job
 from studio.library import Entry
 from studio.markup import text
-from studio.tabs.page import BUSY, QUIET, Page, toast
+from studio.tabs.page import BUSY, QUIET, Page, show, toast
 
 TICK, REST = 0.5, 4.0  # seconds between two looks at the pictures
 
@@ -22,6 +22,7 @@ TICK, REST = 0.5, 4.0  # seconds between two looks at the pictures
 def build(context: Context, page: Page) -> None:
     """Add the tab's components and listeners."""
     weights = gr.State({})
+    rack_turn = gr.State(0)  # counts up when the rack must be shown anew, after `weights` is set
     seen = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
@@ -40,9 +41,7 @@ def build(context: Context, page: Page) -> None:
 
     with rack:
 
-        @gr.render(
-            inputs=[weights], triggers=[page.blocks.load, page.adapters_changed.change, page.wish.change]
-        )
+        @gr.render(inputs=[weights], triggers=[rack_turn.change, page.adapters_changed.change])
         def show_rack(known: dict[str, float]) -> None:
             sliders = _rack(context, known, weights, parts["prompt"])
             event = gr.on(
@@ -53,10 +52,14 @@ def build(context: Context, page: Page) -> None:
                 key="generate",
                 **BUSY,
             )
-            event.success(render, [seen], pieces, key="after-generate", **QUIET)
+            event.success(render, [seen], pieces, key="after-generate", **QUIET).success(
+                None, js=show("mix-status"), key="show-pictures", **QUIET
+            )
 
-    page.wish.change(_grant, [page.wish, weights], [weights, parts["prompt"]], **QUIET)
-    page.blocks.load(toast(_remembered(context, list(parts))), None, [weights, *parts.values()], **QUIET)
+    page.wish.change(_grant, [page.wish, rack_turn], [weights, parts["prompt"], rack_turn], **QUIET)
+    page.blocks.load(
+        toast(_remembered(context, list(parts))), None, [rack_turn, weights, *parts.values()], **QUIET
+    )
     for moment in (page.blocks.load, timer.tick):
         moment(render, [seen], pieces, **QUIET)
     status.click(toast(_stop(context)), None, None, **QUIET)
@@ -66,10 +69,19 @@ def _words() -> dict[str, Any]:
     """The texts, by the names that `mixing.Request` has for them."""
     return {
         "prompt": gr.Textbox(
-            label="Prompt", placeholder="a photo of a fox in the snow", lines=2, max_lines=6, elem_id="prompt"
+            interactive=True,
+            label="Prompt",
+            placeholder="a photo of a fox in the snow",
+            lines=2,
+            max_lines=6,
+            elem_id="prompt",
         ),
         "negative_prompt": gr.Textbox(
-            label="Not in the picture", placeholder="nothing in particular", lines=1, elem_id="negative"
+            interactive=True,
+            label="Not in the picture",
+            placeholder="nothing in particular",
+            lines=1,
+            elem_id="negative",
         ),
     }
 
@@ -79,10 +91,24 @@ def _settings() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Row():
         parts["num_images"] = gr.Slider(
-            1, 16, value=4, step=1, label="Pictures", min_width=140, buttons=[], elem_id="count"
+            1,
+            16,
+            value=4,
+            step=1,
+            label="Pictures",
+            interactive=True,
+            min_width=140,
+            buttons=[],
+            elem_id="count",
         )
         parts["seed"] = gr.Number(
-            value=0, precision=0, label="Seed", placeholder="a new one", min_width=140, elem_id="seed"
+            value=0,
+            precision=0,
+            label="Seed",
+            interactive=True,
+            placeholder="a new one",
+            min_width=140,
+            elem_id="seed",
         )
     with gr.Accordion("More settings", open=False):
         with gr.Row():
@@ -97,14 +123,21 @@ def _settings() -> dict[str, Any]:
                 buttons=[],
             )
             parts["guidance_scale"] = gr.Slider(
-                1, 12, value=3, step=0.5, label="Guidance", info="How strictly the prompt is followed",
+                1, 12, value=3, step=0.5, label="Guidance", interactive=True,
+                info="How strictly the prompt is followed",
                 min_width=140, buttons=[],
             )  # fmt: skip
         parts["sampler"] = gr.Dropdown(
-            [(row.label, name) for name, row in SAMPLERS.items()], value=next(iter(SAMPLERS)), label="Sampler"
+            [(row.label, name) for name, row in SAMPLERS.items()],
+            value=next(iter(SAMPLERS)),
+            label="Sampler",
+            interactive=True,
         )
     parts["compare"] = gr.Checkbox(
-        value=False, label="Show the same seeds without adapters beside them", elem_id="compare"
+        value=False,
+        label="Show the same seeds without adapters beside them",
+        interactive=True,
+        elem_id="compare",
     )
     return parts
 
@@ -121,7 +154,7 @@ def _rack(
     for entry in entries:
         with gr.Row(elem_classes=["pg-rack-row"], key=f"row-{entry.id}"):
             sliders[entry.id] = slider = gr.Slider(
-                low, high, value=known.get(entry.id, 0.0), step=0.05, label=entry.name,
+                low, high, value=known.get(entry.id, 0.0), step=0.05, label=entry.name, interactive=True,
                 key=f"weight-{entry.id}", preserved_by_key=[], min_width=200, scale=5, buttons=[],
                 elem_classes=["pg-weight"],
             )  # fmt: skip
@@ -153,11 +186,11 @@ def _keep(adapter_id: str) -> Callable[[dict[str, float], float], dict[str, floa
     return keep
 
 
-def _grant(wish: dict[str, Any], weights: dict[str, float]) -> tuple[dict[str, float], str]:
+def _grant(wish: dict[str, Any], rack_turn: int) -> list[Any]:
     """What another tab asked for: that adapter alone at 1, its words in the prompt."""
     if not wish:
-        return gr.skip(), gr.skip()
-    return {wish["adapter"]: 1.0}, wish["prompt"]
+        return [gr.skip()] * 3
+    return [{wish["adapter"]: 1.0}, wish["prompt"], rack_turn + 1]
 
 
 def _starter(context: Context, parts: dict[str, Any], sliders: dict[str, gr.Slider]) -> Callable[..., Any]:
@@ -182,10 +215,10 @@ def _remembered(context: Context, names: list[str]) -> Callable[[], list[Any]]:
         """The weights and settings of the newest pictures, so that a reload goes on where it was."""
         newest = context.jobs.find(kind="generate", limit=1)
         if not newest:
-            return [gr.skip()] * (1 + len(names))
+            return [1, {}, *[gr.skip()] * len(names)]
         config = newest[0].config
         settings = {**config["generation"], "compare": config["compare"]}
-        return [config["weights"], *(settings[name] for name in names)]
+        return [1, config["weights"], *(settings[name] for name in names)]
 
     return remembered
 
@@ -232,19 +265,23 @@ def _status(context: Context, job: Job | None) -> str:
     return f'<div class="pg-note" data-state="{job.state}">{text(job.error)}</div>'
 
 
+def _prompt(settings: str) -> str:
+    return str(json.loads(settings).get("generation", {}).get("prompt", ""))
+
+
 def _figure(context: Context, image_id: str, plain_id: str | None = None) -> str:
     with context.workspace.read() as db:
         row = db.execute("SELECT seed, settings FROM images WHERE id = ?", (image_id,)).fetchone()
     if row is None:
         return ""
-    prompt = json.loads(row["settings"]).get("prompt", "")
+    prompt = _prompt(row["settings"])
     address = markup.url("image", image_id)
 
     def side(image: str, label: str) -> str:
         here = markup.url("image", image)
         tag = f"<span>{label}</span>" if plain_id else ""
         shown = f'<img src="{here}" alt="{text(prompt)}" loading="lazy">'
-        return f'<a class="side" href="{here}" target="_blank">{shown}{tag}</a>'
+        return f'<a class="pg-side" href="{here}" target="_blank">{shown}{tag}</a>'
 
     sides = (
         side(image_id, "with adapters")
@@ -277,7 +314,7 @@ def _earlier(context: Context, job: Job | None) -> str:
     figures = "".join(
         f'<figure class="pg-picture"><a href="{markup.url("image", row["id"])}" target="_blank">'
         f'<img src="{markup.url("image", row["id"])}" loading="lazy" '
-        f'alt="{text(json.loads(row["settings"]).get("prompt", ""))}"></a></figure>'
+        f'alt="{text(_prompt(row["settings"]))}"></a></figure>'
         for row in others
     )
     return f'<p class="pg-sub">Earlier</p><div class="pg-pictures few">{figures}</div>'

@@ -37,6 +37,12 @@ class Page:
     wish: gr.State
 
 
+def show(elem_id: str) -> str:
+    """JavaScript that brings a piece of the page into view, for narrow screens where it lies below."""
+    options = "{behavior: 'smooth', block: 'nearest'}"
+    return f"() => document.getElementById('{elem_id}')?.scrollIntoView({options})"
+
+
 def toast(handler: Handler) -> Handler:
     """Show a handler's StudioError as one line on the page instead of failing."""
 

@@ -14,7 +14,7 @@ from studio.context import Context
 from studio.examples import example_sets
 from studio.markup import text
 from studio.tabs import run_card
-from studio.tabs.page import BUSY, QUIET, Page, toast
+from studio.tabs.page import BUSY, QUIET, Page, show, toast
 from trainers.config import PRESET_NAMES
 
 TICK, REST = 1.0, 4.0  # seconds between two looks at a job that runs, and at none
@@ -45,7 +45,7 @@ def build(context: Context, page: Page) -> None:
         moment(render, [shown, seen], pieces, **QUIET)
     parts["start"].click(
         toast(_starter(context, parts)), set(parts["inputs"]), [shown, seen], **BUSY
-    ).success(render, [shown, seen], pieces, **QUIET)
+    ).success(render, [shown, seen], pieces, **QUIET).success(None, js=show("run-status"), **QUIET)
     for component in (actions, earlier):
         component.click(
             toast(_acting(context)), [shown, seen], [shown, seen, page.wish, page.tabs], **QUIET

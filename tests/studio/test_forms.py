@@ -79,7 +79,9 @@ def test_a_wrong_value_is_one_line_that_names_the_field(path: str, raw: Any, sai
 class Inner(BaseModel):
     folder: Path | None = Field(default=None, title="Folder", description="Where.")
     mode: Literal["a", "b"] = Field(default="a", description="Which.")
-    amount: int = Field(default=3, ge=1, le=9, title="Amount", json_schema_extra={"unit": "pixels", "tier": "simple"})
+    amount: int = Field(
+        default=3, ge=1, le=9, title="Amount", json_schema_extra={"unit": "pixels", "tier": "simple"}
+    )
 
 
 class Outer(BaseModel):

@@ -35,7 +35,9 @@ def test_a_file_comes_in_whole(library: Library, make_adapter: MakeAdapter, tmp_
     assert library.entries() == [entry]
 
 
-def test_the_same_file_is_not_copied_twice(library: Library, make_adapter: MakeAdapter, tmp_path: Path) -> None:
+def test_the_same_file_is_not_copied_twice(
+    library: Library, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
     source = make_adapter(tmp_path / "a.safetensors")
     entry, _ = library.add(source, name="first")
     again, new = library.add(source, name="second")
@@ -133,7 +135,8 @@ def test_examples_are_listed_once_without_a_copy(
     make_adapter(folder / "adapters" / "disc.safetensors")
     one = {
         "id": "disc", "title": "Disc", "kind": "subject", "trigger": "zuv", "class_name": "disc",
-        "instance_prompt": "a zuv disc", "pictures": ["1.png", "gone.png"], "adapter": "adapters/disc.safetensors",
+        "instance_prompt": "a zuv disc", "pictures": ["1.png", "gone.png"],
+        "adapter": "adapters/disc.safetensors",
     }  # fmt: skip
     (folder / "examples.json").write_text(json.dumps({"sets": [one]}))
     monkeypatch.setattr(library_module, "EXAMPLES", folder)

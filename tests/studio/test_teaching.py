@@ -45,7 +45,9 @@ def test_a_lesson_becomes_a_job_with_its_pictures(context: Context, lesson: teac
 
 
 def test_captions_go_beside_the_pictures(context: Context, lesson: teaching.Lesson) -> None:
-    captioned = [(path, f"zuv {number}" if number else "") for number, (path, _) in enumerate(lesson.pictures)]
+    captioned = [
+        (path, f"zuv {number}" if number else "") for number, (path, _) in enumerate(lesson.pictures)
+    ]
     job = teaching.start(context, replace(lesson, pictures=captioned))
     config = TrainConfig.model_validate(job.config)
     assert config.data.captions == "sidecar"
@@ -55,7 +57,9 @@ def test_captions_go_beside_the_pictures(context: Context, lesson: teaching.Less
 
 
 def test_what_is_set_under_advanced_counts(context: Context, lesson: teaching.Lesson) -> None:
-    changed = advanced(run__steps=7, adapter__rank=3, run__preview_prompts="one\ntwo", data__class_prompt="a disc")
+    changed = advanced(
+        run__steps=7, adapter__rank=3, run__preview_prompts="one\ntwo", data__class_prompt="a disc"
+    )
     config = TrainConfig.model_validate(teaching.start(context, replace(lesson, advanced=changed)).config)
     assert (config.run.steps, config.adapter.rank) == (7, 3)
     assert config.run.preview_prompts == ("one", "two")

@@ -23,7 +23,9 @@ time.sleep(60)
 
 def test_makes_its_folders_and_opens_again(tmp_path: Path) -> None:
     Workspace.open(tmp_path / "new" / "one").close()
-    assert sorted(path.name for path in (tmp_path / "new" / "one").iterdir() if path.is_dir()) == sorted(FOLDERS)
+    assert sorted(path.name for path in (tmp_path / "new" / "one").iterdir() if path.is_dir()) == sorted(
+        FOLDERS
+    )
     again = Workspace.open(tmp_path / "new" / "one")
     again.remember("what", {"a": [1]})
     assert again.setting("what") == {"a": [1]}
