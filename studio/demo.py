@@ -168,7 +168,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     configs = [(trial, training(trial, options)) for trial in (subject, style)]
     with clock.stage("load"):
         base = load_base(options.base)
-    resumed, trained = _begin(out), {}
+    resumed, trained = _begin(out, options.fresh), {}
     for trial, config in configs:
         print(f"teaching {trial.example.title} ({trial.example.trigger})", flush=True)
         with clock.stage(f"train_{trial.example.kind}"):
@@ -205,12 +205,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _begin(out: Path) -> bool:
+def _begin(out: Path, fresh: bool = False) -> bool:
     """Make the folder ready; whether an interrupted demo is taken up. One that ended is begun anew."""
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "demo.json").exists():
+    if fresh or (out / "demo.json").exists():
         shutil.rmtree(out / "runs", ignore_errors=True)
-        (out / "demo.json").unlink()
+        (out / "demo.json").unlink(missing_ok=True)
     return (out / "runs").exists()
 
 
@@ -229,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--base", default="pocket", help="base model: pocket, or a diffusers folder")
     made.add_argument("--threads", type=int, help="CPU threads; 1 makes a training repeatable bit for bit")
     made.add_argument("--samples", type=int, default=4, help="pictures per scene that are measured")
+    made.add_argument("--fresh", action="store_true", help="forget an interrupted demo instead of going on")
     made.add_argument("--record", action="store_true", help="keep demo.json in tests/bench/results too")
     return made
 
@@ -238,7 +239,7 @@ def command_line(options: argparse.Namespace) -> str:
     words = ["pigment", "demo"]
     for name, default in vars(parser().parse_args([])).items():
         given = getattr(options, name)
-        if given != default and name not in {"out", "base"}:
+        if given != default and name not in {"out", "base", "fresh"}:
             words += [f"--{name}"] if given is True else [f"--{name}", str(given)]
     return " ".join(words)
 

@@ -58,6 +58,8 @@ def test_an_ended_demo_is_begun_anew_and_an_interrupted_one_taken_up(tmp_path: P
     (out / "demo.json").write_text("{}")
     assert demo._begin(out) is False
     assert not list(out.iterdir())
+    (out / "runs").mkdir()
+    assert demo._begin(out, fresh=True) is False
 
 
 @pytest.mark.parametrize(
