@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # the log or the run folder: full, gone, or not ours
-        print(f"error: {error.strerror or error} ({error.filename}); see to it and run again", file=sys.stderr)
+        what = f"{error.strerror or error} ({error.filename})"
+        print(f"error: {what}; see to it and run again", file=sys.stderr)
         return StudioError.exit_code
     except KeyboardInterrupt:
         print("stopped; run the same command to go on", file=sys.stderr)

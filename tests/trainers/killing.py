@@ -1,0 +1,90 @@
+"""Run one training many times, each time killed somewhere else; a program for test_resume.
+
+Reads one job as JSON per line from standard input, and answers each with one line. Everything is imported
+once and each job runs in a fork: a dead child is dead as after `kill -9`.
+
+A job: {"config": values, "kill_at": n or null}. The n-th (from 1) call that makes something last (fsync,
+rename, replace) is where SIGKILL comes, just before it. The answer: {"killed", "calls", "sha256"}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+CALLS = ("fsync", "rename", "replace")
+
+
+def arm(kill_at: int | None) -> dict[str, int]:
+    """Count the calls, and kill this process at the one asked for; return the live count."""
+    count = {"calls": 0}
+    for name in CALLS:
+        real = getattr(os, name)
+
+        def counted(*arguments: Any, _real: Any = real, **more: Any) -> Any:
+            count["calls"] += 1
+            if count["calls"] == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return _real(*arguments, **more)
+
+        setattr(os, name, counted)
+    return count
+
+
+def child(job: dict[str, Any], answer: int) -> None:
+    """Run the training of a job, and write down what came of it."""
+    from trainers import events
+    from trainers.config import validate
+    from trainers.loop import train
+
+    config = validate(job["config"])
+    count = arm(job["kill_at"])
+    last = None
+    for last in train(config):
+        events.append(config.run.output, last)
+    assert last is not None
+    os.write(answer, json.dumps({"calls": count["calls"], "sha256": last.data["sha256"]}).encode())
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Fork for a job and wait for its end."""
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(readable)
+            child(job, writable)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writable)
+    with open(readable, "rb") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if not killed and status != 0:
+        raise SystemExit(f"job failed with status {status}: {job}")
+    return {"killed": killed, "calls": None, "sha256": None, **(json.loads(text) if text else {})}
+
+
+def main() -> None:
+    """Import everything once, then run jobs as they come."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import diffusers  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+
+    import trainers.loop  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

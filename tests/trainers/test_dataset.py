@@ -1,0 +1,80 @@
+"""Captions and the split: which picture is learned with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.errors import ConfigError, PictureError
+from trainers.config import TrainConfig
+from trainers.dataset import cut, load_dataset
+
+Make = Callable[..., TrainConfig]
+
+
+def test_one_prompt_for_all(make_config: Make, pictures: Path) -> None:
+    (pictures / "00.txt").write_text("a red zuv")
+    data = load_dataset(make_config(captions="prompt").data)
+    assert {caption for _, caption in (*data.learn, *data.held_out)} == {"a zuv disc"}
+    assert data.notes == ()
+
+
+def test_sidecar_captions_and_what_is_missing(make_config: Make, pictures: Path) -> None:
+    (pictures / "00.txt").write_text("\ufeffa zuv disc\n on red ", encoding="utf-8")
+    (pictures / "01.txt").write_text("a disc on teal")
+    data = load_dataset(make_config(captions="sidecar", held_out=0).data)
+    assert [caption for _, caption in data.learn[:3]] == ["a zuv disc on red", "a disc on teal", "a zuv disc"]
+    assert any("'01.png' has no 'zuv'" in note for note in data.notes)
+    assert any("02.png, 03.png, 04.png" in note for note in data.notes)
+
+
+def test_no_sidecar_at_all_needs_no_note(make_config: Make) -> None:
+    assert load_dataset(make_config(captions="sidecar").data).notes == ()
+
+
+def test_unreadable_captions_are_refused_by_name(make_config: Make, pictures: Path) -> None:
+    (pictures / "00.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(PictureError, match=r"'00\.txt' isn't UTF-8"):
+        load_dataset(make_config(captions="sidecar").data)
+    (pictures / "00.txt").write_text("zuv " * 5000)
+    with pytest.raises(PictureError, match=r"'00\.txt' is longer"):
+        load_dataset(make_config(captions="sidecar").data)
+
+
+def test_the_last_pictures_are_held_out(make_config: Make) -> None:
+    data = load_dataset(make_config(held_out=2).data)
+    assert [source.path.name for source, _ in data.held_out] == ["03.png", "04.png"]
+    assert [source.path.name for source, _ in data.learn] == ["00.png", "01.png", "02.png"]
+
+
+@pytest.mark.parametrize("held_out", [5, 6])
+def test_something_is_left_to_learn_from(make_config: Make, held_out: int) -> None:
+    with pytest.raises(ConfigError, match=rf"held_out: got {held_out} of 5 pictures"):
+        load_dataset(make_config(held_out=held_out).data)
+
+
+def test_the_hash_follows_contents_and_captions(make_config: Make, pictures: Path) -> None:
+    config = make_config(captions="sidecar").data
+    first = load_dataset(config).sha256
+    assert load_dataset(config).sha256 == first
+    (pictures / "00.txt").write_text("a zuv")
+    second = load_dataset(config).sha256
+    Image.new("RGB", (24, 24), "pink").save(pictures / "01.png")
+    assert len({first, second, load_dataset(config).sha256}) == 3
+
+
+def test_notes_name_the_picture(make_config: Make, pictures: Path) -> None:
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(pictures / "02.png")
+    notes = load_dataset(make_config().data).notes
+    assert notes == ("picture '02.png': transparent parts were made white",)
+
+
+def test_each_square_has_its_pictures_caption(make_config: Make, pictures: Path) -> None:
+    (pictures / "00.txt").write_text("zuv one")
+    config = make_config(captions="sidecar", flip=True).data
+    squares, captions = cut(load_dataset(config).learn[:2], config, 16)
+    assert captions == ["zuv one", "zuv one", "a zuv disc", "a zuv disc"]
+    assert {square.size for square in squares} == {(16, 16)}
