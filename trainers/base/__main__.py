@@ -28,6 +28,12 @@ def parser() -> argparse.ArgumentParser:
     test = commands.add_parser("measure", help="measure a finished base anew and write its quality.json")
     test.add_argument("folder", type=Path)
     test.add_argument("--guidance", type=float, default=3.0)
+    test.add_argument(
+        "--classifier",
+        type=Path,
+        metavar="FILE",
+        help="keep the trained classifier here, or take it from here",
+    )
     return top
 
 
@@ -47,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             from trainers.base.measure import measure
 
             command = f"python -m trainers.base measure {options.folder.name} --guidance {options.guidance:g}"
-            figures = measure(options.folder, command=command, guidance=options.guidance)
+            figures = measure(
+                options.folder, command=command, classifier_file=options.classifier, guidance=options.guidance
+            )
             write_card(options.folder)
             print(json.dumps(figures, indent=1))
     except StudioError as error:

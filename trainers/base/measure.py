@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -131,6 +132,18 @@ def train_classifier(size: int, *, seed: int = 0, pictures: int = 24_000, epochs
     return model.eval()
 
 
+def classifier_for(size: int, file: Path | None) -> Classifier:
+    """The classifier kept in `file` where it is there; else trained, and kept in `file` if one is named."""
+    if file is not None and file.exists():
+        model = Classifier()
+        model.load_state_dict(load_file(file))
+        return model.eval()
+    model = train_classifier(size)
+    if file is not None:
+        save_file(model.state_dict(), file)
+    return model
+
+
 @torch.no_grad()
 def judge(model: Classifier, pictures: list[Image.Image], asked: list[Asked]) -> dict[str, Any]:
     """Shares of first guesses that are right: subject, colour of the background, scene."""
@@ -234,13 +247,15 @@ def sample_grid(base: Base, path: Path, guidance: float, seed: int = 1) -> None:
     labelled_grid(table, [s.name for s in rows], columns).save(path)
 
 
-def measure(folder: Path, *, command: str, guidance: float = 3.0, seed: int = 5) -> dict[str, Any]:
+def measure(
+    folder: Path, *, command: str, classifier_file: Path | None = None, guidance: float = 3.0, seed: int = 5
+) -> dict[str, Any]:
     """All figures of the base in `folder`; also writes its sample grid and `quality.json`."""
     history = json.loads((folder / "history.json").read_text())
     base = load_base(folder)
     size = base.resolution
     asked = ask(300, seed)
-    classifier = train_classifier(size)
+    classifier = classifier_for(size, classifier_file)
     config = GenerationConfig(prompt="-", guidance_scale=guidance)
     pictures = generate_prompts(base, [a.prompt for a in asked], list(range(300)), config, batch_size=30)
     figures: dict[str, Any] = {
