@@ -24,6 +24,12 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     make.add_argument("--variants", type=int, default=240, help="cached pictures per subject (default 240)")
     make.add_argument("--size", type=int, default=64, help="side in pixels of a base made anew (default 64)")
+    make.add_argument(
+        "--new-subject-weight",
+        type=float,
+        default=1.0,
+        help="how much oftener the subjects added since the first run come up (default 1)",
+    )
     make.add_argument("--seed", type=int, default=0)
     test = commands.add_parser("measure", help="measure a finished base anew and write its quality.json")
     test.add_argument("folder", type=Path)

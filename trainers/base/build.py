@@ -57,7 +57,7 @@ class BuildPlan:
 
 # Pictures that the autoencoder and the towers see, composed once per stage.
 PICTURES = 24_000
-SHARES = {"autoencoder": 0.25, "denoiser": 0.65, "towers": 0.10}
+SHARES = {"autoencoder": 0.25, "denoiser": 0.69, "towers": 0.06}
 
 
 def tokenizer(plan: BuildPlan) -> None:
@@ -138,6 +138,7 @@ def denoiser(plan: BuildPlan) -> None:
         processes=1 if plan.device != "cpu" else plan.processes,
         device=plan.device,
         batch=256 if plan.device != "cpu" else 32,
+        decay_from=0.6 if plan.source else 0.4,
         new_subject_weight=plan.new_subject_weight,
         seed=plan.seed,
     )
@@ -193,7 +194,7 @@ def measure(plan: BuildPlan) -> None:
     from trainers.base.measure import measure as run
 
     write_history(plan)
-    run(plan.out, command=command(plan))
+    run(plan.out, command=command(plan), classifier_file=plan.work / "classifier.safetensors")
     curves(plan.work, plan.out / "curves.png")
     write_card(plan.out)
 
@@ -219,8 +220,10 @@ def write_history(plan: BuildPlan) -> None:
 
 def command(plan: BuildPlan) -> str:
     """The command that this build was, with paths of the repository only."""
-    onwards = " --from assets/pocket" if plan.source else ""
-    return f"python -m trainers.base build --out DIR --minutes {plan.minutes:g}{onwards}"
+    options = " --from assets/pocket" if plan.source else ""
+    if plan.new_subject_weight != 1:
+        options += f" --new-subject-weight {plan.new_subject_weight:g}"
+    return f"python -m trainers.base build --out DIR --minutes {plan.minutes:g}{options}"
 
 
 STAGES: dict[str, Callable[[BuildPlan], None]] = {
