@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.errors import ConfigError, PictureError
+from pipelines.errors import ConfigError, PictureError, StudioError
 from studio import demo, trials
 from studio.examples import EXAMPLES
 from trainers import config as train_config
@@ -26,7 +26,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _demo(out: Path, *more: str) -> int:
-    return demo.main(["--out", str(out), "--threads", "1", "--samples", "1", *more])
+    return demo.main(["--out", str(out), "--samples", "1", *more])
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_the_whole_way(short: None, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert set(demo.SHOWN) <= set(report)
     assert set(report) >= {"date", "machine", "versions", "command", "seed", "cpu_seconds", "resumed"}
     assert report["resumed"] is False and report["seconds"] > 0
-    assert report["command"] == "pigment demo --threads 1 --samples 1"
+    assert report["command"] == "pigment demo --samples 1"
     assert str(tmp_path) not in json.dumps(report)
     names = ("mascot", "blueprint")
     files = {f"{name}.{form}.safetensors" for name in names for form in ("kohya", "diffusers")}
@@ -108,6 +108,14 @@ def test_a_prompt_names_an_adapter_exactly_where_it_takes_part() -> None:
         assert all((style.example.trigger in prompt) == (style_weight != 0) for prompt in asked)
     called = trials.prompts(subject, style, (1.0, 0.0))[0]
     assert called == f"{subject.example.instance_prompt} {subject.scenes[0]}"
+
+
+def test_a_training_ends_with_the_demo_that_asked_for_it(short: None, tmp_path: Path) -> None:
+    options = demo.parser().parse_args(["--out", str(tmp_path)])
+    config = demo.training(trials.choose("subject", "mascot"), options)
+    with pytest.raises(StudioError, match="ended"):
+        demo.teach(config, starter=-1)
+    assert not (config.run.output / "adapter.safetensors").exists()
 
 
 def test_only_an_uninterrupted_demo_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
