@@ -11,12 +11,16 @@ from studio.tabs import library, mix, teach
 from studio.tabs.page import Page
 from studio.theme import HEADER, css, theme
 
+UPLOADS_KEPT = (3600, 86400)  # seconds: how often to look, and the age at which an unused upload goes
+
 TABS = (("teach", "Teach", teach.build), ("mix", "Mix", mix.build), ("library", "Library", library.build))
 
 
 def build(context: Context) -> gr.Blocks:
     """The whole page; nothing in it holds state that a reload would lose."""
-    with gr.Blocks(title="Pigment", analytics_enabled=False, fill_width=True) as blocks:
+    with gr.Blocks(
+        title="Pigment", analytics_enabled=False, fill_width=True, delete_cache=UPLOADS_KEPT
+    ) as blocks:
         gr.HTML(HEADER, elem_classes=["pg-header"])
         # Outside of the tabs: gr.Tabs counts whatever lies directly in it as a tab.
         adapters_changed, wish = gr.State(-1), gr.State({})

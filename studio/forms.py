@@ -184,6 +184,11 @@ def changed(config: BaseModel, specs: Iterable[FieldSpec], raw: Mapping[str, Any
     return values
 
 
+def field_id(path: str) -> str:
+    """The id of a field's component in the page."""
+    return "field-" + path.replace(".", "-").replace("_", "-")
+
+
 def component(spec: FieldSpec, value: Any) -> Any:
     """The Gradio component for a field, showing `value` (as from `show`)."""
     import gradio as gr
@@ -191,8 +196,8 @@ def component(spec: FieldSpec, value: Any) -> Any:
     common: dict[str, Any] = {
         "label": spec.label,
         "info": spec.help or None,
-        "elem_classes": ["field"],
-        "min_width": 240,
+        "min_width": 160,
+        "elem_id": field_id(spec.path),
     }
     if spec.kind == "flag":
         return gr.Checkbox(value=bool(value), **common)

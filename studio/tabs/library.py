@@ -15,7 +15,7 @@ from studio import markup
 from studio.context import Context
 from studio.library import Entry
 from studio.markup import text
-from studio.tabs.page import BUSY, QUIET, Page, toast
+from studio.tabs.page import BUSY, QUIET, Page, show, toast
 
 COVER_COLOURS = ("#e4572e", "#3f45bd", "#c8891a", "#2f8f5b", "#8e4aa8", "#1f7fa6")
 ORIGINS = {"trained": "taught here", "imported": "imported", "example": "comes with Pigment"}
@@ -29,7 +29,7 @@ def build(context: Context, page: Page) -> None:
             cards = gr.HTML(elem_id="adapters", js_on_load=markup.CLICKS)
             imported = gr.File(
                 label="Import adapters: drop .safetensors files here", file_count="multiple", height=132,
-                file_types=[".safetensors"], elem_id="import",
+                elem_id="import",
             )  # fmt: skip
             trash = gr.HTML(elem_id="trash", js_on_load=markup.CLICKS)
         with gr.Column(scale=5, min_width=320):
@@ -51,7 +51,9 @@ def build(context: Context, page: Page) -> None:
 
     page.blocks.load(**refresh)
     page.adapters_changed.change(**refresh)
-    chosen.change(**refresh).then(lambda: gr.HTML("", visible=False), None, report, **QUIET)
+    chosen.change(**refresh).then(lambda: gr.HTML("", visible=False), None, report, **QUIET).then(
+        None, js=show("adapter-detail"), **QUIET
+    )
     for component in (cards, trash, detail):
         component.click(
             toast(_acting(context)), chosen, [chosen, page.wish, page.tabs, page.adapters_changed], **QUIET
