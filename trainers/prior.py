@@ -138,11 +138,13 @@ def _write(folder: Path, pictures: Sequence[Image.Image], prompts: Sequence[str]
         for index, picture in enumerate(pictures):
             picture.save(temporary / f"{index:03d}.png")
         (temporary / "prompts.json").write_text(json.dumps(list(prompts), indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        if _read(folder, len(pictures)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
     except OSError:
-        # Another run may have made the same group in the meantime: the pictures are the same.
-        shutil.rmtree(temporary, ignore_errors=True)
         if _read(folder, len(pictures)) is None:
             raise
+    finally:
+        # Another run may have made the same group in the meantime: the pictures are the same.
+        shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(folder.parent)
