@@ -218,12 +218,13 @@ class Jobs:
         lost = [
             job for job in self.find(states=("running",)) if not processes.alive(job.pid, job.pid_started)
         ]
+        ways = {
+            "train": "Resume goes on from the last checkpoint",
+            "generate": "press Generate again",
+        }
         for job in lost:
-            self.finish(
-                job.id,
-                "interrupted",
-                error="its process ended without a word; Resume goes on from the last checkpoint",
-            )
+            error = f"its process ended without a word; {ways[job.kind]}"
+            self.finish(job.id, "interrupted", error=error)
         return lost
 
     def folder(self, job: Job) -> Path:

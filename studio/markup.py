@@ -102,7 +102,7 @@ def loss_chart(losses: Mapping[int, float], held_out: Mapping[int, float], total
     low, high = min(values), max(values)
     pad = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = low - pad, high + pad
-    width, height, left = 600, 190, 46
+    width, height, left = 600, 190, 56
     last = max(total, raw[-1][0], 1)
 
     def place(points: Sequence[tuple[int, float]]) -> str:

@@ -39,6 +39,11 @@ class Request:
     compare: bool = False
 
 
+def new_seed() -> int:
+    """A random seed of at most ten digits."""
+    return random.randrange(2**31)
+
+
 def generation_config(request: Request) -> GenerationConfig:
     """The validated settings of a request.
 
@@ -47,7 +52,7 @@ def generation_config(request: Request) -> GenerationConfig:
     """
     if not request.prompt.strip():
         raise ConfigError("the prompt is empty; say what the picture should show, such as “a photo of a cat”")
-    seed = random.randrange(2**31) if request.seed is None else request.seed
+    seed = new_seed() if request.seed is None else request.seed
     try:
         return GenerationConfig(
             prompt=" ".join(request.prompt.split()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,8 @@ import gradio as gr
 from pipelines.samplers import SAMPLERS
 from studio import markup, mixing
 from studio.context import Context
-from studio.jobs import Job
 from studio.library import Entry
-from studio.markup import text
+from studio.tabs import drawn
 from studio.tabs.page import BUSY, QUIET, Page, show, toast
 
 TICK, REST = 0.5, 4.0  # seconds between two looks at the pictures
@@ -91,25 +89,14 @@ def _settings() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Row():
         parts["num_images"] = gr.Slider(
-            1,
-            16,
-            value=4,
-            step=1,
-            label="Pictures",
-            interactive=True,
-            min_width=140,
-            buttons=[],
+            1, 16, value=4, step=1, label="Pictures", interactive=True, min_width=140, buttons=[],
             elem_id="count",
-        )
+        )  # fmt: skip
         parts["seed"] = gr.Number(
-            value=0,
-            precision=0,
-            label="Seed",
-            interactive=True,
-            placeholder="a new one",
-            min_width=140,
-            elem_id="seed",
+            value=0, precision=0, label="Seed", interactive=True, min_width=100, elem_id="seed"
         )
+        another = gr.Button("Other seed", size="sm", min_width=90, scale=0, elem_id="other-seed")
+    another.click(mixing.new_seed, None, parts["seed"], **QUIET)
     with gr.Accordion("More settings", open=False):
         with gr.Row():
             parts["num_inference_steps"] = gr.Slider(
@@ -124,8 +111,7 @@ def _settings() -> dict[str, Any]:
             )
             parts["guidance_scale"] = gr.Slider(
                 1, 12, value=3, step=0.5, label="Guidance", interactive=True,
-                info="How strictly the prompt is followed",
-                min_width=140, buttons=[],
+                info="How strictly the prompt is followed", min_width=140, buttons=[],
             )  # fmt: skip
         parts["sampler"] = gr.Dropdown(
             [(row.label, name) for name, row in SAMPLERS.items()],
@@ -164,7 +150,10 @@ def _rack(
                     elem_classes=["pg-word"],
                 )  # fmt: skip
                 word.click(_add_word(entry), prompt, prompt, key=f"say-{entry.id}", **QUIET)
-        slider.release(_keep(entry.id), [weights, slider], weights, key=f"keep-{entry.id}", **QUIET)
+        slider.input(
+            _keep(entry.id), [weights, slider], weights,
+            key=f"keep-{entry.id}", trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
     return sliders
 
 
@@ -237,9 +226,9 @@ def _renderer(context: Context) -> Callable[..., Any]:
         job = newest[0] if newest else None
         done = context.jobs.find(kind="generate", states=("done",), limit=1)
         parts = {
-            "status": _status(context, job),
-            "pictures": _pictures(context, done[0] if done else None),
-            "earlier": _earlier(context, done[0] if done else None),
+            "status": drawn.status(context, job),
+            "pictures": drawn.pictures(context, done[0] if done else None),
+            "earlier": drawn.earlier(context, done[0] if done else None),
         }
         now: dict[str, Any] = {name: hash(part) for name, part in parts.items()}
         fresh = [
@@ -251,70 +240,3 @@ def _renderer(context: Context) -> Callable[..., Any]:
         return [*fresh, {**now, "interval": interval}, timer]
 
     return render
-
-
-def _status(context: Context, job: Job | None) -> str:
-    if job is None or job.state == "done":
-        return ""
-    if job.active:
-        label = mixing.waiting_for(context, job) or job.message or "Starting"
-        bar = markup.progress(job.step / job.total if job.total else None, "drawing")
-        stop = markup.button("Stop", "stop", job.id, style="small")
-        figures = f'<div class="pg-figures"><span>{text(label)}</span>{stop}</div>'
-        return f'<div class="pg-card" data-state="{job.state}">{bar}{figures}</div>'
-    return f'<div class="pg-note" data-state="{job.state}">{text(job.error)}</div>'
-
-
-def _prompt(settings: str) -> str:
-    return str(json.loads(settings).get("generation", {}).get("prompt", ""))
-
-
-def _figure(context: Context, image_id: str, plain_id: str | None = None) -> str:
-    with context.workspace.read() as db:
-        row = db.execute("SELECT seed, settings FROM images WHERE id = ?", (image_id,)).fetchone()
-    if row is None:
-        return ""
-    prompt = _prompt(row["settings"])
-    address = markup.url("image", image_id)
-
-    def side(image: str, label: str) -> str:
-        here = markup.url("image", image)
-        tag = f"<span>{label}</span>" if plain_id else ""
-        shown = f'<img src="{here}" alt="{text(prompt)}" loading="lazy">'
-        return f'<a class="pg-side" href="{here}" target="_blank">{shown}{tag}</a>'
-
-    sides = (
-        side(image_id, "with adapters")
-        if plain_id is None
-        else (f'<div class="pair">{side(plain_id, "without")}{side(image_id, "with")}</div>')
-    )
-    save = markup.download("Save", address, f"pigment-{row['seed']}-{image_id[-6:]}.png", style="small")
-    caption = f"<figcaption><span>seed {row['seed']}</span>{save}</figcaption>"
-    return f'<figure class="pg-picture">{sides}{caption}</figure>'
-
-
-def _pictures(context: Context, job: Job | None) -> str:
-    if job is None:
-        return markup.empty("No pictures yet", "Write a prompt, move a slider, press “Generate”.")
-    plain = job.result.get("plain") or [None] * len(job.result.get("images", ()))
-    figures = [
-        _figure(context, image, other)
-        for image, other in zip(job.result.get("images", ()), plain, strict=True)
-    ]
-    pairs = " pairs" if job.result.get("plain") else ""
-    shown = f'<div class="pg-pictures{pairs}" data-job="{job.id}">{"".join(figures)}</div>'
-    return f'<p class="pg-sub">{text(job.title)}</p>{shown}'
-
-
-def _earlier(context: Context, job: Job | None) -> str:
-    shown = {image for name in ("images", "plain") for image in (job.result.get(name, ()) if job else ())}
-    others = [row for row in context.recent_images(40) if row["id"] not in shown][:24]
-    if not others:
-        return ""
-    figures = "".join(
-        f'<figure class="pg-picture"><a href="{markup.url("image", row["id"])}" target="_blank">'
-        f'<img src="{markup.url("image", row["id"])}" loading="lazy" '
-        f'alt="{text(_prompt(row["settings"]))}"></a></figure>'
-        for row in others
-    )
-    return f'<p class="pg-sub">Earlier</p><div class="pg-pictures few">{figures}</div>'

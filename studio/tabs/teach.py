@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,11 @@ def _listen_to_form(context: Context, parts: dict[str, Any]) -> None:
             (str(_served(context, path)), one.captions.get(path.name) or None) for path in one.pictures
         ]
         name = one.title.partition(",")[0].partition(":")[0].strip()
-        return [pictures, one.kind, one.trigger, one.class_name, name, one.instance_prompt, one.class_prompt,
-                gr.HTML(visible=False)]  # fmt: skip
+        # Prompts that the words give anyway stay empty, so that they follow when the words are changed.
+        said = (one.instance_prompt, one.class_prompt)
+        made = teaching.prompts(one.kind, one.trigger, one.class_name)
+        own = ["" if a == b else a for a, b in zip(said, made, strict=True)]
+        return [pictures, one.kind, one.trigger, one.class_name, name, *own, gr.HTML(visible=False)]
 
     def uploaded(gallery: list[tuple[str, str | None]] | None) -> list[Any]:
         """Keep the readable pictures, say what is wrong with the others."""
@@ -250,7 +254,7 @@ def _acting(context: Context) -> Callable[..., Any]:
             adapter = job.result.get("adapter")
             if not adapter:
                 raise ConfigError(f"run {job.title!r} has made no adapter; resume it first")
-            wish = {"adapter": adapter, "prompt": job.details.get("prompt", ""), "run": job.id}
+            wish = {"adapter": adapter, "prompt": job.details.get("prompt", ""), "at": time.time()}
             tab = gr.Tabs(selected="mix")
         else:
             raise StudioError(f"unknown action {verb!r}; reload the page")

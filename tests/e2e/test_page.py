@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.formats import inspect_adapter, read_adapter
+from pipelines.generate import read_settings
 from studio.forms import field_id
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -96,6 +97,8 @@ def test_from_example_pictures_to_a_downloaded_file(
     expect_value(page, "#prompt", "a photo of a zib creature")
     slider.wait_for()
     assert slider.input_value() == "1"
+    slider.fill("0.55")
+    slider.blur()
     page.locator("#compare input").check()
     count = page.locator("#count input[type=number]")
     count.fill("1")
@@ -111,7 +114,8 @@ def test_from_example_pictures_to_a_downloaded_file(
     download.value.save_as(picture)
     with Image.open(picture) as opened:
         assert "zib" in opened.info["parameters"]
-        assert "pigment" in opened.info
+    [use] = read_settings(picture)["generation"]["adapters"]
+    assert (use["name"], use["weight"]) == ("Zib", 0.55)
 
     # ── After a reload the same mix and pictures are there
     reload(page)
@@ -119,7 +123,7 @@ def test_from_example_pictures_to_a_downloaded_file(
     page.locator("#mix-pictures [data-job]").wait_for()
     expect_value(page, "#prompt", "a photo of a zib creature")
     slider.wait_for()
-    assert slider.input_value() == "1"
+    assert slider.input_value() == "0.55"
 
     # ── Library: export with its report, rename, trash and back
     go_to(page, "library")
