@@ -25,6 +25,12 @@ HEADER = """
 """
 
 
+# Gradio confines `css` to what lies inside the page's frame; the frame's own margin is set from outside.
+HEAD = """
+<style>@media (max-width: 640px) { .gradio-container .main.app { padding: 10px 12px !important; } }</style>
+"""
+
+
 def theme() -> gr.themes.Base:
     """Warm paper, ultramarine accents, no gradients and hardly any shadow."""
     return gr.themes.Base(

@@ -87,7 +87,7 @@ def _words() -> dict[str, Any]:
 def _settings() -> dict[str, Any]:
     """The numbers, by the names that `mixing.Request` has for them."""
     parts: dict[str, Any] = {}
-    with gr.Row():
+    with gr.Row(elem_classes=["pg-rack-row"]):
         parts["num_images"] = gr.Slider(
             1, 16, value=4, step=1, label="Pictures", interactive=True, min_width=140, buttons=[],
             elem_id="count",
