@@ -10,6 +10,7 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
@@ -227,10 +228,9 @@ def seconds_per_picture(base: Base, rounds: int = 5) -> float:
 
 
 def megabytes(folder: Path) -> float:
-    """Size of the weights and configs a pipeline needs, in 10⁶ bytes."""
-    return round(
-        sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in (".safetensors", ".json")) / 1e6, 2
-    )
+    """Size of the base's weights and configs, in 10⁶ bytes; a build's work folder isn't part of it."""
+    files = [f for f in folder.glob("*/*") if f.parent.name != "work"] + list(folder.glob("*.safetensors"))
+    return round(sum(f.stat().st_size for f in files if f.suffix in (".safetensors", ".json")) / 1e6, 2)
 
 
 def sample_grid(base: Base, path: Path, guidance: float, seed: int = 1) -> None:
@@ -247,36 +247,72 @@ def sample_grid(base: Base, path: Path, guidance: float, seed: int = 1) -> None:
     labelled_grid(table, [s.name for s in rows], columns).save(path)
 
 
-def measure(
-    folder: Path, *, command: str, classifier_file: Path | None = None, guidance: float = 3.0, seed: int = 5
-) -> dict[str, Any]:
-    """All figures of the base in `folder`; also writes its sample grid and `quality.json`."""
-    history = json.loads((folder / "history.json").read_text())
+def drawing(folder: Path, classifier_file: Path | None, guidance: float, seed: int) -> dict[str, Any]:
+    """What 300 pictures of held-out compositions show, by the classifier; the autoencoder; a sample grid."""
     base = load_base(folder)
     size = base.resolution
     asked = ask(300, seed)
     classifier = classifier_for(size, classifier_file)
     config = GenerationConfig(prompt="-", guidance_scale=guidance)
     pictures = generate_prompts(base, [a.prompt for a in asked], list(range(300)), config, batch_size=30)
-    figures: dict[str, Any] = {
+    sample_grid(base, folder / "samples.png", guidance)
+    return {
         "vae_psnr_db": reconstruction_psnr(base, renderings(asked, seed + 1, size)),
         **judge(classifier, pictures, asked),
         **classifier_accuracy(classifier, seed + 2, size),
-        "retrieval_r1": retrieval(Judge.load(folder), seed + 3, size),
+        "guidance_scale": guidance,
     }
+
+
+def towers(folder: Path, seed: int) -> dict[str, Any]:
+    """How well captions are found for pictures."""
+    return {"retrieval_r1": retrieval(Judge.load(folder), seed + 3, load_base(folder).resolution)}
+
+
+def speed(folder: Path) -> dict[str, Any]:
+    """Seconds per picture on two threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    figures["seconds_per_picture_2cores"] = seconds_per_picture(base)
-    torch.set_num_threads(threads)
+    try:
+        return {"seconds_per_picture_2cores": seconds_per_picture(load_base(folder))}
+    finally:
+        torch.set_num_threads(threads)
+
+
+PARTS = ("drawing", "towers", "speed")
+
+
+def measure(
+    folder: Path,
+    *,
+    command: str,
+    only: Sequence[str] = PARTS,
+    classifier_file: Path | None = None,
+    guidance: float = 3.0,
+    seed: int = 5,
+) -> dict[str, Any]:
+    """The figures of the base in `folder`, also written to its `quality.json`.
+
+    only: parts measured anew; the others keep what the file says.
+    """
+    path = folder / "quality.json"
+    figures: dict[str, Any] = (
+        json.loads(path.read_text()) if path.exists() and set(only) != set(PARTS) else {}
+    )
+    if "drawing" in only:
+        figures |= drawing(folder, classifier_file, guidance, seed)
+    if "towers" in only:
+        figures |= towers(folder, seed)
+    if "speed" in only:
+        figures |= speed(folder)
+    history = json.loads((folder / "history.json").read_text())
     figures |= {
         "megabytes": megabytes(folder),
         "samples_seen": sum(step["samples"] for step in history),
-        "guidance_scale": guidance,
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
         "command": command,
     }
-    (folder / "quality.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    sample_grid(base, folder / "samples.png", guidance)
+    path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     return figures

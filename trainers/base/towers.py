@@ -62,13 +62,13 @@ def train(
     else:
         vision = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
-                hidden_size=160,
-                intermediate_size=640,
+                hidden_size=192,
+                intermediate_size=768,
                 projection_dim=DIMENSIONS,
                 num_hidden_layers=4,
                 num_attention_heads=4,
                 image_size=size,
-                patch_size=size // 8,
+                patch_size=size // 4,
             )
         )
     data = collect(pairs, seed + 17, size)
