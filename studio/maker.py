@@ -109,6 +109,7 @@ class Maker:
         self._load(job.config.get("base", "pocket"))
         weights = {key: float(weight) for key, weight in job.config["weights"].items() if float(weight) != 0}
         uses = []
+        self._make_room(set(weights))
         for key, weight in weights.items():
             entry = self._attach(key)
             uses.append(AdapterUse(name=entry.name, sha256=entry.sha256, weight=weight))
@@ -123,16 +124,18 @@ class Maker:
             result[name] = self._pictures(job, config, turn, len(turns))
         return result
 
+    def _make_room(self, wanted: set[str]) -> None:
+        """Drop adapters that this mix doesn't use, where more than `KEPT_ADAPTERS` would be loaded."""
+        if len(wanted.union(self._mixer.names)) > KEPT_ADAPTERS:
+            for name in set(self._mixer.names) - wanted:
+                self._mixer.remove(name)
+
     def _attach(self, adapter_id: str) -> Any:
         """The library's entry, after its file is in the mixer."""
         from pipelines.formats import read_adapter
 
         entry = self.library.get(adapter_id)
         if adapter_id not in self._mixer.names:
-            if len(self._mixer.names) >= KEPT_ADAPTERS:
-                self._mixer.restore()
-                for name in list(self._mixer.names):
-                    self._mixer.remove(name)
             self._mixer.add(adapter_id, read_adapter(entry.path))
         return entry
 

@@ -93,9 +93,9 @@ def write_card(folder: Path) -> None:
             ("background_top1", "background", "90%"),
             ("retrieval_r1", "retrieval", "50%"),
         )
-        if quality[name] < float(goal.rstrip("%")) / 100
+        if name in quality and quality[name] < float(goal.rstrip("%")) / 100
     ]
-    worst = sorted(quality["misses"].items(), key=lambda row: -len(row[1]))[:8]
+    worst = sorted(quality.get("misses", {}).items(), key=lambda row: -len(row[1]))[:8]
     missed = ", ".join(f"{name} ({'/'.join(sorted(set(guesses)))})" for name, guesses in worst)
     note = f"Taken for something else most often: {missed}."
     if below:
@@ -108,8 +108,10 @@ def write_card(folder: Path) -> None:
         colours=", ".join(COLOURS),
         held_out=", ".join(s.name for s in HELD_OUT),
         command_line="`python -m trainers.base measure assets/pocket`, "
-        f"guidance {quality['guidance_scale']:g}",
-        table="\n".join(f"| {label} | {_value(name, quality[name])} |" for name, label in ROWS.items()),
+        f"guidance {quality.get('guidance_scale', 0):g}",
+        table="\n".join(
+            f"| {label} | {_value(name, quality[name])} |" for name, label in ROWS.items() if name in quality
+        ),
         note=note,
         history="\n".join(f"{i}. {_told(step)}" for i, step in enumerate(history, 1)),
     )
