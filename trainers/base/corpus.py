@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from trainers.base.backgrounds import Pixels, colour_near, draw_background
+from trainers.base.backgrounds import BACKGROUNDS, Pixels, colour_near, draw_background
 from trainers.base.glyphs import all_glyphs, draw_glyph, glyph
 from trainers.base.subjects import CLASS_WORDS, COLOURS, HELD_OUT, SUBJECTS, Subject, with_article
 
@@ -99,6 +99,8 @@ def compose(
     The caption's head varies ("a photo of a fox", "a fox", "fox", …); a fifth of the captions doesn't
     name the background, one in twelve says the class instead of the name.
     """
+    if held_out and not any(held_out_pair(subject, name) for name in BACKGROUNDS):
+        raise ValueError(f"no background is held out of {subject.name!r}")
     while True:
         background, phrase, label = draw_background(rng, size)
         if held_out is None or held_out_pair(subject, label) == held_out:

@@ -104,3 +104,10 @@ def test_a_missing_font_is_one_line_that_says_what_to_install(monkeypatch: pytes
     with pytest.raises(StudioError, match="fonts-noto-color-emoji") as caught:
         find_font()
     assert "\n" not in str(caught.value)
+
+
+def test_a_subject_with_nothing_held_out_is_refused_rather_than_looked_for_without_end() -> None:
+    without = [s for s in SUBJECTS if not any(held_out_pair(s, b) for b in BACKGROUNDS)]
+    assert without and len(without) < 0.15 * len(SUBJECTS)
+    with pytest.raises(ValueError, match="no background is held out"):
+        compose(without[0], np.random.default_rng(0), held_out=True)
