@@ -27,6 +27,12 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--variants", type=int, default=240, help="cached pictures per subject (default 240)")
     make.add_argument("--size", type=int, default=64, help="side in pixels of a base made anew (default 64)")
     make.add_argument(
+        "--decoder-minutes",
+        type=float,
+        default=0.0,
+        help="with --from: train the decoder on first (default 0)",
+    )
+    make.add_argument(
         "--new-subject-weight",
         type=float,
         default=1.0,

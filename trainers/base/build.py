@@ -31,8 +31,9 @@ _BETAS = {
 class BuildPlan:
     """What to build. `minutes` is shared out among the trained stages by `SHARES`.
 
-    `source` is a finished base to go on from: its autoencoder and tokenizer are kept, its text encoder
-    and UNet trained on, its towers trained on; None builds all of it from nothing.
+    `source` is a finished base to go on from: its tokenizer and encoder are kept, its decoder trained on
+    for `decoder_minutes` besides, its text encoder, UNet and towers trained on; None builds all of it from
+    nothing.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class BuildPlan:
     device: str = "cpu"
     variants: int = 240
     size: int = 64
+    decoder_minutes: float = 0.0
     new_subject_weight: float = 1.0
     seed: int = 0
 
@@ -71,18 +73,24 @@ def tokenizer(plan: BuildPlan) -> None:
 
 
 def autoencoder(plan: BuildPlan) -> None:
-    """Train the autoencoder, or take the source's: its UNet knows no other latents."""
+    """Train the autoencoder, or take the source's: its UNet knows its latents, so at most the decoder learns."""
     from trainers.base.autoencoder import AutoencoderPlan, train
 
-    if plan.source:
+    if plan.source and plan.decoder_minutes == 0:
         shutil.copytree(plan.source / "vae", plan.work / "model" / "vae", dirs_exist_ok=True)
         return
-    minutes = plan.share("autoencoder")
+    minutes = plan.decoder_minutes if plan.source else plan.share("autoencoder")
     train(
         AutoencoderPlan(
-            minutes=minutes, size=plan.size, pictures=PICTURES, threads=plan.processes, seed=plan.seed
+            minutes=minutes,
+            size=plan.size,
+            pictures=PICTURES,
+            decoder_only=plan.source is not None,
+            threads=plan.processes,
+            seed=plan.seed,
         ),
         plan.work / "autoencoder",
+        plan.source / "vae" if plan.source else None,
     )
     shutil.copytree(plan.work / "autoencoder" / "vae", plan.work / "model" / "vae", dirs_exist_ok=True)
 

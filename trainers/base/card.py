@@ -69,6 +69,13 @@ ROWS = {
     "seconds_per_picture_2cores": "seconds per 20-step picture, two cores",
 }
 
+GOALS = (
+    ("subject_top1", "subject", 0.8),
+    ("background_top1", "background", 0.9),
+    ("retrieval_r1", "retrieval", 0.5),
+    ("vae_psnr_db", "autoencoder, dB", 26.0),
+)
+
 
 def _value(name: str, value: float) -> str:
     return f"{value:.1%}" if name.endswith(("top1", "_r1", "subjects")) else f"{value:.2f}"
@@ -87,13 +94,9 @@ def write_card(folder: Path) -> None:
     size = json.loads((folder / "vae" / "config.json").read_text())["sample_size"]
     history: list[dict[str, Any]] = json.loads((folder / "history.json").read_text())
     below = [
-        f"{text} {_value(name, quality[name])} of {goal}"
-        for name, text, goal in (
-            ("subject_top1", "subject", "80%"),
-            ("background_top1", "background", "90%"),
-            ("retrieval_r1", "retrieval", "50%"),
-        )
-        if name in quality and quality[name] < float(goal.rstrip("%")) / 100
+        f"{label} ({_value(name, quality[name])}, wanted {_value(name, goal)})"
+        for name, label, goal in GOALS
+        if name in quality and quality[name] < goal
     ]
     worst = sorted(quality.get("misses", {}).items(), key=lambda row: -len(row[1]))[:8]
     missed = ", ".join(f"{name} ({'/'.join(sorted(set(guesses)))})" for name, guesses in worst)
