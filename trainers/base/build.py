@@ -73,7 +73,7 @@ def tokenizer(plan: BuildPlan) -> None:
 
 
 def autoencoder(plan: BuildPlan) -> None:
-    """Train the autoencoder, or take the source's: its UNet knows its latents, so at most the decoder learns."""
+    """Train the autoencoder, or take the source's, whose latents its UNet knows: then at most the decoder."""
     from trainers.base.autoencoder import AutoencoderPlan, train
 
     if plan.source and plan.decoder_minutes == 0:
