@@ -59,6 +59,8 @@ def wait_for_state(page: Any, *states: str) -> None:
 def test_from_example_pictures_to_a_downloaded_file(
     open_page: Open, reload: Callable[[Any], None], shoot: Shoot, tmp_path: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     page = open_page()
     shoot(page, "teach-first-1280")
 
@@ -93,10 +95,9 @@ def test_from_example_pictures_to_a_downloaded_file(
 
     # ── Mix: the slider stands at 1, its pictures beside the base's
     page.get_by_text("Try it in Mix").first.click()
-    slider = page.locator("#rack").get_by_label("number input for Zib", exact=False).first
+    slider = page.locator("#rack").get_by_label("number input for Zib", exact=True)
     expect_value(page, "#prompt", "a photo of a zib creature")
-    slider.wait_for()
-    assert slider.input_value() == "1"
+    expect(slider).to_have_value("1", timeout=60_000)
     slider.fill("0.55")
     slider.blur()
     page.locator("#compare input").check()
@@ -122,8 +123,7 @@ def test_from_example_pictures_to_a_downloaded_file(
     go_to(page, "mix")
     page.locator("#mix-pictures [data-job]").wait_for()
     expect_value(page, "#prompt", "a photo of a zib creature")
-    slider.wait_for()
-    assert slider.input_value() == "0.55"
+    expect(slider).to_have_value("0.55", timeout=60_000)
 
     # ── Library: export with its report, rename, trash and back
     go_to(page, "library")
