@@ -53,8 +53,8 @@ repository.
 ## How it was made
 {history}
 
-To go on from it: `python -m trainers.base build --from assets/pocket --out DIR --minutes 240` (`--device
-cuda` on a GPU); anew: the same without `--from`.
+To go on from it: `python -m trainers.base build --from assets/pocket --out DIR --minutes 240
+--decoder-minutes 40` (`--device cuda` on a GPU); anew: the same without `--from`.
 """
 
 ROWS = {

@@ -44,7 +44,7 @@ def test_the_tokenizer_encodes_any_text(tmp_path: Path) -> None:
 def test_a_build_from_nothing_gives_a_pipeline_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
     monkeypatch.setattr(recipe, "STAGES", {k: v for k, v in STAGES.items() if k != "measure"})
     monkeypatch.setattr(recipe, "SUBJECTS", recipe.SUBJECTS[:8])
@@ -74,7 +74,9 @@ def test_a_build_from_nothing_gives_a_pipeline_and_resumes(
         "assemble: done",
     ]
 
-    onwards = BuildPlan(out=tmp_path / "next", minutes=0.05, source=plan.out, processes=2, variants=8)
+    onwards = BuildPlan(
+        out=tmp_path / "next", minutes=0.05, source=plan.out, processes=2, variants=8, decoder_minutes=0.02
+    )
     build(onwards, said.append)
     samples = json.loads((onwards.work / "denoiser" / "plan.json").read_text())["samples"]
     assert samples > 0
@@ -83,6 +85,11 @@ def test_a_build_from_nothing_gives_a_pipeline_and_resumes(
         for folder in (plan.out, onwards.out)
     )
     assert not torch.equal(old, new) and torch.isfinite(new).all()
+    first, second = (AutoencoderKL.from_pretrained(folder / "vae") for folder in (plan.out, onwards.out))
+    for (name, before), after in zip(first.named_parameters(), second.parameters(), strict=True):
+        if name.startswith(("encoder", "quant_conv")):
+            assert torch.equal(before, after), "the UNet's latents must stay as they are"
+    assert not torch.equal(first.decoder.conv_in.weight, second.decoder.conv_in.weight)
 
 
 def test_another_source_or_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
