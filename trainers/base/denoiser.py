@@ -92,8 +92,10 @@ def load_in_fp32(folder: Path) -> None:
     """
     path = folder / "config.json"
     config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)  # a folder of the machine it was made on
     if "dtype" in config:
-        path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+        config["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 class Timesteps:
