@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
             from trainers.base.card import write_card
             from trainers.base.measure import measure
 
-            command = f"python -m trainers.base measure {options.folder.name} --guidance {options.guidance:g}"
+            place = options.folder.name if options.folder.is_absolute() else options.folder.as_posix()
+            command = f"python -m trainers.base measure {place} --guidance {options.guidance:g}"
             figures = measure(
                 options.folder,
                 command=command,
