@@ -1,12 +1,14 @@
-"""An adapter at rest: low-rank factors per module, and what is known about them."""
+"""An adapter at rest: what it keeps per module, its learned tokens, and what is known about it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError
+from pipelines.methods import METHODS
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """ΔW of one module as two factors.
+    """ΔW of one module as two factors: plain LoRA, the form that every tool reads.
 
     down: (r, in) of a linear layer, (r, in, kh, kw) of a convolution.
     up: (out, r), or (out, r, 1, 1). alpha: the scale is alpha / r.
@@ -25,6 +27,18 @@ class LowRank:
     down: torch.Tensor
     up: torch.Tensor
     alpha: float
+
+    method = "lora"
+
+    @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Its tensors by part name."""
+        return {"down": self.down, "up": self.up}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the method needs to know besides: nothing."""
+        return {}
 
     @property
     def rank(self) -> int:
@@ -44,13 +58,21 @@ class LowRank:
         up = self.up.detach().to(torch.float32).reshape(self.up.shape[0], self.rank) * scale
         return up, self.down.detach().to(torch.float32).reshape(self.rank, -1)
 
-    def delta(self) -> torch.Tensor:
-        """Return ΔW = (alpha / r) · up · down, fp32, of `weight_shape`.
+    def delta(self, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ΔW = (alpha / r) · up · down, fp32, of `weight_shape`; `weight` isn't needed.
 
         Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3.
         """
         up, down = self.matrices()
         return (up @ down).reshape(self.weight_shape)
+
+    def bias_delta(self, bias: torch.Tensor) -> torch.Tensor | None:
+        """LoRA leaves biases alone: None."""
+        return None
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Say why it can't belong to a weight of `shape`, or None."""
+        return None if self.weight_shape == shape else f"it is {self.weight_shape} and the base has {shape}"
 
     def with_alpha(self, alpha: float) -> LowRank:
         """Return the same ΔW stated with another alpha (not 0), the difference folded into `up` (fp32)."""
@@ -68,25 +90,99 @@ class LowRank:
             return "its factors are empty"
         if self.up.shape[1] != self.rank or any(size != 1 for size in self.up.shape[2:]):
             return f"its factors don't fit together: down {shape_text(self.down)}, up {shape_text(self.up)}"
-        if not (self.down.is_floating_point() and self.up.is_floating_point()):
-            return f"its numbers are {self.down.dtype}, expected floating point"
-        if not (self.down.isfinite().all() and self.up.isfinite().all() and abs(self.alpha) < float("inf")):
-            return "it holds numbers that aren't finite (NaN or infinity)"
-        return None
+        return _unsound(self.parts, self.alpha)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Factors:
+    """What any other method keeps for one module.
+
+    method: a key of METHODS. parts: its tensors by part name (see `Method.parts`). alpha: as the file
+    states it. options: what the method needs besides, JSON-able.
+    """
+
+    method: str
+    parts: Mapping[str, torch.Tensor]
+    alpha: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """The size that people know the method by; 0 where it has none."""
+        return METHODS[self.method].rank(self)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """Shape of the weight that ΔW is added to, or None where only the base tells."""
+        return METHODS[self.method].shape(self)
+
+    def matrices(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return fp32 (out, r) and (r, in·kh·kw) whose product is ΔW, or None where there are none."""
+        matrices = METHODS[self.method].matrices
+        return None if matrices is None else matrices(self)
+
+    def delta(self, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ΔW, fp32, of the weight's shape.
+
+        weight: the base's own; some methods can't do without (`Method.needs_weight`).
+        Raises: AdapterError where it is needed and missing.
+        """
+        row = METHODS[self.method]
+        if weight is None and row.needs_weight:
+            raise AdapterError(f"ΔW of {row.label} depends on the base's weights; give a base")
+        return row.delta(self, weight)
+
+    def bias_delta(self, bias: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the module's bias, fp32 (out,); None where it is left alone."""
+        change = METHODS[self.method].bias_delta
+        return None if change is None else change(self, bias)
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Say why it can't belong to a weight of `shape`, or None."""
+        row = METHODS[self.method]
+        if row.misfit is not None:
+            return row.misfit(self, shape)
+        found = self.weight_shape
+        return None if found == shape else f"it is {found} and the base has {shape}"
+
+    def problem(self) -> str | None:
+        """Say what is wrong with the parts by themselves, or None: missing ones, finiteness."""
+        row = METHODS[self.method]
+        if lacking := row.required - self.parts.keys():
+            return f"it has no {sorted(lacking)[0]}"
+        if any(part.numel() == 0 for part in self.parts.values()):
+            return "its factors are empty"
+        return _unsound(self.parts, self.alpha)
+
+
+AnyFactors = LowRank | Factors
+"""What an adapter keeps for one module, whatever its method."""
+
+
+def _unsound(parts: Mapping[str, torch.Tensor], alpha: float) -> str | None:
+    """Say what is wrong with the numbers of tensors and an alpha, or None."""
+    for part in parts.values():
+        if not part.is_floating_point():
+            return f"its numbers are {part.dtype}, expected floating point"
+    if not (all(bool(part.isfinite().all()) for part in parts.values()) and abs(alpha) < float("inf")):
+        return "it holds numbers that aren't finite (NaN or infinity)"
+    return None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Adapter:
     """What training learned, ready to be mixed or written.
 
-    name: for people, no path. family: a key of FAMILIES. method: a key of METHODS.
-    factors: by canonical module name, `unet.<diffusers path>` or `text_encoder.<path without
-    text_model.>`. triggers: the words that call it. metadata: strings by key, carried through files.
+    name: for people, no path. family: a key of FAMILIES. method: a key of METHODS, the commonest of its
+    modules. factors: by canonical module name, `unet.<diffusers path>` or `text_encoder.<path without
+    text_model.>`. tokens: learned words (textual inversion): token → text encoder → (n, width) vectors.
+    triggers: the words that call it. metadata: strings by key, carried through files.
     sha256: of the file it was read from; None for one that was never written.
     """
 
     name: str
-    factors: Mapping[str, LowRank]
+    factors: Mapping[str, AnyFactors] = field(default_factory=dict)
+    tokens: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     family: str = "sd15"
     method: str = "lora"
     triggers: tuple[str, ...] = ()
@@ -99,9 +195,21 @@ class Adapter:
         return max((factor.rank for factor in self.factors.values()), default=0)
 
     @property
+    def alpha(self) -> float:
+        """The commonest alpha of its modules; 0 for an adapter without modules."""
+        alphas = Counter(factor.alpha for factor in self.factors.values())
+        return alphas.most_common(1)[0][0] if alphas else 0.0
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of its modules, sorted."""
+        return tuple(sorted({factor.method for factor in self.factors.values()}))
+
+    @property
     def components(self) -> tuple[str, ...]:
-        """The components it reaches, sorted: of "text_encoder", "unet"."""
-        return tuple(sorted({module.split(".", 1)[0] for module in self.factors}))
+        """The components it reaches, sorted: of "text_encoder", "text_encoder_2", "unet"."""
+        reached = {module.split(".", 1)[0] for module in self.factors}
+        return tuple(sorted(reached.union(*self.tokens.values())))
 
     def check(self, base: Base) -> None:
         """Make sure that every module exists in `base`, fits its shape, and is finite.
@@ -114,9 +222,9 @@ class Adapter:
                 f"adapter {self.name!r} is for {self.family}, base {base.ref!r} is {base.family.id}; "
                 f"choose a {self.family} base"
             )
-        if not self.factors:
+        if not self.factors and not self.tokens:
             raise AdapterError(f"adapter {self.name!r} is empty; expected at least one module")
-        modules = base.modules()
+        modules = base.weighted()
         total = len(self.factors)
         missing = [name for name in self.factors if name not in modules]
         if missing:
@@ -124,22 +232,43 @@ class Adapter:
                 f"adapter {self.name!r} doesn't fit base {base.ref!r}: {len(missing)} of {total} modules "
                 f"aren't in it, for instance {missing[0]}; choose the base it was made for"
             )
-        shapes = {name: tuple(modules[name].weight.shape) for name in self.factors}
-        other = [name for name, factor in self.factors.items() if factor.weight_shape != shapes[name]]
-        if other:
-            first = other[0]
-            raise AdapterError(
-                f"adapter {self.name!r} doesn't fit base {base.ref!r}: {len(other)} of {total} modules have "
-                f"another shape, for instance {first} is {self.factors[first].weight_shape} and the base "
-                f"has {shapes[first]}; choose the base it was made for"
-            )
         self.check_factors()
+        misfits = {
+            name: why
+            for name, factor in self.factors.items()
+            if (why := factor.misfit(tuple(modules[name].weight.shape)))
+        }
+        if misfits:
+            first, why = next(iter(misfits.items()))
+            raise AdapterError(
+                f"adapter {self.name!r} doesn't fit base {base.ref!r}: {len(misfits)} of {total} modules have "
+                f"another shape, for instance {first}: {why}; choose the base it was made for"
+            )
+        self._check_tokens(base)
+
+    def _check_tokens(self, base: Base) -> None:
+        for token, vectors in self.tokens.items():
+            for component, vector in vectors.items():
+                encoder = base.text_encoders().get(component)
+                width = None if encoder is None else int(encoder.config.hidden_size)
+                if width is None or vector.ndim != 2 or vector.shape[1] != width:
+                    raise AdapterError(
+                        f"adapter {self.name!r} doesn't fit base {base.ref!r}: the vectors of {token!r} for "
+                        f"{component} are {shape_text(vector)}, expected n×{width}; choose the base it was "
+                        "made for"
+                    )
 
     def check_factors(self) -> None:
         """Make sure that the factors are sound by themselves. Raises: AdapterError naming the module."""
         for name, factor in self.factors.items():
             if problem := factor.problem():
                 raise AdapterError(f"adapter {self.name!r} is damaged at {name}: {problem}; fetch it again")
+        for token, vectors in self.tokens.items():
+            if not vectors or (problem := _unsound(vectors, 1.0)):
+                raise AdapterError(
+                    f"adapter {self.name!r} is damaged at token {token!r}: {problem if vectors else 'empty'}; "
+                    "fetch it again"
+                )
 
 
 def shape_text(tensor: torch.Tensor) -> str:

@@ -106,6 +106,21 @@ class Base:
             if isinstance(module, nn.Linear | nn.Conv2d)
         }
 
+    def weighted(self) -> dict[str, nn.Module]:
+        """Return every layer with a `weight` that adapters may change: `modules()` and the norms."""
+        kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+        return {
+            f"{component}.{path.removeprefix('text_model.')}": module
+            for component in self.family.components
+            for path, module in self.component(component).named_modules()
+            if isinstance(module, kinds) and getattr(module, "weight", None) is not None
+        }
+
+    def text_encoders(self) -> dict[str, Any]:
+        """Return the text encoders by component name."""
+        names = (encoder.component for encoder in self.family.text_encoders)
+        return {name: self.component(name) for name in names}
+
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Encode B prompts: (B, L, D), L the tokenizer's length; longer prompts are cut there.
 

@@ -86,6 +86,7 @@ def inject(base: Base, config: AdapterConfig, seed: int = 0) -> Injection:
                 continue
             if not any(_is_target(path, targets) for path, _ in module.named_modules()):
                 raise ConfigError(f"base {base.ref!r} has no layers {', '.join(targets)} in its {component}")
+            assert method.peft_config is not None
             peft_config = method.peft_config(config.rank, config.alpha, targets, 0.0)
             inject_adapter_in_model(peft_config, module, adapter_name=_NAME)
             for path, layer in module.named_modules():
@@ -94,10 +95,10 @@ def inject(base: Base, config: AdapterConfig, seed: int = 0) -> Injection:
                     layers[name], paths[name] = layer, (component, path)
     parameters: dict[str, nn.Parameter] = {}
     for name, layer in layers.items():
-        for side, attribute in (("down", method.down), ("up", method.up)):
-            factor = getattr(layer, attribute)[_NAME]
+        for part in method.parts:
+            factor = getattr(layer, part.peft.removesuffix(".weight"))[_NAME]
             factor.float()
-            parameters[f"{name}.{side}"] = factor.weight
+            parameters[f"{name}.{part.name}"] = factor.weight
     return Injection(base, config, layers, paths, parameters)
 
 

@@ -15,6 +15,7 @@ from pipelines.errors import nearest
 from pipelines.families import TEXT_TARGETS, UNET_TARGETS
 from pipelines.methods import METHODS
 
+TRAINABLE = tuple(row.id for row in METHODS.values() if row.trains)
 OPTIMIZER_NAMES = ("adamw",)
 SCHEDULE_NAMES = ("constant", "cosine", "linear")
 WEIGHTING_NAMES = ("constant", "min_snr")
@@ -168,11 +169,11 @@ class DataConfig(Section):
 class AdapterConfig(Section):
     """What is trained."""
 
-    method: Annotated[str, _one_of(*METHODS)] = Field(
+    method: Annotated[str, _one_of(*TRAINABLE)] = Field(
         default="lora",
         title="Method",
         description="How the change of the base is written down.",
-        json_schema_extra=_about("advanced", choices=tuple(METHODS)),
+        json_schema_extra=_about("advanced", choices=TRAINABLE),
     )
     rank: int = Field(
         default=8,

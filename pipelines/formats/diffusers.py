@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.adapter import LowRank
 from pipelines.errors import AdapterError
-from pipelines.families import Family
+from pipelines.families import Family, with_text_model
 from pipelines.formats.keys import DOWN, UP, Role, plain_unet_path
 
 _ROLES: dict[str, Role] = {".lora_A.weight": DOWN, ".lora_B.weight": UP}
@@ -38,8 +38,8 @@ def format_key(module: str, role: Role, family: Family) -> str:
     component, path = module.split(".", 1)
     for encoder in family.text_encoders:
         # Older transformers need the level, newer ones take it away again.
-        if encoder.component == component and encoder.text_model:
-            path = f"text_model.{path}"
+        if encoder.component == component:
+            path = with_text_model(path)
     return f"{component}.{path}.{'lora_A' if role == DOWN else 'lora_B'}.weight"
 
 

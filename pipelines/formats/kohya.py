@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from pipelines.adapter import LowRank
-from pipelines.families import Family
+from pipelines.families import Family, with_text_model
 from pipelines.formats.keys import ALPHA, DOWN, UP, Role, plain_unet_path
 
 _ROLES: dict[str, Role] = {"lora_down.weight": DOWN, "lora_up.weight": UP, "alpha": ALPHA}
@@ -39,9 +39,7 @@ def parse_key(key: str, family: Family) -> tuple[str, Role] | None:
         for prefix in encoder.kohya_read:
             if stem.startswith(prefix):
                 path = _dotted(stem.removeprefix(prefix))
-                if encoder.text_model:
-                    path = path.removeprefix("text_model.")
-                return f"{encoder.component}.{path}", role
+                return f"{encoder.component}.{path.removeprefix('text_model.')}", role
     return None
 
 
@@ -51,7 +49,7 @@ def format_key(module: str, role: Role, family: Family) -> str:
     prefix = family.unet_kohya_prefix
     for encoder in family.text_encoders:
         if encoder.component == component:
-            prefix = encoder.kohya_prefix + ("text_model_" if encoder.text_model else "")
+            prefix, path = encoder.kohya_prefix, with_text_model(path)
     return f"{prefix}{path.replace('.', '_')}.{_ENDINGS[role]}"
 
 

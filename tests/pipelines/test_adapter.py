@@ -51,24 +51,29 @@ def test_rank_and_components_of_an_adapter() -> None:
     assert (Adapter(name="x", factors={}).rank, Adapter(name="x", factors={}).components) == (0, ())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_starts_as_identity_and_its_delta_is_the_low_rank_one(method: str, tiny_base: Base) -> None:
+def test_lora_starts_as_identity_and_its_delta_is_pefts(tiny_base: Base) -> None:
     from peft import inject_adapter_in_model
 
-    row = METHODS[method]
+    row = METHODS["lora"]
+    assert row.peft_config is not None
     inputs = (torch.randn(1, 4, 8, 8), torch.tensor(300), torch.randn(1, 16, 32))
     with torch.no_grad():
         plain = tiny_base.unet(*inputs).sample
     inject_adapter_in_model(row.peft_config(3, 6.0, UNET_TARGETS["all"], 0.0), tiny_base.unet)
     with torch.no_grad():
         assert torch.equal(tiny_base.unet(*inputs).sample, plain)
-    wrapped = {n: m for n, m in tiny_base.unet.named_modules() if hasattr(m, row.down)}
+    wrapped = {n: m for n, m in tiny_base.unet.named_modules() if hasattr(m, "lora_A")}
     assert len(wrapped) > 40
     for layer in wrapped.values():
-        down, up = getattr(layer, row.down)["default"].weight, getattr(layer, row.up)["default"].weight
+        down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         up.data.normal_()
         expected = layer.get_delta_weight("default")
         assert torch.allclose(LowRank(down, up, 6.0).delta(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_names_its_forms_and_its_paper(method: str) -> None:
+    row = METHODS[method]
     assert set(row.formats) <= set(FORMATS)
     assert row.paper.startswith("https://")
 

@@ -8,11 +8,10 @@ import torch
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from pipelines.families import TEXT_TARGETS, UNET_TARGETS
-from pipelines.methods import METHODS
 from pipelines.mixer import Mixer
 from tests.tiny import weights_of
 from trainers.inject import collect, disabled, eject, inject, injected
-from trainers.settings import AdapterConfig, OptimizerConfig
+from trainers.settings import TRAINABLE, AdapterConfig, OptimizerConfig
 
 PROMPTS = ["a fox", "a zuv fox"]
 
@@ -32,7 +31,7 @@ def disturb(parameters: object, seed: int = 0) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", TRAINABLE)
 @pytest.mark.parametrize("text", ["none", *TEXT_TARGETS])
 @pytest.mark.parametrize("unet", list(UNET_TARGETS))
 def test_a_fresh_adapter_is_the_identity(tiny_base: Base, method: str, unet: str, text: str) -> None:

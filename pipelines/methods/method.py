@@ -1,0 +1,89 @@
+"""What a row of METHODS is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+
+    from pipelines.adapter import Factors, LowRank
+
+    AnyFactors = LowRank | Factors
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One tensor that a method keeps per module.
+
+    name: how Pigment calls it, the same in every method that has it. peft: how keys of PEFT's state
+    dict end ("lora_A.weight"); empty where PEFT has no such tensor. lycoris: how keys of kohya's and
+    LyCORIS' files end ("lora_down.weight"); empty where they have none. optional: whether a module may
+    lack it. shared: whether PEFT keeps it once for all modules, of the largest size any of them needs.
+    """
+
+    name: str
+    peft: str = ""
+    lycoris: str = ""
+    optional: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One fine-tuning method.
+
+    id, label, paper: its key in METHODS, its name for people, where it was published.
+    parts: its tensors. formats: keys of FORMATS that hold it exactly.
+    delta(factors, weight): ΔW in fp32, of the weight's shape; `weight` is the base's own, (out, in) or
+    (out, in, kh, kw), and may be None unless `needs_weight`. bias_delta(factors, bias): Δ of the bias
+    in fp32, for methods that change it; None for the others.
+    shape(factors): the shape of the weight, or None where the factors alone don't tell.
+    misfit(factors, shape): why the factors can't belong to a weight of that shape, or None.
+    rank(factors): the size that people know it by; 0 where it has none.
+    matrices(factors): fp32 (out, r) and (r, in·kh·kw) whose product is ΔW, or None where there are no
+    such exact ones of moderate size.
+    peft_type: PEFT's name of the tuner; empty where PEFT has none.
+    peft_config(rank, alpha, target_modules, dropout): a PEFT configuration for training; target_modules
+    are endings of module names.
+    peft_fields(factors by module path): what `adapter_config.json` must say besides the target modules,
+    so that PEFT applies these very factors.
+    from_peft(config, module path, parts): (alpha, options) of one module from `adapter_config.json`.
+    linear_only: whether it can't sit on convolutions. trains: whether Pigment's trainer offers it.
+    """
+
+    id: str
+    label: str
+    paper: str
+    parts: tuple[Part, ...]
+    formats: tuple[str, ...]
+    delta: Callable[[AnyFactors, torch.Tensor | None], torch.Tensor]
+    shape: Callable[[AnyFactors], Shape | None]
+    rank: Callable[[AnyFactors], int]
+    misfit: Callable[[AnyFactors, Shape], str | None] | None = None
+    bias_delta: Callable[[AnyFactors, torch.Tensor], torch.Tensor] | None = None
+    needs_weight: bool = False
+    matrices: Callable[[AnyFactors], tuple[torch.Tensor, torch.Tensor]] | None = None
+    peft_type: str = ""
+    peft_config: Callable[[int, float, Sequence[str], float], PeftConfig] | None = None
+    peft_fields: Callable[[Mapping[str, AnyFactors]], dict[str, Any]] | None = None
+    from_peft: (
+        Callable[[Mapping[str, Any], str, Mapping[str, torch.Tensor]], tuple[float, dict[str, Any]]] | None
+    ) = None
+    linear_only: bool = False
+    trains: bool = False
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Names of the parts that every module has."""
+        return frozenset(part.name for part in self.parts if not part.optional)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Names of all parts."""
+        return frozenset(part.name for part in self.parts)
