@@ -9,32 +9,82 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
 from pipelines.device import Device, choose_device
 from pipelines.errors import BaseError
-from pipelines.families import FAMILIES, Family
+from pipelines.families import FAMILIES, Family, family_of_pipeline
 from pipelines.files import file_sha256
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
-_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pickle", ".pkl")
+
+
+class Holder(Protocol):
+    """What holds a base: a mixer whose weights may follow the denoising steps."""
+
+    def at(self, step: int, total: int) -> None:
+        """Write the UNet's weights of a denoising step, 0 … total − 1."""
+
+    def rest(self) -> None:
+        """Write the weights back as they are outside of denoising."""
+
+
+class Words(Protocol):
+    """Learned words that prompts may hold while adapters with such are in the mix."""
+
+    def expand(self, prompt: str, component: str) -> str:
+        """Put a word's further vectors behind it."""
+
+    def tokenizer(self, component: str) -> CLIPTokenizer:
+        """Return a text encoder's tokenizer that knows the words."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told about B prompts.
+
+    hidden: (B, L, D), all text encoders side by side in D. pooled: (B, P), or None where the family has none.
+    """
+
+    hidden: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def arguments(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Return the UNet's arguments for pictures of (height, width) pixels.
+
+        Where the family has them: original and target size are the picture's, nothing was cropped.
+        """
+        if self.pooled is None:
+            return {"encoder_hidden_states": self.hidden}
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=self.pooled.dtype, device=self.pooled.device)
+        added = {"text_embeds": self.pooled, "time_ids": ids.expand(len(self.pooled), -1)}  # (B, P), (B, 6)
+        return {"encoder_hidden_states": self.hidden, "added_cond_kwargs": added}
+
+    def after(self, other: Conditioning) -> Conditioning:
+        """Return B + B prompts: the other's, then these."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([other.pooled, self.pooled])
+        return Conditioning(torch.cat([other.hidden, self.hidden]), pooled)
 
 
 @dataclass(eq=False, kw_only=True)
 class Base:
     """A loaded base model; its modules are shared by everything that is given it.
 
-    ref: what was asked for ("pocket" or a path, as text). path: its folder. holder: the
-    mixer whose adapters are written into the weights now; None while they are the base's own.
+    ref: what was asked for ("pocket" or a path, as text). path: its folder. zero_empty: whether an
+    empty negative prompt means zeros and not the encoded empty text (`force_zeros_for_empty_prompt`).
+    holder: the mixer whose adapters are written into the weights now; None while they are the base's
+    own. words: the learned words of those adapters, or None.
     """
 
     ref: str
@@ -47,16 +97,20 @@ class Base:
     scheduler: SchedulerMixin = field(repr=False)
     device: torch.device
     dtype: torch.dtype
-    holder: object | None = field(default=None, repr=False)
+    text_encoder_2: CLIPTextModelWithProjection | None = field(default=None, repr=False)
+    tokenizer_2: CLIPTokenizer | None = field(default=None, repr=False)
+    zero_empty: bool = False
+    holder: Holder | None = field(default=None, repr=False)
+    words: Words | None = field(default=None, repr=False)
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over the names and contents of the five parts' JSON and safetensors files.
+        """SHA-256 over the names and contents of the parts' JSON and safetensors files.
 
         Read from the folder at first use, so it names the base whatever adapters are mixed in.
         """
         digest = hashlib.sha256()
-        for part in _PARTS:
+        for part in self.family.parts:
             for file in sorted((self.path / part).rglob("*")):
                 if file.suffix in (".json", ".safetensors", ".txt"):
                     name = file.relative_to(self.path).as_posix()
@@ -121,20 +175,48 @@ class Base:
         names = (encoder.component for encoder in self.family.text_encoders)
         return {name: self.component(name) for name in names}
 
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Encode B prompts: (B, L, D), L the tokenizer's length; longer prompts are cut there.
+    def condition(self, prompts: Sequence[str], *, negative: bool = False) -> Conditioning:
+        """Encode B prompts for the UNet; longer ones than the tokenizers' length are cut there.
 
+        negative: they are negative prompts, of which empty ones may mean zeros (see `zero_empty`).
         Gradients flow where the caller has them on.
         """
-        tokens = self.tokenizer(
+        hidden, pooled = [], None
+        for row in self.family.text_encoders:
+            out = self._encode(row.component, row.tokenizer, prompts)
+            hidden.append(out[0] if self.family.hidden_layer == -1 else out[1])
+            pooled = out[2]
+        found = Conditioning(torch.cat(hidden, dim=-1), pooled if self.family.pooled else None)
+        if not (negative and self.zero_empty):
+            return found
+        keep = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
+        zeroed = None if found.pooled is None else found.pooled * keep[:, None]
+        return Conditioning(found.hidden * keep[:, None, None], zeroed)
+
+    def _encode(
+        self, component: str, tokenizer: str, prompts: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return a text encoder's last hidden state, the one that the family uses, and its projection."""
+        chosen = getattr(self, tokenizer)
+        if self.words is not None:
+            chosen = self.words.tokenizer(component)
+            prompts = [self.words.expand(prompt, component) for prompt in prompts]
+        tokens = chosen(
             list(prompts),
             padding="max_length",
-            max_length=self.tokenizer.model_max_length,
+            max_length=getattr(self, tokenizer).model_max_length,
             truncation=True,
             return_tensors="pt",
         )
-        hidden: torch.Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return hidden
+        layer = self.family.hidden_layer
+        encoder: Any = self.component(component)
+        out = encoder(tokens.input_ids.to(self.device), output_hidden_states=layer != -1)
+        used = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
+        return out.last_hidden_state, used, getattr(out, "text_embeds", None)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Encode B prompts: (B, L, D), `condition` without what is pooled."""
+        return self.condition(prompts).hidden
 
     def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode pictures to the mean and standard deviation of their latents.
@@ -152,24 +234,33 @@ class Base:
             decoded = self.vae.decode(latents.to(self.vae.dtype) / self.scaling_factor).sample
             return decoded.clamp(-1.0, 1.0)
 
-    def pipeline(self) -> StableDiffusionPipeline:
+    def pipeline(self) -> DiffusionPipeline:
         """Return a diffusers pipeline over these very modules: what it changes, changes here."""
         import diffusers
 
         with quiet():
+            parts = {part: getattr(self, part) for part in self.family.parts}
+            parts["scheduler"] = type(self.scheduler).from_config(self.scheduler.config)
             pipeline_class = getattr(diffusers, self.family.pipeline_class)
-            pipeline = pipeline_class(
-                vae=self.vae,
-                text_encoder=self.text_encoder,
-                tokenizer=self.tokenizer,
-                unet=self.unet,
-                scheduler=type(self.scheduler).from_config(self.scheduler.config),
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
+            pipeline = pipeline_class(**parts, **pipeline_extras(pipeline_class, self.zero_empty))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def pipeline_extras(pipeline_class: type, zero_empty: bool) -> dict[str, Any]:
+    """Return what a pipeline class wants beside the parts: no safety checker, no watermark, the zeroing."""
+    import inspect
+
+    wanted = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "image_encoder": None,
+        "requires_safety_checker": False,
+        "force_zeros_for_empty_prompt": zero_empty,
+        "add_watermarker": False,
+    }
+    taken = inspect.signature(pipeline_class.__init__).parameters
+    return {name: value for name, value in wanted.items() if name in taken}
 
 
 def load_base(
@@ -183,22 +274,33 @@ def load_base(
     Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
     """
     path = ASSETS / "pocket" if str(ref) == "pocket" else Path(ref).expanduser()
-    family = _recognise(path, str(ref))
+    family, index = _recognise(path, str(ref))
     chosen = choose_device(device, dtype)
     from safetensors import SafetensorError
 
     broken = (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
     try:
         with quiet():
-            parts = _load_parts(path, chosen)
+            parts = _load_parts(path, family, chosen)
     except broken as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BaseError(f"base {str(ref)!r} can't be loaded: {reason}; fetch its folder again") from error
-    return Base(ref=str(ref), path=path, family=family, device=chosen.device, dtype=chosen.dtype, **parts)
+    return Base(
+        ref=str(ref),
+        path=path,
+        family=family,
+        device=chosen.device,
+        dtype=chosen.dtype,
+        zero_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
+        **parts,
+    )
 
 
-def _recognise(path: Path, ref: str) -> Family:
-    """Tell the family of a pipeline folder from its index and its UNet's config, or raise BaseError."""
+def _recognise(path: Path, ref: str) -> tuple[Family, dict[str, Any]]:
+    """Tell the family of a pipeline folder from its index and its UNet's config, or raise BaseError.
+
+    Returns: the family's row, and what `model_index.json` says.
+    """
     if path.suffix.lower() in _PICKLES:
         raise BaseError(
             f"base {ref!r} is a pickle file, which is never opened; convert it to a diffusers folder"
@@ -211,26 +313,30 @@ def _recognise(path: Path, ref: str) -> Family:
         raise BaseError(f"base {ref!r}: no such folder; give 'pocket' or a folder in diffusers' layout")
     index = _read_json(path / "model_index.json", ref)
     found = str(index.get("_class_name"))
-    family = next((row for row in FAMILIES.values() if row.pipeline_class == found), None)
-    if family is None:
+    if found not in {row.pipeline_class for row in FAMILIES.values()}:
         known = ", ".join(f"{row.pipeline_class} ({row.label})" for row in FAMILIES.values())
         raise BaseError(f"base {ref!r} is a {found}; supported: {known}")
-    for part in _PARTS:
+    unet = _read_json(path / "unet" / "config.json", ref) if (path / "unet").is_dir() else {}
+    family = family_of_pipeline(found, unet)
+    if family is None:
+        raise BaseError(f"base {ref!r} is a {found} whose UNet has use_linear_projection = "
+                        f"{unet.get('use_linear_projection')}; no supported family is built so")  # fmt: skip
+    for part in family.parts:
         if not (path / part).is_dir():
             raise BaseError(f"base {ref!r} has no {part}/ folder; fetch it again, whole")
-    for part in ("unet", "text_encoder", "vae"):
+    for part in (*family.components, "vae"):
         if not list((path / part).glob("*.safetensors")):
             raise BaseError(
                 f"base {ref!r} has no .safetensors file in {part}/; pickle weights are never opened"
             )
-    channels = _read_json(path / "unet" / "config.json", ref).get("in_channels")
+    channels = unet.get("in_channels")
     latent = _read_json(path / "vae" / "config.json", ref).get("latent_channels")
     if channels != latent:
         raise BaseError(
             f"base {ref!r} has a UNet of {channels} input channels over {latent} latent channels; "
             f"expected equal numbers (inpainting bases aren't supported)"
         )
-    return family
+    return family, index
 
 
 def _read_json(path: Path, ref: str) -> dict[str, Any]:
@@ -249,17 +355,18 @@ def _read_json(path: Path, ref: str) -> dict[str, Any]:
     return value
 
 
-def _load_parts(path: Path, chosen: Device) -> dict[str, Any]:
+def _load_parts(path: Path, family: Family, chosen: Device) -> dict[str, Any]:
     import diffusers
+    import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
-    parts: dict[str, Any] = {
-        "unet": _load_model(UNet2DConditionModel, path / "unet", chosen),
-        "text_encoder": _load_model(CLIPTextModel, path / "text_encoder", chosen),
-        "vae": _load_model(AutoencoderKL, path / "vae", chosen),
-    }
-    parts["tokenizer"] = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+    parts: dict[str, Any] = {"unet": _load_model(UNet2DConditionModel, path / "unet", chosen)}
+    for row in family.text_encoders:
+        kind = getattr(transformers, row.model_class)
+        parts[row.component] = _load_model(kind, path / row.component, chosen)
+        parts[row.tokenizer] = CLIPTokenizer.from_pretrained(path / row.tokenizer, local_files_only=True)
+    parts["vae"] = _load_model(AutoencoderKL, path / "vae", chosen)
     name = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))[
         "_class_name"
     ]

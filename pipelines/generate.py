@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from pipelines.base import Base
+    from pipelines.base import Base, Conditioning
 
 __all__ = ["AdapterUse", "GenerationConfig", "Picture", "generate", "generate_prompts", "read_settings"]
 
@@ -93,7 +94,7 @@ def generate(base: Base, config: GenerationConfig, *, on_step: OnStep | None = N
     height, width = _size(base, config)
     pictures: list[Picture] = []
     total = config.num_images * config.num_inference_steps
-    with torch.no_grad():
+    with torch.no_grad(), _at_rest_after(base):
         context = _context(base, [config.prompt], config)
         for index in range(config.num_images):
             seed, done = config.seed + index, index * config.num_inference_steps
@@ -128,7 +129,7 @@ def generate_prompts(
         raise ConfigError(f"got {len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt")
     size = _size(base, config)
     images: list[Image] = []
-    with torch.no_grad():
+    with torch.no_grad(), _at_rest_after(base):
         for start in range(0, len(prompts), batch_size):
             chosen = slice(start, start + batch_size)
             context = _context(base, prompts[chosen], config)
@@ -157,11 +158,12 @@ def _size(base: Base, config: GenerationConfig) -> tuple[int, int]:
     return sides["height"], sides["width"]
 
 
-def _context(base: Base, prompts: Sequence[str], config: GenerationConfig) -> torch.Tensor:
-    """Encode B prompts, after B negative ones where guidance is on: (B or 2B, L, D)."""
+def _context(base: Base, prompts: Sequence[str], config: GenerationConfig) -> Conditioning:
+    """Encode B prompts, after B negative ones where guidance is on."""
     if config.guidance_scale <= 1:
-        return base.encode_prompts(prompts)
-    return base.encode_prompts([config.negative_prompt] * len(prompts) + list(prompts))
+        return base.condition(prompts)
+    negative = base.condition([config.negative_prompt] * len(prompts), negative=True)
+    return base.condition(prompts).after(negative)
 
 
 def initial_noise(base: Base, seed: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Generator]:
@@ -178,7 +180,7 @@ def initial_noise(base: Base, seed: int, size: tuple[int, int]) -> tuple[torch.T
 
 def _denoise(
     base: Base,
-    context: torch.Tensor,
+    context: Conditioning,
     seeds: Sequence[int],
     config: GenerationConfig,
     size: tuple[int, int],
@@ -199,10 +201,13 @@ def _denoise(
     latents = latents * scheduler.init_noise_sigma
     extra = _step_arguments(scheduler, generators)
     guided = config.guidance_scale > 1
+    arguments = context.arguments(size)
     for index, timestep in enumerate(scheduler.timesteps):
+        if base.holder is not None:
+            base.holder.at(index, len(scheduler.timesteps))
         inputs = torch.cat([latents, latents]) if guided else latents
         inputs = scheduler.scale_model_input(inputs, timestep)
-        noise_pred = base.unet(inputs, timestep, encoder_hidden_states=context, return_dict=False)[0]
+        noise_pred = base.unet(inputs, timestep, return_dict=False, **arguments)[0]
         if guided:
             negative, positive = noise_pred.chunk(2)
             noise_pred = negative + config.guidance_scale * (positive - negative)
@@ -210,6 +215,16 @@ def _denoise(
         if on_step is not None and on_step(index + 1, config.num_inference_steps) is False:
             return None
     return latents
+
+
+@contextmanager
+def _at_rest_after(base: Base) -> Iterator[None]:
+    """Let a mix whose weights follow the steps end at its full weights, whatever happens."""
+    try:
+        yield
+    finally:
+        if base.holder is not None:
+            base.holder.rest()
 
 
 def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

@@ -121,6 +121,12 @@ class Mixer:
         if self._adapters:
             self._rebuild({}, {})
 
+    def at(self, step: int, total: int) -> None:
+        """Write the UNet's weights of a denoising step; these don't follow the steps."""
+
+    def rest(self) -> None:
+        """Write the weights as they are outside of denoising; nothing to do."""
+
     def __enter__(self) -> Mixer:
         return self
 

@@ -35,6 +35,35 @@ def tiny_base(tiny_folder: Path) -> Base:
 
 
 @pytest.fixture(scope="session")
+def tiny_folders(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random pipeline of every family, by its key in FAMILIES. Don't write into them."""
+    from pipelines.families import FAMILIES
+    from tests.tiny import save_tiny_pipeline
+
+    root = tmp_path_factory.mktemp("families")
+    return {
+        family: tiny_folder if family == "sd15" else save_tiny_pipeline(root / family, family=family)
+        for family in FAMILIES
+    }
+
+
+@pytest.fixture
+def tiny_sd2(tiny_folders: dict[str, Path]) -> Base:
+    """A random SD 2.x pipeline, loaded anew for each test."""
+    from pipelines.base import load_base
+
+    return load_base(tiny_folders["sd2"], device="cpu")
+
+
+@pytest.fixture
+def tiny_sdxl(tiny_folders: dict[str, Path]) -> Base:
+    """A random SDXL pipeline, loaded anew for each test."""
+    from pipelines.base import load_base
+
+    return load_base(tiny_folders["sdxl"], device="cpu")
+
+
+@pytest.fixture(scope="session")
 def _loaded_pocket() -> Base:
     from pipelines.base import load_base
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pipelines.adapter import Adapter, LowRank
-from pipelines.base import Base, quiet
-from pipelines.families import TEXT_TARGETS, UNET_TARGETS
+from pipelines.base import Base, pipeline_extras, quiet
+from pipelines.families import FAMILIES, TEXT_TARGETS, UNET_TARGETS
 
 # Every UNet here has cross-attention, so that all module kinds that adapters reach are there.
 _UNET: dict[str, Any] = {
@@ -44,53 +44,87 @@ _SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
     "prediction_type": "epsilon",
 }
-_INDEX: dict[str, Any] = {
-    "_class_name": "StableDiffusionPipeline",
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "safety_checker": [None, None],
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
+# What differs per family. SDXL's two text encoders have different widths: equal ones load silently wrong.
+_FAMILY_UNETS: dict[str, dict[str, Any]] = {
+    "sd15": {},
+    "sd2": {"use_linear_projection": True, "attention_head_dim": (2, 4)},
+    "sdxl": {
+        "layers_per_block": 2,
+        "block_out_channels": (16, 32, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "attention_head_dim": (2, 4, 4),
+        "use_linear_projection": True,
+        "cross_attention_dim": 32 + 40,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    },
+}
+_TEXT_ENCODERS: dict[str, tuple[dict[str, Any], ...]] = {
+    "sd15": ({"hidden_size": 32, "intermediate_size": 48},),
+    "sd2": ({"hidden_size": 32, "intermediate_size": 48, "hidden_act": "gelu"},),
+    "sdxl": (
+        {"hidden_size": 32, "intermediate_size": 48},
+        {"hidden_size": 40, "intermediate_size": 56, "hidden_act": "gelu", "projection_dim": 24},
+    ),
 }
 
 
 def save_tiny_pipeline(
-    folder: Path, *, seed: int = 0, unet: dict[str, Any] | None = None, prediction_type: str = "epsilon"
+    folder: Path,
+    *,
+    family: str = "sd15",
+    seed: int = 0,
+    unet: dict[str, Any] | None = None,
+    prediction_type: str = "epsilon",
 ) -> Path:
-    """Write a random SD 1.x pipeline of some 0.3 MB to `folder`: 16×16 pixels, f2, 4 latent channels.
+    """Write a random pipeline of some 0.3 MB to `folder`: 16×16 pixels, f2, 4 latent channels.
 
-    unet: fields of the UNet's config that differ from the usual ones.
+    family: a key of FAMILIES. unet: fields of the UNet's config that differ from the usual ones.
     """
+    import diffusers
+    import transformers
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig
 
+    row = FAMILIES[family]
+    index: dict[str, Any] = {"_class_name": row.pipeline_class, "unet": ["diffusers", "UNet2DConditionModel"]}
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = _byte_tokenizer(folder / "tokenizer")
-        text_config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        parts = {
-            "unet": UNet2DConditionModel(**{**_UNET, **(unet or {})}),
-            "text_encoder": CLIPTextModel(text_config),
-            "vae": AutoencoderKL(**_VAE),
-            "tokenizer": tokenizer,
-            "scheduler": DDIMScheduler(**{**_SCHEDULER, "prediction_type": prediction_type}),
+        tokenizers = {
+            encoder.tokenizer: _byte_tokenizer(folder / encoder.tokenizer) for encoder in row.text_encoders
         }
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(**{**_UNET, **_FAMILY_UNETS[family], **(unet or {})}),
+            **tokenizers,
+        }
+        for encoder, fields in zip(row.text_encoders, _TEXT_ENCODERS[family], strict=True):
+            tokenizer = tokenizers[encoder.tokenizer]
+            config = CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=16,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                **fields,
+            )
+            parts[encoder.component] = getattr(transformers, encoder.model_class)(config)
+            index[encoder.component] = ["transformers", encoder.model_class]
+            index[encoder.tokenizer] = ["transformers", "CLIPTokenizer"]
+        parts["vae"] = AutoencoderKL(**_VAE)
+        parts["scheduler"] = DDIMScheduler(**{**_SCHEDULER, "prediction_type": prediction_type})
         for name, part in parts.items():
             part.save_pretrained(folder / name)
-    (folder / "model_index.json").write_text(json.dumps(_INDEX))
+    index |= {"vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    index |= pipeline_extras(getattr(diffusers, row.pipeline_class), row.pooled)
+    for name in ("safety_checker", "feature_extractor", "image_encoder"):
+        if name in index:
+            index[name] = [None, None]
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 
@@ -110,11 +144,14 @@ def _byte_tokenizer(folder: Path) -> Any:
 
 def target_modules(base: Base, unet: str = "attention", text: str = "attention") -> list[str]:
     """Canonical names of the modules of two named target sets; "none" leaves a component out."""
-    endings = {"unet": UNET_TARGETS.get(unet, ()), "text_encoder": TEXT_TARGETS.get(text, ())}
+
+    def endings(component: str) -> tuple[str, ...]:
+        return UNET_TARGETS.get(unet, ()) if component == "unet" else TEXT_TARGETS.get(text, ())
+
     return [
         name
         for name in base.modules()
-        if any(name.endswith(f".{end}") for end in endings[name.split(".", 1)[0]])
+        if any(name.endswith(f".{end}") for end in endings(name.split(".", 1)[0]))
     ]
 
 
@@ -141,7 +178,9 @@ def random_adapter(
         up = torch.randn((weight.shape[0], rank, *(1 for _ in weight.shape[2:])), generator=generator)
         up = up * strength * weight.detach().std() * (weight[0].numel() / rank) ** 0.5
         factors[module] = LowRank(down=down, up=up, alpha=alpha)
-    return Adapter(name=name, factors=factors, triggers=("zwx",), metadata={"steps": "300"})
+    return Adapter(
+        name=name, factors=factors, family=base.family.id, triggers=("zwx",), metadata={"steps": "300"}
+    )
 
 
 def weights_of(base: Base) -> dict[str, torch.Tensor]:
