@@ -1,0 +1,253 @@
+"""Random factors of every method, for tests that walk METHODS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.adapter import Adapter, AnyFactors, Factors, LowRank
+from pipelines.base import Base
+from pipelines.methods import METHODS
+
+Shape = tuple[int, ...]
+Parts = dict[str, Tensor]
+
+
+class _Maker:
+    """What the makers below share: the shape, the sizes and one generator."""
+
+    def __init__(
+        self, shape: Shape, rank: int, alpha: float, seed: int, strength: float, variant: int, weight: Any
+    ) -> None:
+        self.shape, self.rank, self.alpha = shape, rank, alpha
+        self.strength, self.variant, self.weight = strength, variant, weight
+        self.generator = torch.Generator().manual_seed(seed)
+        self.out, self.inner = shape[0], shape[1] if len(shape) > 1 else 0
+        self.kernel = shape[2:]
+        self.flat = prod(shape[1:])
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def ones(self) -> Shape:
+        return tuple(1 for _ in self.kernel)
+
+    def block(self, size: int) -> int:
+        """A side of orthogonal blocks that divides `size`."""
+        return next(side for side in (4, 3, 2, 1) if size % side == 0)
+
+
+def _lora(m: _Maker) -> Parts:
+    return {"down": m.normal(m.rank, *m.shape[1:]), "up": m.normal(m.out, m.rank, *m.ones())}
+
+
+def _dora(m: _Maker) -> Parts:
+    """Magnitudes near the weight's own norms; variant 1 has them per input."""
+    weight = m.normal(*m.shape) / (3 * m.flat) ** 0.5 if m.weight is None else m.weight.float()
+    axis = 1 if m.variant else 0
+    norm = weight.norm(dim=[d for d in range(weight.ndim) if d != axis], keepdim=True)
+    spread = 1 + m.strength * torch.rand(norm.shape, generator=m.generator)
+    return {**_lora(m), "magnitude": norm * spread}
+
+
+def _locon(m: _Maker) -> Parts:
+    kernel = m.kernel or ()
+    return {
+        "down": m.normal(m.rank, m.inner, *m.ones()),
+        "mid": m.normal(m.rank, m.rank, *kernel),
+        "up": m.normal(m.out, m.rank, *m.ones()),
+    }
+
+
+def _loha(m: _Maker) -> Parts:
+    """Variant 1 uses Tucker's form on convolutions wider than 1×1."""
+    parts: Parts = {}
+    for half in ("1", "2"):
+        if m.variant and prod(m.kernel) > 1:
+            parts[f"hada_t{half}"] = m.normal(m.rank, m.rank, *m.kernel)
+            parts[f"hada_w{half}_a"] = m.normal(m.rank, m.out)
+            parts[f"hada_w{half}_b"] = m.normal(m.rank, m.inner)
+        else:
+            parts[f"hada_w{half}_a"] = m.normal(m.out, m.rank)
+            parts[f"hada_w{half}_b"] = m.normal(m.rank, m.flat)
+    return parts
+
+
+def _halves(size: int) -> tuple[int, int]:
+    """The factors of `size` nearest to its root, the smaller first, as LoKr splits a side."""
+    small = next(side for side in range(int(size**0.5), 0, -1) if size % side == 0)
+    return small, size // small
+
+
+def _lokr(m: _Maker) -> Parts:
+    """Variant 1 splits the small half too, and uses Tucker's form on convolutions wider than 1×1."""
+    (a, b), (c, d) = _halves(m.out), _halves(m.inner)
+    parts: Parts = {}
+    if m.variant and m.rank < max(a, c) / 2:
+        parts |= {"lokr_w1_a": m.normal(a, m.rank), "lokr_w1_b": m.normal(m.rank, c)}
+    else:
+        parts["lokr_w1"] = m.normal(a, c)
+    if m.rank >= max(b, d) / 2:
+        parts["lokr_w2"] = m.normal(b, d, *m.kernel)
+    elif m.variant and prod(m.kernel) > 1:
+        parts["lokr_t2"] = m.normal(m.rank, m.rank, *m.kernel)
+        parts |= {"lokr_w2_a": m.normal(m.rank, b), "lokr_w2_b": m.normal(m.rank, d)}
+    else:
+        flat = d * prod(m.kernel)
+        parts |= {"lokr_w2_a": m.normal(b, m.rank), "lokr_w2_b": m.normal(m.rank, flat)}
+    return parts
+
+
+def _ia3(m: _Maker) -> Parts:
+    """On the input side, which every form can hold; variant 1 is PEFT's output side."""
+    size = m.out if m.variant else m.inner
+    vector = m.strength * m.normal(size)
+    return {"ia3_w": vector.reshape(1, size, *m.ones()) if m.kernel else vector}
+
+
+def _oft(m: _Maker) -> Parts:
+    block = m.block(m.flat)
+    return {"oft_r": m.strength * m.normal(m.flat // block, block * (block - 1) // 2)}
+
+
+def _boft(m: _Maker) -> Parts:
+    block = m.block(m.flat)
+    rotation = m.strength * m.normal(1, m.flat // block, block, block)
+    return {"boft_r": rotation, "boft_s": 1 + m.strength * m.normal(m.out, 1)}
+
+
+def _adalora(m: _Maker) -> Parts:
+    return {
+        "down": m.normal(m.rank, m.flat),
+        "up": m.normal(m.out, m.rank),
+        "singular": m.normal(m.rank, 1),
+    }
+
+
+def _vera(m: _Maker) -> Parts:
+    """The shared matrices come from one fixed seed, as long as any module may need."""
+    shared = torch.Generator().manual_seed(11)
+    return {
+        "vera_a": torch.randn((m.rank, 4096), generator=shared)[:, : m.inner],
+        "vera_b": torch.randn((4096, m.rank), generator=shared)[: m.out],
+        "lambda_b": m.normal(m.out),
+        "lambda_d": m.normal(m.rank),
+    }
+
+
+def _full(m: _Maker) -> Parts:
+    size = m.strength / max(m.flat, 1) ** 0.5
+    parts = {"diff": size * m.normal(*m.shape)}
+    return {**parts, "diff_b": size * m.normal(m.out)} if m.variant else parts
+
+
+def _norm(m: _Maker) -> Parts:
+    return {"w_norm": m.strength * m.normal(*m.shape), "b_norm": m.strength * m.normal(*m.shape)}
+
+
+_MAKERS: dict[str, Callable[[_Maker], Parts]] = {
+    "lora": _lora,
+    "dora": _dora,
+    "locon": _locon,
+    "loha": _loha,
+    "lokr": _lokr,
+    "ia3": _ia3,
+    "oft": _oft,
+    "boft": _boft,
+    "adalora": _adalora,
+    "vera": _vera,
+    "full": _full,
+    "norm": _norm,
+}
+
+# The part that ΔW is proportional to, by which its size is set.
+_LINEAR = {"lora": "up", "dora": "up", "locon": "up", "adalora": "up", "vera": "lambda_b",
+           "loha": "hada_w1_a", "lokr": "lokr_w1"}  # fmt: skip
+
+
+def _options(method: str, m: _Maker) -> dict[str, Any]:
+    if method == "dora":
+        return {"axis": "input" if m.variant else "output"}
+    if method == "ia3":
+        return {"on_input": not m.variant, "bias": bool(m.variant)}
+    if method == "oft":
+        return {"neumann_terms": 0 if m.variant else 5}
+    return {}
+
+
+def random_factors(
+    method: str,
+    shape: Shape,
+    *,
+    rank: int = 4,
+    alpha: float = 6.0,
+    seed: int = 0,
+    strength: float = 0.3,
+    variant: int = 0,
+    weight: Tensor | None = None,
+) -> AnyFactors:
+    """Random factors of a weight of `shape`, whose ΔW is finite and clearly not zero.
+
+    strength: size of ΔW against an ordinary weight, roughly. variant: 0 is what every form of the
+    method can hold, 1 the other layout where there is one (see the makers). weight: the base's own,
+    by which methods that rescale it choose their numbers; None: an ordinary one.
+    """
+    maker = _Maker(shape, rank, alpha, seed, strength, variant, weight)
+    parts = _MAKERS[method](maker)
+    if linear := _LINEAR.get(method):
+        linear = linear if linear in parts else f"{linear}_a"
+        plain = {"dora": "lora"}.get(method, method)
+        kept = {name: part for name, part in parts.items() if name != "magnitude"}
+        size = _made(plain, kept, alpha, {}).delta(torch.zeros(shape)).square().mean().sqrt()
+        parts[linear] = parts[linear] * (strength / (3 * maker.flat) ** 0.5 / size)
+    return _made(method, parts, alpha, _options(method, maker))
+
+
+def _made(method: str, parts: Parts, alpha: float, options: dict[str, Any]) -> AnyFactors:
+    if method == "lora":
+        return LowRank(down=parts["down"], up=parts["up"], alpha=alpha)
+    return Factors(method=method, parts=parts, alpha=alpha, options=options)
+
+
+def modules_for(base: Base, method: str) -> list[str]:
+    """Modules of `base` that a method can sit on: attention, and convolutions where it has them."""
+    if method == "norm":
+        layers = base.weighted().items()
+        return [name for name, layer in layers if isinstance(layer, nn.GroupNorm | nn.LayerNorm)]
+    linear = ("to_q", "to_k", "to_out.0", "ff.net.2", "q_proj", "v_proj", "fc1")
+    wanted = linear if METHODS[method].linear_only else (*linear, "conv1", "conv_shortcut", "proj_in")
+    plain = [name for name in base.modules() if name.endswith(tuple(f".{end}" for end in wanted))]
+    if METHODS[method].linear_only:
+        return [name for name in plain if isinstance(base.modules()[name], nn.Linear)]
+    return plain
+
+
+def random_adapter_of(
+    base: Base, method: str, modules: Iterable[str] | None = None, *, name: str = "tiny", **kw: Any
+) -> Adapter:
+    """An adapter of random factors of one method on `modules` (None: see `modules_for`).
+
+    kw: goes to `random_factors`; each module draws its own numbers.
+    """
+    layers = base.weighted()
+    chosen = modules_for(base, method) if modules is None else list(modules)
+    seed = kw.pop("seed", 0)
+    factors = {}
+    for index, module in enumerate(chosen):
+        weight = layers[module].weight
+        assert isinstance(weight, Tensor)
+        shape = tuple(int(side) for side in weight.shape)
+        own = {"seed": seed * 10_000 + index, "weight": weight.detach().cpu(), **kw}
+        factors[module] = random_factors(method, shape, **own)
+    return Adapter(
+        name=name,
+        factors=factors,
+        family=base.family.id,
+        method=method,
+        triggers=("zwx",),
+        metadata={"steps": "300"},
+    )
