@@ -259,7 +259,7 @@ def pipeline_extras(pipeline_class: type, zero_empty: bool) -> dict[str, Any]:
         "force_zeros_for_empty_prompt": zero_empty,
         "add_watermarker": False,
     }
-    taken = inspect.signature(pipeline_class.__init__).parameters
+    taken = inspect.signature(pipeline_class).parameters
     return {name: value for name, value in wanted.items() if name in taken}
 
 
