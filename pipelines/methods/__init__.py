@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from pipelines.methods.adalora import ADALORA
+from pipelines.methods.boft import BOFT
+from pipelines.methods.dora import DORA, with_magnitude
+from pipelines.methods.full import FULL, NORM
+from pipelines.methods.ia3 import IA3
+from pipelines.methods.locon import LOCON
+from pipelines.methods.loha import LOHA
+from pipelines.methods.lokr import LOKR
 from pipelines.methods.lora import LORA
 from pipelines.methods.method import Method, Part
+from pipelines.methods.oft import OFT
+from pipelines.methods.vera import VERA
 
 __all__ = ["METHODS", "Method", "Part", "method_of"]
 
-METHODS: dict[str, Method] = {row.id: row for row in (LORA,)}
+_ROWS = (
+    LORA,
+    DORA,
+    LOCON,
+    with_magnitude(LOCON, "locon_dora", "LoCon (Tucker) with DoRA"),
+    LOHA,
+    with_magnitude(LOHA, "loha_dora", "LoHa with DoRA"),
+    LOKR,
+    with_magnitude(LOKR, "lokr_dora", "LoKr with DoRA"),
+    IA3,
+    ADALORA,
+    VERA,
+    OFT,
+    BOFT,
+    FULL,
+    NORM,
+)
+
+METHODS: dict[str, Method] = {row.id: row for row in _ROWS}
 
 
 def method_of(parts: Collection[str]) -> Method | None:
     """Return the method that keeps just these parts per module (alpha aside), or None."""
     found = frozenset(parts) - {"alpha"}
     for row in METHODS.values():
-        if row.required <= found <= row.known:
+        if found and row.required <= found <= row.known:
             return row
     return None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipelines.methods.method import Method, Part
+from pipelines.methods.peft_config import common_and_patterns, number, pattern_value
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
+
+    from pipelines.adapter import AnyFactors
 
 
 def lora_config(rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0) -> PeftConfig:
@@ -29,6 +33,24 @@ def lora_config(rank: int, alpha: float, target_modules: Sequence[str], dropout:
     )
 
 
+def lora_from_peft(
+    config: Mapping[str, Any], path: str, parts: Mapping[str, torch.Tensor]
+) -> tuple[float, dict[str, Any]]:
+    """Return a module's alpha of PEFT's configuration; rank-stabilised scales (α/√r) are restated as α/r."""
+    rank = int(parts["down"].shape[0])
+    alpha = number(
+        pattern_value(config.get("alpha_pattern"), path, config.get("lora_alpha", 8)), "lora_alpha"
+    )
+    return (alpha * rank**0.5 if config.get("use_rslora") else alpha), {}
+
+
+def lora_fields(factors: Mapping[str, AnyFactors]) -> dict[str, Any]:
+    """Return PEFT's rank and alpha fields of modules by path."""
+    rank, ranks = common_and_patterns({path: int(f.parts["down"].shape[0]) for path, f in factors.items()})
+    alpha, alphas = common_and_patterns({path: f.alpha for path, f in factors.items()})
+    return {"r": rank, "rank_pattern": ranks, "lora_alpha": alpha, "alpha_pattern": alphas}
+
+
 LORA = Method(
     id="lora",
     label="LoRA",
@@ -37,12 +59,14 @@ LORA = Method(
         Part(name="down", peft="lora_A.weight", lycoris="lora_down.weight"),
         Part(name="up", peft="lora_B.weight", lycoris="lora_up.weight"),
     ),
-    formats=("kohya", "diffusers"),
+    formats=("kohya", "diffusers", "lycoris", "peft", "pigment"),
     delta=lambda factors, weight: factors.delta(weight),
     shape=lambda factors: factors.weight_shape,
     rank=lambda factors: factors.rank,
-    matrices=lambda factors: factors.matrices(),  # type: ignore[arg-type, return-value]
+    matrices=lambda factors: factors.matrices(),
     peft_type="LORA",
     peft_config=lora_config,
+    peft_fields=lora_fields,
+    from_peft=lora_from_peft,
     trains=True,
 )

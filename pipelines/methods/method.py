@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
-    from pipelines.adapter import Factors, LowRank
+    from pipelines.adapter import AnyFactors
 
-    AnyFactors = LowRank | Factors
+    Tensors = Mapping[str, torch.Tensor]
 
 Shape = tuple[int, ...]
 
@@ -47,13 +47,19 @@ class Method:
     misfit(factors, shape): why the factors can't belong to a weight of that shape, or None.
     rank(factors): the size that people know it by; 0 where it has none.
     matrices(factors): fp32 (out, r) and (r, in·kh·kw) whose product is ΔW, or None where there are no
-    such exact ones of moderate size.
+    such exact ones of moderate size: the field, or what it returns, is None.
     peft_type: PEFT's name of the tuner; empty where PEFT has none.
     peft_config(rank, alpha, target_modules, dropout): a PEFT configuration for training; target_modules
     are endings of module names.
     peft_fields(factors by module path): what `adapter_config.json` must say besides the target modules,
     so that PEFT applies these very factors.
     from_peft(config, module path, parts): (alpha, options) of one module from `adapter_config.json`.
+    parts_from_peft(parts, options): Pigment's parts of PEFT's; None: they are the same. for_peft(factors
+    by module path): the same ΔW stated so that one PEFT configuration holds all of it, with the parts as
+    PEFT has them; None: they are so already. parts_from_lycoris(parts): Pigment's parts and the options
+    of LyCORIS' tensors; None: the same parts and no options. for_lycoris(factors): a module's tensors
+    by part name as LyCORIS has them, alpha aside; None: the parts. Both raise AdapterError, in one line
+    without the module's name, where the form can't hold the factors.
     linear_only: whether it can't sit on convolutions. trains: whether Pigment's trainer offers it.
     """
 
@@ -66,15 +72,19 @@ class Method:
     shape: Callable[[AnyFactors], Shape | None]
     rank: Callable[[AnyFactors], int]
     misfit: Callable[[AnyFactors, Shape], str | None] | None = None
-    bias_delta: Callable[[AnyFactors, torch.Tensor], torch.Tensor] | None = None
+    bias_delta: Callable[[AnyFactors, torch.Tensor], torch.Tensor | None] | None = None
     needs_weight: bool = False
-    matrices: Callable[[AnyFactors], tuple[torch.Tensor, torch.Tensor]] | None = None
+    matrices: Callable[[AnyFactors], tuple[torch.Tensor, torch.Tensor] | None] | None = None
     peft_type: str = ""
     peft_config: Callable[[int, float, Sequence[str], float], PeftConfig] | None = None
     peft_fields: Callable[[Mapping[str, AnyFactors]], dict[str, Any]] | None = None
     from_peft: (
         Callable[[Mapping[str, Any], str, Mapping[str, torch.Tensor]], tuple[float, dict[str, Any]]] | None
     ) = None
+    parts_from_peft: Callable[[Tensors, Mapping[str, Any]], dict[str, torch.Tensor]] | None = None
+    for_peft: Callable[[Mapping[str, AnyFactors]], dict[str, AnyFactors]] | None = None
+    parts_from_lycoris: Callable[[Tensors], tuple[dict[str, torch.Tensor], dict[str, Any]]] | None = None
+    for_lycoris: Callable[[AnyFactors], dict[str, torch.Tensor]] | None = None
     linear_only: bool = False
     trains: bool = False
 

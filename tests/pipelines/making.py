@@ -45,13 +45,13 @@ def _lora(m: _Maker) -> Parts:
     return {"down": m.normal(m.rank, *m.shape[1:]), "up": m.normal(m.out, m.rank, *m.ones())}
 
 
-def _dora(m: _Maker) -> Parts:
-    """Magnitudes near the weight's own norms; variant 1 has them per input."""
+def _magnitude(m: _Maker) -> Tensor:
+    """Near the weight's own norms; variant 1 has them per input."""
     weight = m.normal(*m.shape) / (3 * m.flat) ** 0.5 if m.weight is None else m.weight.float()
     axis = 1 if m.variant else 0
-    norm = weight.norm(dim=[d for d in range(weight.ndim) if d != axis], keepdim=True)
-    spread = 1 + m.strength * torch.rand(norm.shape, generator=m.generator)
-    return {**_lora(m), "magnitude": norm * spread}
+    others = [side for side in range(weight.ndim) if side != axis]
+    norm = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+    return norm * (1 + m.strength * torch.rand(norm.shape, generator=m.generator))
 
 
 def _locon(m: _Maker) -> Parts:
@@ -151,7 +151,6 @@ def _norm(m: _Maker) -> Parts:
 
 _MAKERS: dict[str, Callable[[_Maker], Parts]] = {
     "lora": _lora,
-    "dora": _dora,
     "locon": _locon,
     "loha": _loha,
     "lokr": _lokr,
@@ -165,13 +164,19 @@ _MAKERS: dict[str, Callable[[_Maker], Parts]] = {
 }
 
 # The part that ΔW is proportional to, by which its size is set.
-_LINEAR = {"lora": "up", "dora": "up", "locon": "up", "adalora": "up", "vera": "lambda_b",
+_LINEAR = {"lora": "up", "locon": "up", "adalora": "up", "vera": "lambda_b",
            "loha": "hada_w1_a", "lokr": "lokr_w1"}  # fmt: skip
 
 
+# Rows that are another row followed by DoRA's magnitude.
+_DECOMPOSED = {"dora": "lora", "locon_dora": "locon", "loha_dora": "loha", "lokr_dora": "lokr"}
+
+
 def _options(method: str, m: _Maker) -> dict[str, Any]:
-    if method == "dora":
+    if method in _DECOMPOSED:
         return {"axis": "input" if m.variant else "output"}
+    if method == "vera":
+        return {"in_features": m.inner}
     if method == "ia3":
         return {"on_input": not m.variant, "bias": bool(m.variant)}
     if method == "oft":
@@ -197,13 +202,14 @@ def random_factors(
     by which methods that rescale it choose their numbers; None: an ordinary one.
     """
     maker = _Maker(shape, rank, alpha, seed, strength, variant, weight)
-    parts = _MAKERS[method](maker)
-    if linear := _LINEAR.get(method):
+    plain = _DECOMPOSED.get(method, method)
+    parts = _MAKERS[plain](maker)
+    if linear := _LINEAR.get(plain):
         linear = linear if linear in parts else f"{linear}_a"
-        plain = {"dora": "lora"}.get(method, method)
-        kept = {name: part for name, part in parts.items() if name != "magnitude"}
-        size = _made(plain, kept, alpha, {}).delta(torch.zeros(shape)).square().mean().sqrt()
+        size = _made(plain, parts, alpha, {}).delta(torch.zeros(shape)).square().mean().sqrt()
         parts[linear] = parts[linear] * (strength / (3 * maker.flat) ** 0.5 / size)
+    if method in _DECOMPOSED:
+        parts["magnitude"] = _magnitude(maker)
     return _made(method, parts, alpha, _options(method, maker))
 
 
@@ -219,11 +225,16 @@ def modules_for(base: Base, method: str) -> list[str]:
         layers = base.weighted().items()
         return [name for name, layer in layers if isinstance(layer, nn.GroupNorm | nn.LayerNorm)]
     linear = ("to_q", "to_k", "to_out.0", "ff.net.2", "q_proj", "v_proj", "fc1")
-    wanted = linear if METHODS[method].linear_only else (*linear, "conv1", "conv_shortcut", "proj_in")
-    plain = [name for name in base.modules() if name.endswith(tuple(f".{end}" for end in wanted))]
+    convolutions = ("conv1", "conv_shortcut", "proj_in")
+    wanted = (*linear, *convolutions)
+    kind: Any = nn.Linear | nn.Conv2d
     if METHODS[method].linear_only:
-        return [name for name in plain if isinstance(base.modules()[name], nn.Linear)]
-    return plain
+        wanted, kind = linear, nn.Linear
+    elif method.startswith("locon"):
+        wanted, kind = convolutions, nn.Conv2d
+    endings = tuple(f".{ending}" for ending in wanted)
+    layers = base.modules().items()
+    return [name for name, layer in layers if name.endswith(endings) and isinstance(layer, kind)]
 
 
 def random_adapter_of(
