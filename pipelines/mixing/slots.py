@@ -1,0 +1,158 @@
+"""The parameters that a mix changes, and what each adapter adds to each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipelines.adapter import Adapter, AnyFactors
+from pipelines.base import Base
+from pipelines.errors import AdapterError
+from pipelines.families import block_of
+from pipelines.methods import METHODS
+
+PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One parameter of a base that adapters may change.
+
+    module: the layer's canonical name. name: "weight" or "bias".
+    """
+
+    module: str
+    name: str
+    layer: nn.Module
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the base's other parameters."""
+        return self.module, self.name
+
+    @property
+    def component(self) -> str:
+        """ "unet" or a text encoder's name."""
+        return self.module.split(".", 1)[0]
+
+    @property
+    def block(self) -> str:
+        """The block whose weight holds here."""
+        return block_of(self.module)
+
+    @property
+    def parameter(self) -> torch.Tensor:
+        """The tensor that the layer uses now."""
+        found = getattr(self.layer, self.name)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the parameter stands for; a quantised weight may be stored in another."""
+        layer = self.layer
+        if self.name == "weight" and isinstance(layer, nn.Linear):
+            return layer.out_features, layer.in_features
+        if self.name == "weight" and isinstance(layer, nn.Conv2d):
+            return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+        return tuple(self.parameter.shape)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(out, in · kh · kw) of a layer's weight, (1, n) of a vector."""
+        first, *others = self.shape
+        return (first, math.prod(others)) if others else (1, first)
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """ΔW of one slot as fp32 (out, r) and (r, in · kh · kw)."""
+
+    up: torch.Tensor
+    down: torch.Tensor
+
+
+Share = Product | torch.Tensor
+"""What one adapter adds to one slot at weight 1: a product, or fp32 of the slot's matrix."""
+
+Contributions = Mapping[tuple[str, str], tuple[Slot, Mapping[int, Share]]]
+"""Every slot that some adapter reaches, with what each adds there by the adapter's position."""
+
+Original = Callable[[Slot], torch.Tensor]
+"""Gives the base's own value of a slot, of the parameter's shape."""
+
+
+def plain(parameter: torch.Tensor) -> bool:
+    """Whether a parameter holds its numbers as they are, so that a sum can be written into it."""
+    return type(parameter.data) is torch.Tensor and parameter.dtype in PLAIN
+
+
+def own_value(slot: Slot) -> torch.Tensor:
+    """Return the base's value of a slot that no mix has touched; a quantised one is dequantised.
+
+    Raises: AdapterError for a quantised weight that can't say what it stands for.
+    """
+    weight = slot.parameter.detach()
+    if plain(weight):
+        return weight
+    # `Tensor.dequantize` itself only casts where no scale belongs to the tensor.
+    if weight.is_quantized or type(weight).dequantize is not torch.Tensor.dequantize:
+        found = weight.dequantize()
+        assert isinstance(found, torch.Tensor)
+        return found
+    raise AdapterError(
+        f"the weight of {slot.module} is {weight.dtype} of type {type(weight).__name__}, which can't be "
+        "dequantised, and an adapter's ΔW depends on it; load the base unquantised"
+    )
+
+
+def contributions(base: Base, adapters: Mapping[str, Adapter], original: Original) -> Contributions:
+    """Return what adapters add to the base's parameters.
+
+    Raises: AdapterError for what a module of this base can't take.
+    """
+    layers = base.weighted()
+    found: dict[tuple[str, str], tuple[Slot, dict[int, Share]]] = {}
+    for module, layer in layers.items():
+        for index, (name, adapter) in enumerate(adapters.items()):
+            if module not in adapter.factors:
+                continue
+            factors = adapter.factors[module]
+            weight = Slot(module, "weight", layer)
+            found.setdefault(weight.key, (weight, {}))[1][index] = _weight_share(weight, factors, original)
+            bias = _bias_share(name, Slot(module, "bias", layer), factors, original)
+            if bias is not None:
+                slot = Slot(module, "bias", layer)
+                found.setdefault(slot.key, (slot, {}))[1][index] = bias
+    return found
+
+
+def _weight_share(slot: Slot, factors: AnyFactors, original: Original) -> Share:
+    rows, columns = slot.matrix
+    if len(slot.shape) >= 2 and (matrices := factors.matrices()) is not None:
+        up, down = matrices
+        # Where the factors hold more numbers than ΔW itself, ΔW is the cheaper form.
+        if up.shape[1] * (rows + columns) <= rows * columns:
+            return Product(up, down)
+        return (up @ down).reshape(rows, columns)
+    needed = METHODS[factors.method].needs_weight
+    weight = original(slot).to(torch.float32) if needed else None
+    return factors.delta(weight).to(torch.float32).reshape(rows, columns)
+
+
+def _bias_share(name: str, slot: Slot, factors: AnyFactors, original: Original) -> torch.Tensor | None:
+    if getattr(slot.layer, "bias", None) is not None:
+        delta = factors.bias_delta(original(slot).to(torch.float32))
+        return None if delta is None else delta.to(torch.float32).reshape(1, -1)
+    width = Slot(slot.module, "weight", slot.layer).shape[0]
+    delta = factors.bias_delta(torch.zeros(width))
+    if delta is not None and bool(delta.any()):
+        raise AdapterError(
+            f"adapter {name!r} changes the bias of {slot.module}, which has none in this base; choose the "
+            "base it was made for"
+        )
+    return None
