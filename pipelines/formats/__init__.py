@@ -1,6 +1,7 @@
 """Adapter files: every form that is read and written."""
 
-from pipelines.formats.reading import inspect_adapter, read_adapter
+from pipelines.formats.inspecting import inspect_adapter
+from pipelines.formats.reading import read_adapter
 from pipelines.formats.table import FORMATS, Format
 from pipelines.formats.writing import WRITE_DTYPES, write_adapter
 

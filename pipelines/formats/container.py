@@ -28,7 +28,9 @@ BYTES_PER_NUMBER = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4,
                     "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
 
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
+# Learned tokens stand in keys by their name (`<my cat>`, `bundle_emb.x.string_to_param.*`): letters of any
+# script and a few signs are let through, what means something to paths, shells' quotes or terminals isn't.
+_KEY = re.compile(r"[\w<*][\w.\-<>*+!# ]{0,255}")
 _PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pickle", ".pkl")
 _PICKLE_BYTES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -122,7 +124,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(key: str, value: Any, shown: str) -> Entry:
     if not _KEY.fullmatch(key) or ".." in key:
         raise AdapterError(
-            f"{shown!r} has a tensor named {key[:60]!r}; expected letters, digits, '_', '-' and '.'"
+            f"{shown!r} has a tensor named {key[:60]!r}; expected letters, digits, '_', '-', '.'"
         )
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
@@ -233,7 +235,8 @@ def write_container(path: Path, tensors: Mapping[str, torch.Tensor], metadata: M
 def _spelling(tensor: torch.Tensor) -> str:
     import torch
 
-    return {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[tensor.dtype]
+    kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+    return kinds[tensor.dtype]
 
 
 def _bytes_of(tensor: torch.Tensor) -> bytes:

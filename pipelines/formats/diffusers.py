@@ -2,56 +2,84 @@
 
 Alpha has no tensor here. Files written by diffusers may carry it in the metadata
 (`lora_adapter_metadata`); without that every reader takes the scale as 1. Files written here fold
-the scale into `lora_B`, so that readers which ignore the metadata see the same ΔW.
+the scale into `lora_B`, so that readers which ignore the metadata see the same ΔW. Older diffusers
+wrote `unet.<path>.processor.to_q_lora.down.weight`; that is read as well.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.adapter import LowRank
+from pipelines.adapter import AnyFactors, LowRank
 from pipelines.errors import AdapterError
 from pipelines.families import Family, with_text_model
-from pipelines.formats.keys import DOWN, UP, Role, plain_unet_path
+from pipelines.formats.keys import DOWN, UP, ending_of, peft_endings, plain_unet_path
+from pipelines.formats.kohya import restated
 
-_ROLES: dict[str, Role] = {".lora_A.weight": DOWN, ".lora_B.weight": UP}
+_OLD = re.compile(
+    r"(?:\.processor\.(to_q|to_k|to_v|to_out)_lora|\.(to_q|to_k|to_v|to_out)_lora|\.lora|\.lora_linear_layer)"
+    r"\.(down|up)\.weight$"
+)
+_OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+_OLD_UNET = {"to_out": "to_out.0"}
 
 
-def parse_key(key: str, family: Family) -> tuple[str, Role] | None:
-    """Return the canonical module name and role of a diffusers key, or None where it is none."""
-    for ending, role in _ROLES.items():
-        if not key.endswith(ending):
-            continue
-        component, _, path = key.removesuffix(ending).partition(".")
-        if component == "unet":
-            return None if plain_unet_path(path) is None else (f"unet.{path}", role)
-        if any(encoder.component == component for encoder in family.text_encoders):
-            return f"{component}.{path.removeprefix('text_model.')}", role
+def read_key(key: str, family: Family) -> tuple[str, str] | None:
+    """Return the canonical module name and part of a diffusers key, or None where it is none."""
+    component, _, rest = key.partition(".")
+    if component not in family.components:
+        return None
+    split = _split(rest, component)
+    if split is None:
+        return None
+    path, part = split
+    if component == "unet":
+        return None if plain_unet_path(path) is None else (f"unet.{path}", part)
+    return f"{component}.{path.removeprefix('text_model.')}", part
+
+
+def _split(rest: str, component: str) -> tuple[str, str] | None:
+    """Split what follows the component into a module's path and a part name."""
+    if old := _OLD.search(rest):
+        layer, names = old[1] or old[2], _OLD_UNET if component == "unet" else _OLD_TEXT
+        path = rest[: old.start()] + (f".{names.get(layer, layer)}" if layer else "")
+        return path, DOWN if old[3] == "down" else UP
+    endings = peft_endings("LORA")
+    pieces = rest.split(".")
+    for count in (3, 2, 1):
+        part = endings.get(".".join(pieces[-count:]))
+        if part and len(pieces) > count:
+            return ".".join(pieces[:-count]), part
     return None
 
 
-def format_key(module: str, role: Role, family: Family) -> str:
-    """Return the diffusers key of a canonical module name; the role must be down or up."""
+def write_key(module: str, part: str, family: Family) -> str:
+    """Return the diffusers key of a canonical module name and part."""
     component, path = module.split(".", 1)
-    for encoder in family.text_encoders:
+    if component != "unet":
         # Older transformers need the level, newer ones take it away again.
-        if encoder.component == component:
-            path = with_text_model(path)
-    return f"{component}.{path}.{'lora_A' if role == DOWN else 'lora_B'}.weight"
+        path = with_text_model(path)
+    return f"{component}.{path}.{ending_of(part, 'peft')}"
 
 
-def unscaled(factors: Mapping[str, LowRank]) -> dict[str, LowRank]:
+def unscaled(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
     """State every module's factors with alpha equal to its rank, so that the scale is 1."""
-    return {name: factor.with_alpha(float(factor.rank)) for name, factor in factors.items()}
+    return {
+        name: restated(factor, float(factor.rank))
+        if isinstance(factor, LowRank) or UP in factor.parts
+        else factor
+        for name, factor in factors.items()
+    }
 
 
 def stated_alpha(module: str, rank: int, metadata: Mapping[str, str], shown: str) -> float:
     """Return the alpha that `lora_adapter_metadata` states for a module; `rank` where it is silent.
 
-    Raises: AdapterError where it isn't readable, or states DoRA.
+    Raises: AdapterError where it isn't readable.
     """
     raw = metadata.get("lora_adapter_metadata")
     if raw is None:
@@ -64,8 +92,6 @@ def stated_alpha(module: str, rank: int, metadata: Mapping[str, str], shown: str
             for key, value in stated.items()
             if key.startswith(f"{component}.")
         }
-        if field.get("use_dora"):
-            raise AdapterError(f"{shown!r} states DoRA; expected plain LoRA: resave it as LoRA")
         alpha = field.get("lora_alpha", rank)
         for pattern, value in (field.get("alpha_pattern") or {}).items():
             plain = pattern.lstrip("^").removesuffix("$").replace("\\.", ".").removeprefix("text_model.")
@@ -79,3 +105,11 @@ def stated_alpha(module: str, rank: int, metadata: Mapping[str, str], shown: str
     if not math.isfinite(number):
         raise AdapterError(f"{shown!r} states an alpha that isn't finite for {module}; resave it")
     return number
+
+
+def states_dora(component: str, metadata: Mapping[str, str]) -> bool:
+    """Whether `lora_adapter_metadata` says that a component's adapter is DoRA."""
+    try:
+        return bool(json.loads(metadata.get("lora_adapter_metadata", "{}")).get(f"{component}.use_dora"))
+    except (ValueError, AttributeError, RecursionError):
+        return False
