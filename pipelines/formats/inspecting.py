@@ -33,7 +33,7 @@ def inspect_adapter(path: str | Path, *, family: str | None = None) -> dict[str,
     if peft_path(path):
         from pipelines.formats.peft import inspect_peft
 
-        return inspect_peft(path)
+        return inspect_peft(path, family=family)
     path = weight_file(path)
     found = recognise(path, family)
     raw, entries = found.header.metadata, found.header.tensors

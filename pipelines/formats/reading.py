@@ -235,9 +235,7 @@ def _sorted(header: Header, hint: str | None) -> tuple[Format, Family, Parsed]:
 
 def _unknown_message(header: Header, parsed: Parsed, shown: str) -> str:
     if any(key.startswith("base_model.model.") for key in parsed.unknown):
-        return (
-            f"{shown!r} is in PEFT's form, which needs its folder; choose the folder with adapter_config.json"
-        )
+        return f"{shown!r} is in PEFT's form; choose the folder that holds its adapter_config.json"
     if method := other_method(parsed.unknown):
         return f"{shown!r} holds {method} weights that aren't understood; resave it as LoRA"
     kind = "an adapter" if parsed.parts else "an adapter (it may be a whole model)"

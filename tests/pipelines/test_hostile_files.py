@@ -24,6 +24,8 @@ from tests.tiny import assert_unchanged, random_adapter, weights_of
 DOWN = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
 UP = "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"
 
+HADAMARD = ("w1_a", "w1_b", "w2_a", "w2_b")
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -137,16 +139,51 @@ CONTENTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         lambda t: {"model.diffusion_model.out.2.weight": torch.ones(2, 2)},
         "may be a whole model",
     ),
-    "LoHa": (lambda t: {"lora_unet_mid_block.hada_w1_a": torch.ones(2, 2)}, "holds LoHa weights"),
-    "DoRA": (
+    "half of LoHa": (
+        lambda t: {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": torch.ones(2, 2)},
+        "is incomplete: unet.mid_block.attentions.0.proj_in has no hada_w1_b",
+    ),
+    "LoHa of two ranks": (
+        lambda t: {
+            f"lora_unet_mid_block_attentions_0_proj_in.hada_{name}": torch.ones(2, 3) for name in HADAMARD
+        },
+        "don't fit at unet.mid_block.attentions.0.proj_in",
+    ),
+    "GLoRA": (
+        lambda t: {"lora_unet_mid_block_attentions_0_proj_in.a1.weight": torch.ones(2, 2)},
+        "holds GLoRA weights",
+    ),
+    "two methods in one module": (
+        lambda t: {**t, UP.replace("lora_up.weight", "hada_w1_a"): torch.ones(2)},
+        "that no method puts together: down, hada_w1_a, up",
+    ),
+    "other number of magnitudes": (
         lambda t: {**t, UP.replace("lora_up.weight", "dora_scale"): torch.ones(2)},
-        "holds DoRA weights",
+        "don't fit at .*: 2 magnitudes for 32 outputs",
     ),
-    "SDXL": (
-        lambda t: {**t, "lora_te2_x.alpha": torch.tensor(1.0)},
-        "is an adapter for SDXL; supported: Stable",
+    "second text encoder, half": (
+        lambda t: {**t, "lora_te2_text_projection.lora_up.weight": torch.ones(2, 2)},
+        "is incomplete: text_encoder_2.text_projection has no down",
     ),
-    "SDXL in SGM spelling": (_kohya_sgm, "is an adapter for SDXL"),
+    "half of an SGM name": (_kohya_sgm, "isn't understood as an adapter"),
+    "FLUX": (
+        lambda t: {**t, "lora_unet_double_blocks_0_img_attn_qkv.alpha": torch.tensor(1.0)},
+        "is an adapter for FLUX; supported: Stable Diffusion 1.x",
+    ),
+    "SD 3": (
+        lambda t: {"transformer.x.lora_A.weight": torch.ones(2, 2)},
+        "is an adapter for a transformer model",
+    ),
+    "PEFT without its folder": (
+        lambda t: {"base_model.model.x.lora_A.weight": torch.ones(2, 2)},
+        "choose the folder that holds its adapter_config.json",
+    ),
+    "token without vectors": (lambda t: {"<cat>": torch.ones(0, 768)}, "has a token '<cat>' of shape"),
+    "token of whole numbers": (
+        lambda t: {"<cat>": torch.ones(2, 768, dtype=torch.int64)},
+        "has I64 numbers at token '<cat>'",
+    ),
+    "token of NaN": (lambda t: {"<cat>": torch.full((2, 768), float("nan"))}, "aren't finite"),
     "both forms": (
         lambda t: {**t, "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 2)},
         "120 of 121",
@@ -178,10 +215,10 @@ def test_bad_contents_are_refused_and_the_base_stays(kind: str, tiny_base: Base,
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ({"ss_base_model_version": "sdxl_base_v1-0"}, "is an adapter for SDXL"),
-        ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "is an adapter for SD 2.x"),
+        ({"ss_base_model_version": "sd3_medium"}, "is an adapter for SD 3"),
+        ({"modelspec.architecture": "Flux.1-dev/lora"}, "is an adapter for FLUX"),
         ({"lora_adapter_metadata": "{"}, "isn't readable"),
-        ({"lora_adapter_metadata": '{"unet.use_dora": true}'}, "states DoRA"),
+        ({"lora_adapter_metadata": '{"unet.use_dora": true}'}, "states DoRA, and .* has no magnitudes"),
         ({"lora_adapter_metadata": '{"unet.lora_alpha": "many"}'}, "isn't readable"),
         ({"lora_adapter_metadata": '{"unet.lora_alpha": 1e999}'}, "isn't finite"),
         ({"lora_adapter_metadata": "[]"}, "isn't readable"),
@@ -195,6 +232,26 @@ def test_bad_metadata_is_refused(
     save_file(load_file(path), path, metadata=metadata)
     with pytest.raises(AdapterError, match=says):
         read_adapter(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "family"),
+    [
+        ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+        ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "sd2"),
+    ],
+)
+def test_another_familys_adapter_is_refused_by_the_base(
+    tiny_base: Base, tmp_path: Path, metadata: dict[str, str], family: str
+) -> None:
+    path = tmp_path / "other.safetensors"
+    write_adapter(random_adapter(tiny_base), path, "diffusers")
+    save_file(load_file(path), path, metadata=metadata)
+    assert inspect_adapter(path, family="sd15")["family"] == family
+    before = weights_of(tiny_base)
+    with pytest.raises(AdapterError, match=f"is for {family}, base .* is sd15; choose a {family} base"):
+        Mixer(tiny_base).add("other", read_adapter(path, family="sd15"))
+    assert_unchanged(tiny_base, before)
 
 
 def test_hostile_texts_are_data(tiny_base: Base, tmp_path: Path) -> None:
