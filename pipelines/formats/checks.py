@@ -61,8 +61,8 @@ def _incomplete(module: str, parts: Mapping[str, str], stated: str | None) -> st
     fitting = [row for row in METHODS.values() if found <= row.known]
     if not fitting:
         return f"has tensors at {module} that no method puts together: {', '.join(sorted(found))[:100]}"
-    nearest = min(fitting, key=lambda row: len(row.required - found))
-    return f"is incomplete: {module} has no {sorted(nearest.required - found)[0]} factor; fetch it again"
+    lacking = min((sorted(row.required - found) for row in fitting if row.required - found), key=len)
+    return f"is incomplete: {module} has no {lacking[0]} factor; fetch it again"
 
 
 def _kinds(header: Header, module: str, parts: Mapping[str, str]) -> str | None:
