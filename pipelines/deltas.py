@@ -55,6 +55,12 @@ class Delta:
         """Return U (out, n), σ (n,), Vᵀ (n, in·kh·kw) in fp64; n is r at most where there are factors."""
         return svd(self.dense()) if self.factors is None else product_svd(*self.factors)
 
+    def values(self) -> torch.Tensor:
+        """Return the singular values (n,) in fp64, falling."""
+        if self.factors is None:
+            return torch.linalg.svdvals(self.dense().double())
+        return product_svd(*self.factors)[1]
+
     def truncate(self, rule: RankRule) -> Truncation:
         """Return the leading part of it that `rule` keeps."""
         return truncate(self.dense(), rule) if self.factors is None else truncate_product(*self.factors, rule)
