@@ -96,14 +96,14 @@ def own_value(slot: Slot) -> torch.Tensor:
 
     Raises: AdapterError for a quantised weight that can't say what it stands for.
     """
-    weight = slot.parameter.detach()
+    weight = slot.parameter
     if plain(weight):
-        return weight
+        return weight.detach()
     # `Tensor.dequantize` itself only casts where no scale belongs to the tensor.
     if weight.is_quantized or type(weight).dequantize is not torch.Tensor.dequantize:
         found = weight.dequantize()
         assert isinstance(found, torch.Tensor)
-        return found
+        return found.detach()
     raise AdapterError(
         f"the weight of {slot.module} is {weight.dtype} of type {type(weight).__name__}, which can't be "
         "dequantised, and an adapter's ΔW depends on it; load the base unquantised"
