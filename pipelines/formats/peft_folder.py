@@ -55,8 +55,8 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "lycoris")
 class PeftFolder:
     """One of PEFT's folders. model, shown: its file of tensors, and its name for messages.
 
-    parts: module path → part name → key. shared: part name → key of tensors that all modules share.
-    method: the row of each module, by path.
+    parts: module path → part name → key, the tensors that all modules share included. methods: the
+    row of each module, by path.
     """
 
     model: Path
@@ -73,7 +73,7 @@ def locate(path: Path) -> dict[str, Path]:
     path: a folder of folders, one such folder, or the file in one. Empty where it is nothing of PEFT's.
     """
     if path.is_file():
-        return {"": path} if path.suffix == ".safetensors" and (path.parent / CONFIG).is_file() else {}
+        return {"": path} if path.name == MODEL and (path.parent / CONFIG).is_file() else {}
     if (path / CONFIG).is_file():
         return {path.name if path.name in COMPONENTS else "": path / MODEL}
     return {name: path / name / MODEL for name in COMPONENTS if (path / name / CONFIG).is_file()}

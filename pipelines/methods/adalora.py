@@ -50,6 +50,20 @@ def _from_peft(
     return (alpha if alpha > 0 else start), {"ranknum": start}
 
 
+def _parts_from_peft(
+    parts: Mapping[str, torch.Tensor], options: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """A module whose directions are all pruned gets one of zeros: ΔW is the same, and not empty."""
+    if parts["singular"].shape[0]:
+        return dict(parts)
+    down, up = parts["down"], parts["up"]
+    return {
+        "down": down.new_zeros(1, down.shape[1]),
+        "up": up.new_zeros(up.shape[0], 1),
+        "singular": up.new_zeros(1, 1),
+    }
+
+
 def _for_peft(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
     """State all modules with one alpha and one first rank, the rest folded into the singular values."""
     from pipelines.adapter import Factors
@@ -121,5 +135,6 @@ ADALORA = Method(
     peft_config=adalora_config,
     peft_fields=_fields,
     from_peft=_from_peft,
+    parts_from_peft=_parts_from_peft,
     for_peft=_for_peft,
 )

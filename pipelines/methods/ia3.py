@@ -16,16 +16,22 @@ if TYPE_CHECKING:
     from pipelines.adapter import AnyFactors
 
 
+def _on_input(factors: AnyFactors) -> bool:
+    flag = factors.parts.get("on_input")
+    return flag is not None and bool(flag.item())
+
+
 def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
-    """Return ΔW = W₀ · (l − 1), l per output, or per input where options say `on_input`.
+    """Return ΔW = W₀ · (l − 1), l per output, or per input where `on_input` isn't zero.
 
     ia3_w: l − 1, `out` or `in` numbers: 1-dimensional for linear layers, (1, n, 1, 1) for convolutions.
+    on_input: one number; absent: per output.
     Source: Liu et al. 2022, https://arxiv.org/abs/2205.05638, section 3.3. Kept as l − 1, as LyCORIS
     does, so that small changes survive fp16.
     """
     base = base_weight(weight)
     change = take(factors, weight)["ia3_w"].flatten()
-    axis = 1 if factors.options.get("on_input") else 0
+    axis = 1 if _on_input(factors) else 0
     if change.numel() != base.shape[axis]:
         raise ValueError(f"{change.numel()} numbers for {base.shape[axis]} {'inputs' if axis else 'outputs'}")
     return base * change.reshape([-1 if d == axis else 1 for d in range(base.ndim)])
@@ -33,7 +39,7 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
 
 def _bias_delta(factors: AnyFactors, bias: torch.Tensor) -> torch.Tensor | None:
     """PEFT multiplies a layer's whole output, bias included; LyCORIS only the weight (option `bias`)."""
-    if factors.options.get("on_input") or not factors.options.get("bias"):
+    if _on_input(factors) or not factors.options.get("bias"):
         return None
     own = base_weight(bias)
     return own * take(factors, own)["ia3_w"].flatten()
@@ -42,7 +48,10 @@ def _bias_delta(factors: AnyFactors, bias: torch.Tensor) -> torch.Tensor | None:
 def _from_peft(
     config: Mapping[str, Any], path: str, parts: Mapping[str, torch.Tensor]
 ) -> tuple[float, dict[str, Any]]:
-    """Tell the side from the vector's shape on linear layers, from `feedforward_modules` elsewhere."""
+    """Tell the side from the vector's shape on linear layers, from `feedforward_modules` elsewhere.
+
+    The option `on_input` is on its way to the part of that name.
+    """
     vector = parts["ia3_w"]
     if vector.ndim == 2 and vector.numel() > 1:
         on_input = vector.shape[0] == 1
@@ -61,7 +70,8 @@ def _parts_from_peft(
     import torch
 
     change = parts["ia3_w"].to(torch.float32) - 1
-    return {"ia3_w": change.flatten() if change.ndim == 2 else change}
+    flag = torch.tensor(float(bool(options.get("on_input"))))
+    return {"ia3_w": change.flatten() if change.ndim == 2 else change, "on_input": flag}
 
 
 def _for_peft(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
@@ -69,13 +79,13 @@ def _for_peft(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
 
     ready: dict[str, AnyFactors] = {}
     for path, factor in factors.items():
-        on_input = bool(factor.options.get("on_input"))
+        on_input = _on_input(factor)
         if not on_input and not factor.options.get("bias"):
             raise AdapterError("PEFT's IA3 also scales biases, LyCORIS' doesn't; write it as LyCORIS")
         scale = factor.parts["ia3_w"].float() + 1
         if scale.ndim == 1:
             scale = scale.reshape(1, -1) if on_input else scale.reshape(-1, 1)
-        ready[path] = Factors(method="ia3", parts={"ia3_w": scale}, options=factor.options)
+        ready[path] = Factors(method="ia3", parts={"ia3_w": scale}, options={"on_input": on_input})
     return ready
 
 
@@ -83,20 +93,10 @@ def _fields(factors: Mapping[str, AnyFactors]) -> dict[str, Any]:
     return {"feedforward_modules": sorted(p for p, f in factors.items() if f.options.get("on_input"))}
 
 
-def _parts_from_lycoris(
-    parts: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    on_input = bool(parts["on_input"].item()) if "on_input" in parts else False
-    return {"ia3_w": parts["ia3_w"]}, {"on_input": on_input, "bias": False}
-
-
 def _for_lycoris(factors: AnyFactors) -> dict[str, torch.Tensor]:
-    import torch
-
-    if factors.options.get("bias") and not factors.options.get("on_input"):
+    if factors.options.get("bias") and not _on_input(factors):
         raise AdapterError("PEFT's IA3 also scales biases, which LyCORIS' form can't hold; write it for PEFT")
-    on_input = torch.tensor(int(bool(factors.options.get("on_input"))))
-    return {"ia3_w": factors.parts["ia3_w"], "on_input": on_input}
+    return dict(factors.parts)
 
 
 def ia3_config(rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0) -> PeftConfig:
@@ -117,7 +117,6 @@ IA3 = Method(
     paper="https://arxiv.org/abs/2205.05638",
     parts=(
         Part(name="ia3_w", peft="ia3_l", lycoris="weight"),
-        # Only in LyCORIS' files: which side; here it is the option of that name.
         Part(name="on_input", lycoris="on_input", optional=True),
     ),
     formats=("lycoris", "peft", "pigment"),
@@ -133,6 +132,5 @@ IA3 = Method(
     from_peft=_from_peft,
     parts_from_peft=_parts_from_peft,
     for_peft=_for_peft,
-    parts_from_lycoris=_parts_from_lycoris,
     for_lycoris=_for_lycoris,
 )

@@ -44,7 +44,7 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
     """
     parts = take(factors, weight)
     (a1, b1), (a2, b2) = _half(parts, "1"), _half(parts, "2")
-    return shaped((a1 @ b1) * (a2 @ b2) * _scale(factors), weight)
+    return shaped((a1 @ b1) * (a2 @ b2) * _scale(factors), weight, _shape(factors))
 
 
 def _matrices(factors: AnyFactors) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -60,7 +60,7 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
     import torch
 
     w1, w2 = _halves(take(factors, weight))
-    return shaped(torch.kron(w1, w2) * lokr_scale(factors), weight)
+    return shaped(torch.kron(w1, w2) * lokr_scale(factors), weight, _shape(factors))
 
 
 def _shape(factors: AnyFactors) -> Shape | None:

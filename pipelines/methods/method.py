@@ -56,10 +56,9 @@ class Method:
     from_peft(config, module path, parts): (alpha, options) of one module from `adapter_config.json`.
     parts_from_peft(parts, options): Pigment's parts of PEFT's; None: they are the same. for_peft(factors
     by module path): the same ΔW stated so that one PEFT configuration holds all of it, with the parts as
-    PEFT has them; None: they are so already. parts_from_lycoris(parts): Pigment's parts and the options
-    of LyCORIS' tensors; None: the same parts and no options. for_lycoris(factors): a module's tensors
-    by part name as LyCORIS has them, alpha aside; None: the parts. Both raise AdapterError, in one line
-    without the module's name, where the form can't hold the factors.
+    PEFT has them; None: they are so already. for_lycoris(factors): a module's tensors by part name as
+    LyCORIS has them, alpha aside; None: the parts. Both raise AdapterError, in one line without the
+    module's name, where the form can't hold the factors.
     linear_only: whether it can't sit on convolutions. trains: whether Pigment's trainer offers it.
     """
 
@@ -83,7 +82,6 @@ class Method:
     ) = None
     parts_from_peft: Callable[[Tensors, Mapping[str, Any]], dict[str, torch.Tensor]] | None = None
     for_peft: Callable[[Mapping[str, AnyFactors]], dict[str, AnyFactors]] | None = None
-    parts_from_lycoris: Callable[[Tensors], tuple[dict[str, torch.Tensor], dict[str, Any]]] | None = None
     for_lycoris: Callable[[AnyFactors], dict[str, torch.Tensor]] | None = None
     linear_only: bool = False
     trains: bool = False

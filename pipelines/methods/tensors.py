@@ -28,13 +28,13 @@ def base_weight(weight: torch.Tensor | None) -> torch.Tensor:
     return weight.detach().to(torch.float32)
 
 
-def shaped(change: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Return ΔW (out, ·) in the weight's shape; without a weight as it is.
+def shaped(change: torch.Tensor, weight: torch.Tensor | None, shape: Shape | None = None) -> torch.Tensor:
+    """Return ΔW (out, ·) in the weight's shape; without a weight in `shape`, None: as it is.
 
     Raises: ValueError where it can't be that weight's, even if the count of numbers is the same.
     """
     if weight is None:
-        return change
+        return change if shape is None else change.reshape(shape)
     if change.shape[0] != weight.shape[0] or change.numel() != weight.numel():
         raise ValueError(f"it is {tuple(change.shape)} and the base has {tuple(weight.shape)}")
     return change.reshape(weight.shape)

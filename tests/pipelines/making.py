@@ -106,7 +106,8 @@ def _ia3(m: _Maker) -> Parts:
     """On the input side, which every form can hold; variant 1 is PEFT's output side."""
     size = m.out if m.variant else m.inner
     vector = m.strength * m.normal(size)
-    return {"ia3_w": vector.reshape(1, size, *m.ones()) if m.kernel else vector}
+    vector = vector.reshape(1, size, *m.ones()) if m.kernel else vector
+    return {"ia3_w": vector, "on_input": torch.tensor(0.0 if m.variant else 1.0)}
 
 
 def _oft(m: _Maker) -> Parts:
@@ -115,9 +116,11 @@ def _oft(m: _Maker) -> Parts:
 
 
 def _boft(m: _Maker) -> Parts:
+    """PEFT has the scales as columns on linear layers, as rows on convolutions."""
     block = m.block(m.flat)
     rotation = m.strength * m.normal(1, m.flat // block, block, block)
-    return {"boft_r": rotation, "boft_s": 1 + m.strength * m.normal(m.out, 1)}
+    scales = (1, m.out) if m.kernel else (m.out, 1)
+    return {"boft_r": rotation, "boft_s": 1 + m.strength * m.normal(*scales)}
 
 
 def _adalora(m: _Maker) -> Parts:
@@ -178,7 +181,7 @@ def _options(method: str, m: _Maker) -> dict[str, Any]:
     if method == "vera":
         return {"in_features": m.inner}
     if method == "ia3":
-        return {"on_input": not m.variant, "bias": bool(m.variant)}
+        return {"bias": bool(m.variant)}
     if method == "oft":
         return {"neumann_terms": 0 if m.variant else 5}
     return {}

@@ -1,0 +1,406 @@
+"""PEFT's folders: written so that PEFT loads the same ΔW, read whole, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.adapter import Adapter, AnyFactors, Factors, LowRank
+from pipelines.base import Base, load_base
+from pipelines.errors import AdapterError
+from pipelines.families import FAMILIES
+from pipelines.formats.peft import inspect_peft, is_peft, read_peft, write_peft
+from pipelines.methods import METHODS
+from tests.pipelines.making import modules_for, random_adapter_of, random_factors
+
+WRITTEN = [row.id for row in METHODS.values() if row.peft_type]
+# DoRA's magnitudes per input aren't PEFT's: they are refused, see below.
+ROUND_TRIPS = [(method, v) for method in WRITTEN for v in (0, 1) if (method, v) != ("dora", 1)]
+TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3}
+
+Maker = Callable[[str], Base]
+
+
+@pytest.fixture(scope="module")
+def base_of(tiny_folders: dict[str, Path]) -> Maker:
+    """The tiny pipelines by family, loaded once: nothing here writes into them."""
+    loaded: dict[str, Base] = {}
+
+    def get(family: str) -> Base:
+        if family not in loaded:
+            loaded[family] = load_base(tiny_folders[family], device="cpu")
+        return loaded[family]
+
+    return get
+
+
+def few(base: Base, method: str) -> list[str]:
+    """Some modules of each component and kind."""
+    chosen: dict[tuple[str, ...], str] = {}
+    for name in modules_for(base, method):
+        chosen.setdefault((name.split(".")[0], *name.rsplit(".", 2)[-2:]), name)
+    return list(chosen.values())
+
+
+def merged_by_peft(base: Base, adapter: Adapter, folder: Path) -> dict[str, torch.Tensor]:
+    """ΔW (and `<name>.bias`: Δ of the bias) of each module, as PEFT merges the folder."""
+    changes = {}
+    for component in adapter.components:
+        model = base.component(component)
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), folder / component)
+        after: Any = dict(loaded.merge_and_unload().named_modules())
+        before: Any = dict(model.named_modules())
+        for path in before:
+            name = f"{component}.{path.removeprefix('text_model.')}"
+            if name in adapter.factors:
+                changes[name] = (after[path].weight - before[path].weight).detach()
+                if before[path].bias is not None:
+                    changes[f"{name}.bias"] = (after[path].bias - before[path].bias).detach()
+    return changes
+
+
+def assert_same(
+    base: Base, factors: Mapping[str, AnyFactors], changes: Mapping[str, torch.Tensor], dtype: str
+) -> None:
+    for name, factor in factors.items():
+        layer: Any = base.weighted()[name]
+        expected = factor.delta(layer.weight)
+        # PEFT adds ΔW to the weight and the test takes it away again: fp32 rounds by the weight's size.
+        rounding = 2e-7 * float(layer.weight.norm())
+        allowed = TOLERANCE[dtype] * float(expected.norm()) + rounding
+        assert float((changes[name] - expected).norm()) <= allowed, name
+        if (bias := changes.get(f"{name}.bias")) is not None:
+            moved = factor.bias_delta(layer.bias)
+            assert torch.allclose(bias, torch.zeros_like(bias) if moved is None else moved, atol=1e-3), name
+
+
+def deltas(base: Base, adapter: Adapter) -> dict[str, torch.Tensor]:
+    layers: Any = base.weighted()
+    return {name: factor.delta(layers[name].weight) for name, factor in adapter.factors.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", WRITTEN)
+def test_peft_merges_what_is_written(base_of: Maker, family: str, method: str, tmp_path: Path) -> None:
+    base = base_of(family)
+    variant = {"ia3": 1, "loha": 1, "lokr": 0, "oft": 1}.get(method, 0)
+    modules = [m for m in few(base, method) if not (method == "loha" and m.endswith("proj_in"))]
+    adapter = random_adapter_of(base, method, modules, variant=variant)
+    assert {name.split(".")[0] for name in modules} == set(base.family.components)
+    write_peft(adapter, tmp_path / "out", "fp32")
+    assert_same(base, adapter.factors, merged_by_peft(base, adapter, tmp_path / "out"), "fp32")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("method", WRITTEN)
+def test_half_precision(base_of: Maker, method: str, dtype: str, tmp_path: Path) -> None:
+    base = base_of("sd15")
+    adapter = random_adapter_of(base, method, few(base, method)[:6])
+    write_peft(adapter, tmp_path / "out", dtype)
+    again = read_peft(tmp_path / "out")
+    changes = deltas(base, again)
+    for name, expected in deltas(base, adapter).items():
+        # Numbers near one (IA3's) round by their own size, not by that of the change.
+        allowed = TOLERANCE[dtype] * float(expected.norm())
+        if METHODS[method].needs_weight:
+            weight: Any = base.modules()[name].weight
+            allowed += TOLERANCE[dtype] / 2 * float(weight.norm())
+        assert float((changes[name] - expected).norm()) <= allowed, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("method", "variant"), ROUND_TRIPS)
+def test_round_trip(base_of: Maker, family: str, method: str, variant: int, tmp_path: Path) -> None:
+    base = base_of(family)
+    adapter = random_adapter_of(base, method, few(base, method), variant=variant)
+    digest = write_peft(adapter, tmp_path / "out", "fp32")
+    again = read_peft(tmp_path / "out")
+    assert (again.name, again.family, again.method) == (adapter.name, family, method)
+    assert (again.triggers, again.metadata["steps"]) == (("zwx",), "300")
+    assert again.sha256 == digest
+    assert again.factors.keys() == adapter.factors.keys()
+    for name, change in deltas(base, again).items():
+        layer: Any = base.weighted()[name]
+        before = adapter.factors[name]
+        assert torch.allclose(change, before.delta(layer.weight), rtol=1e-5, atol=1e-6), name
+        assert again.factors[name].rank == before.rank
+        if layer.bias is not None:
+            found, wanted = again.factors[name].bias_delta(layer.bias), before.bias_delta(layer.bias)
+            assert (found is None) == (wanted is None)
+            assert found is None or torch.allclose(found, wanted, atol=1e-6)
+    assert write_peft(adapter, tmp_path / "twice", "fp32") == digest, "the same adapter, the same bytes"
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "loha", "lokr", "adalora"])
+def test_mixed_ranks_and_alphas(base_of: Maker, method: str, tmp_path: Path) -> None:
+    base = base_of("sd15")
+    modules = [name for name in few(base, method) if name.startswith("unet.")]
+    factors: dict[str, AnyFactors] = {}
+    for index, name in enumerate(modules):
+        weight = base.modules()[name].weight.detach()
+        kept = {"rank": 1 + index % 3, "alpha": 2.0 + index, "seed": index, "weight": weight}
+        factors[name] = random_factors(method, tuple(weight.shape), **kept)
+    adapter = Adapter(name="mixed", factors=factors, method=method)
+    write_peft(adapter, tmp_path / "out", "fp32")
+    assert_same(base, factors, merged_by_peft(base, adapter, tmp_path / "out"), "fp32")
+    again = read_peft(tmp_path / "out", family="sd15")
+    for name, change in deltas(base, again).items():
+        assert torch.allclose(change, factors[name].delta(base.modules()[name].weight), atol=1e-6), name
+
+
+@pytest.fixture
+def written(base_of: Maker, tmp_path: Path) -> Path:
+    """A LoRA on UNet and text encoder, in PEFT's form."""
+    base = base_of("sd15")
+    write_peft(random_adapter_of(base, "lora", few(base, "lora")), tmp_path / "zwx", "fp32")
+    return tmp_path / "zwx"
+
+
+def test_inspection_agrees_with_reading_and_needs_no_torch(written: Path) -> None:
+    seen, read = inspect_peft(written), read_peft(written)
+    assert seen["format"] == "peft"
+    assert (seen["name"], seen["family"], seen["method"]) == (read.name, read.family, read.method)
+    assert (seen["rank"], seen["alpha"], seen["modules"]) == (read.rank, read.alpha, len(read.factors))
+    assert seen["components"] == list(read.components)
+    assert seen["tensors"] == 2 * len(read.factors)
+    assert (seen["dtype"], seen["triggers"]) == ("F32", ["zwx"])
+    code = (
+        "import sys; from pipelines.formats.peft import inspect_peft; "
+        f"inspect_peft({str(written)!r}); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("method", WRITTEN)
+def test_every_method_is_inspected_by_its_name(base_of: Maker, method: str, tmp_path: Path) -> None:
+    base = base_of("sdxl")
+    adapter = random_adapter_of(base, method, few(base, method))
+    write_peft(adapter, tmp_path / "out")
+    seen = inspect_peft(tmp_path / "out")
+    assert (seen["method"], seen["family"], seen["rank"]) == (method, "sdxl", adapter.rank)
+
+
+def test_one_component_alone(written: Path, tmp_path: Path) -> None:
+    assert is_peft(written) and is_peft(written / "unet")
+    assert is_peft(written / "unet" / "adapter_model.safetensors")
+    assert not is_peft(tmp_path) and not is_peft(written / "unet" / "adapter_config.json")
+    assert read_peft(written / "unet").components == ("unet",)
+    plain = tmp_path / "renamed"
+    (written / "text_encoder").rename(plain)
+    assert read_peft(plain / "adapter_model.safetensors").components == ("text_encoder",)
+    (written / "unet").rename(tmp_path / "other")
+    assert read_peft(tmp_path / "other").components == ("unet",)
+
+
+def test_a_folder_by_peft_itself_tells_its_encoder(base_of: Maker, tmp_path: Path) -> None:
+    base = base_of("sdxl")
+    model = copy.deepcopy(base.component("text_encoder_2"))
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "x")
+    assert read_peft(tmp_path / "x", family="sdxl").components == ("text_encoder_2",)
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    path = folder / "unet" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bias": "all"}, "bias"),
+        ({"modules_to_save": ["conv_in"]}, "modules_to_save"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"made_up": 3}, "made_up"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
+        ({"peft_type": ["LORA"]}, "LORA"),
+        ({"use_dora": True}, "DoRA"),
+        ({"lora_alpha": "much"}, "lora_alpha"),
+        ({"alpha_pattern": {"(a+)+$": 3}}, "pattern"),
+        ({"alpha_pattern": [1]}, "pattern"),
+        ({"peft_type": "LOHA"}, "isn't understood"),
+    ],
+)
+def test_settings_that_cannot_be_honoured_are_named(
+    written: Path, fields: dict[str, Any], message: str
+) -> None:
+    change_config(written, **fields)
+    with pytest.raises(AdapterError, match=message) as caught:
+        read_peft(written)
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+    with pytest.raises(AdapterError):
+        inspect_peft(written)
+
+
+def test_settings_of_every_method_by_peft_are_understood(base_of: Maker, tmp_path: Path) -> None:
+    """What PEFT writes by default holds no field that is refused."""
+    unet = base_of("sd15").unet
+    for method in WRITTEN:
+        config = METHODS[method].peft_config
+        assert config is not None
+        wrapped = peft.get_peft_model(copy.deepcopy(unet), config(4, 4.0, ["to_q"], 0.0))
+        wrapped.save_pretrained(tmp_path / method / "unet")
+        assert inspect_peft(tmp_path / method, family="sd15")["method"] == method
+
+
+def test_rank_stabilised_scale_is_honoured(written: Path) -> None:
+    before = read_peft(written)
+    change_config(written, use_rslora=True)
+    after = read_peft(written)
+    for name, factor in before.factors.items():
+        scale = factor.rank**0.5 if name.startswith("unet.") else 1.0
+        assert torch.allclose(after.factors[name].delta(), factor.delta() * scale, rtol=1e-5)
+
+
+def damage_missing_half(folder: Path) -> None:
+    path = folder / "unet" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(key for key in tensors if "lora_A" in key))
+    save_file(tensors, path)
+
+
+def damage_extra_tensor(folder: Path) -> None:
+    path = folder / "unet" / "adapter_model.safetensors"
+    save_file({**load_file(path), "base_model.model.conv_in.base_layer.bias": torch.ones(4)}, path)
+
+
+def damage_bits(folder: Path) -> None:
+    path = folder / "unet" / "adapter_model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 1
+    path.write_bytes(raw)
+
+
+def damage_nan(folder: Path) -> None:
+    path = folder / "unet" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values()))[0] = float("nan")
+    save_file(tensors, path)
+
+
+def damage_config_text(folder: Path) -> None:
+    (folder / "unet" / "adapter_config.json").write_text("{")
+
+
+def damage_config_list(folder: Path) -> None:
+    (folder / "unet" / "adapter_config.json").write_text("[1]")
+
+
+def damage_config_size(folder: Path) -> None:
+    change_config(folder, base_model_name_or_path="x" * 1_000_001)
+
+
+def damage_pickle(folder: Path) -> None:
+    path = folder / "unet" / "adapter_model.safetensors"
+    path.rename(path.with_name("adapter_model.bin"))
+
+
+def damage_gone(folder: Path) -> None:
+    (folder / "unet" / "adapter_model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_missing_half, "has no down"),
+        (damage_extra_tensor, "isn't understood"),
+        (damage_bits, "damaged"),
+        (damage_nan, "finite"),
+        (damage_config_text, "isn't JSON"),
+        (damage_config_list, "no settings"),
+        (damage_config_size, "at most 1,000,000"),
+        (damage_pickle, "never opened"),
+        (damage_gone, "can't be read"),
+    ],
+)
+def test_damaged_folders_are_refused_in_one_line(
+    written: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(written)
+    with pytest.raises(AdapterError, match=message) as caught:
+        read_peft(written)
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+
+
+def test_vera_without_its_matrices_is_refused(base_of: Maker, tmp_path: Path) -> None:
+    config = peft.VeraConfig(r=2, target_modules=["to_q"], save_projection=False)
+    peft.get_peft_model(copy.deepcopy(base_of("sd15").unet), config).save_pretrained(tmp_path / "unet")
+    with pytest.raises(AdapterError, match="save_projection"):
+        read_peft(tmp_path, family="sd15")
+
+
+def test_what_peft_cannot_hold_is_refused(base_of: Maker, tmp_path: Path) -> None:
+    base = base_of("sd15")
+    out = tmp_path / "out"
+    lora, dora = (random_adapter_of(base, method, few(base, method)) for method in ("lora", "dora"))
+    half = {**lora.factors, next(iter(dora.factors)): next(iter(dora.factors.values()))}
+    vectors = {"text_encoder": torch.ones(1, 32)}
+    huge = LowRank(down=torch.full((1, 32), 1e6), up=torch.ones(32, 1), alpha=1.0)
+    oft = {
+        f"unet.mid_block.{index}": Factors(method="oft", parts={"oft_r": torch.ones(4, size)})
+        for index, size in enumerate((3, 6))
+    }
+    cases: list[tuple[Adapter, str]] = [
+        (random_adapter_of(base, "locon"), "LoCon"),
+        (random_adapter_of(base, "full", few(base, "full")), "Full difference"),
+        (random_adapter_of(base, "dora", few(base, "dora"), variant=1), "per input"),
+        (replace(lora, factors=half), "one method per component"),
+        (replace(lora, tokens={"<x>": vectors}), "tokens"),
+        (Adapter(name="none"), "empty"),
+        (Adapter(name="huge", factors={"unet.conv_in": huge}), "fp16"),
+        (Adapter(name="blocks", factors=oft), "block size"),
+    ]
+    for adapter, message in cases:
+        with pytest.raises(AdapterError, match=message) as caught:
+            write_peft(adapter, out)
+        assert len(str(caught.value)) < 300
+        assert list(tmp_path.iterdir()) == [], "a refused adapter leaves nothing behind"
+    with pytest.raises(AdapterError, match="fp8"):
+        write_peft(lora, out, "fp8")
+
+
+def test_an_earlier_adapter_is_replaced_and_other_folders_are_not(base_of: Maker, written: Path) -> None:
+    base = base_of("sd15")
+    unet = [name for name in few(base, "ia3") if name.startswith("unet.")]
+    write_peft(random_adapter_of(base, "ia3", unet), written)
+    assert read_peft(written).method == "ia3"
+    assert [path.name for path in written.iterdir()] == ["unet"], "nothing of the former is left"
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
+    other = written.parent / "pictures"
+    other.mkdir()
+    (other / "a.png").write_bytes(b"x")
+    with pytest.raises(AdapterError, match="there already"):
+        write_peft(random_adapter_of(base, "ia3", unet), other)
+    assert (other / "a.png").read_bytes() == b"x"
+
+
+def test_a_failing_disk_leaves_the_former_adapter(
+    base_of: Maker, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pipelines.formats.peft_writing as writing
+
+    before = read_peft(written).sha256
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_atomic", full)
+    base = base_of("sd15")
+    with pytest.raises(AdapterError, match="No space left"):
+        write_peft(random_adapter_of(base, "ia3", few(base, "ia3")), written)
+    assert read_peft(written).sha256 == before
+    assert [path.name for path in written.parent.iterdir()] == [written.name]
