@@ -50,8 +50,8 @@ def test_deltas_equal_pefts_layers(tiny_base: Base, tiny_folder: object) -> None
     inject_adapter_in_model(LoraConfig(r=4, lora_alpha=6, target_modules=targets), wrapped)
     for name in modules:
         layer = wrapped.get_submodule(name.removeprefix("unet."))
-        layer.lora_A["default"].weight.data.copy_(adapter.factors[name].down)
-        layer.lora_B["default"].weight.data.copy_(adapter.factors[name].up)
+        layer.lora_A["default"].weight.data.copy_(adapter.factors[name].parts["down"])
+        layer.lora_B["default"].weight.data.copy_(adapter.factors[name].parts["up"])
     inputs = (torch.randn(1, 4, 8, 8), torch.tensor(400), torch.randn(1, 16, 32))
     with Mixer(tiny_base) as mixer, torch.no_grad():
         mixer.add("a", adapter)
@@ -225,6 +225,7 @@ def _of(tiny_base: Base, **changes: object) -> Adapter:
 def test_refused_adapters_change_nothing(tiny_base: Base, kind: str, says: str) -> None:
     factors = dict(random_adapter(tiny_base).factors)
     name, good = next(iter(factors.items()))
+    assert isinstance(good, LowRank)
     nan = good.down.clone()
     nan[0, 0] = float("nan")
     bad = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,29 +13,31 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.adapter import Adapter
+from pipelines.adapter import Adapter, Factors
 from pipelines.base import Base, load_base
 from pipelines.errors import AdapterError
 from pipelines.generate import GenerationConfig, generate
 from pipelines.grids import psnr
 from pipelines.methods import METHODS
-from pipelines.mixer import Mixer
+from pipelines.mixer import Mixer, Weight
 from pipelines.mixing import route
+from pipelines.mixing.slots import Product, Share, Slot
+from pipelines.mixing.unfused import _addition
 from tests.pipelines.making import random_adapter_of
 from tests.tiny import assert_unchanged, random_adapter, target_modules, weights_of
 
-MIX = {"a": 0.8, "b": (-0.4, 1.1), "c": 0.3}
+MIX: dict[str, Weight] = {"a": 0.8, "b": (-0.4, 1.1), "c": 0.3}
 CONFIG = GenerationConfig(prompt="a zwx", seed=2, num_inference_steps=4)
 
 
 def fitting(base: Base, adapter: Adapter) -> Adapter:
     """Without changes of biases that the base's layers lack."""
     layers = base.weighted()
-    factors = {
-        name: own if layers[name].bias is not None or "diff_b" not in own.parts
-        else replace(own, parts={"diff": own.parts["diff"]})  # type: ignore[type-var]
-        for name, own in adapter.factors.items()
-    }  # fmt: skip
+    factors = dict(adapter.factors)
+    for name, own in adapter.factors.items():
+        if isinstance(own, Factors) and layers[name].bias is None:
+            parts = {key: part for key, part in own.parts.items() if key != "diff_b"}
+            factors[name] = replace(own, parts=parts)
     return replace(adapter, factors=factors)
 
 
@@ -68,7 +72,7 @@ def test_both_routes_draw_the_same(tiny_base: Base) -> None:
     before, plain = weights_of(tiny_base), outputs(tiny_base)
     seen = {}
     for way in ("fused", "unfused"):
-        mixer = Mixer(tiny_base, route=way)  # type: ignore[arg-type]
+        mixer = Mixer(tiny_base, route=way)
         for name, adapter in three(tiny_base).items():
             mixer.add(name, adapter)
         mixer.set(MIX)
@@ -96,7 +100,7 @@ def test_every_method_gives_the_same_on_both_routes(tiny_base: Base, method: str
     plain = outputs(tiny_base)
     found = {}
     for way in ("fused", "unfused"):
-        with Mixer(tiny_base, route=way) as mixer:  # type: ignore[arg-type]
+        with Mixer(tiny_base, route=way) as mixer:
             mixer.add("a", adapter)
             mixer.set({"a": (0.7, -0.5)})
             found[way] = outputs(tiny_base)
@@ -107,21 +111,15 @@ def test_every_method_gives_the_same_on_both_routes(tiny_base: Base, method: str
 
 
 def test_convolutions_honour_stride_padding_and_dilation() -> None:
-    from pipelines.mixing.unfused import _addition
-
-    class Holder:
-        dtype, device = torch.float32, torch.device("cpu")
-
-    from pipelines.mixing.slots import Product, Slot
-
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 8, 3, stride=(2, 1), padding=(2, 0), dilation=(2, 1))
     up, down = torch.randn(8, 2), torch.randn(2, 54)
     dense = torch.randn(8, 54)
     scales = iter([torch.tensor([0.5, 0.5]), torch.tensor([-2.0])])
     slot = Slot("unet.conv_in", "weight", layer)
-    parts = {0: Product(up, down), 1: dense}
-    hook = _addition(Holder(), slot, parts, ("conv_in",), lambda: next(scales))  # type: ignore[arg-type]
+    parts: dict[int, Share] = {0: Product(up, down), 1: dense}
+    base: Any = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
+    hook = _addition(base, slot, parts, ("conv_in",), lambda: next(scales))
     x = torch.randn(2, 6, 9, 7)
     own = layer(x)
     assert hook(layer, (x,), own) is None
@@ -149,8 +147,8 @@ class Int8Linear(nn.Linear):
         numbers = (weight / self.scale).round().to(torch.int8)
         del self.weight
         if knows:
-            self.weight = numbers.as_subclass(Scaled)  # type: ignore[assignment]
-            self.weight.scale = self.scale  # type: ignore[attr-defined]
+            self.weight = numbers.as_subclass(Scaled)
+            self.weight.scale = self.scale
         else:
             self.weight = nn.Parameter(numbers, requires_grad=False)
 
@@ -264,7 +262,7 @@ def test_a_copy_that_doesnt_fit_changes_the_route_and_back(
 class _Operators(TorchDispatchMode):
     count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
         return func(*args, **(kwargs or {}))
 

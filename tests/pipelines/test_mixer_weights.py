@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,12 @@ def test_steps_write_the_unet_of_that_step_and_only_when_it_differs(
         full = weights_of(tiny_base)
         written: list[int] = []
         real = torch.baddbmm
-        monkeypatch.setattr(torch, "baddbmm", lambda *a, **kw: (written.append(0), real(*a, **kw))[1])
+
+        def counted(*args: Any, **kw: Any) -> Any:
+            written.append(0)
+            return real(*args, **kw)
+
+        monkeypatch.setattr(torch, "baddbmm", counted)
         steps, counts = [], []
         for step in range(8):
             written.clear()
