@@ -40,7 +40,8 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
 
     w_a: (out, r), w_b: (r, in·kh·kw); with cores t (r, r, kh, kw): w_a (r, out), w_b (r, in).
     Source: Hyeon-Woo et al. 2021 (FedPara), https://arxiv.org/abs/2108.06098, proposition 1 and, for
-    convolutions, proposition 3; the scale is LyCORIS' and PEFT's, the paper has none.
+    convolutions, proposition 3; the scale is LyCORIS' and PEFT's, the paper has none. It counts once, as
+    in LyCORIS' forward, PEFT and ComfyUI; LyCORIS 4.1's own merge squares it.
     """
     parts = take(factors, weight)
     (a1, b1), (a2, b2) = _half(parts, "1"), _half(parts, "2")

@@ -55,7 +55,8 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
 
     w1: (a, c) or (a, r)·(r, c). w2: (b, d[, kh, kw]), or (b, r)·(r, d·kh·kw), or with a core
     t2 (r, r, kh, kw) and w2_a (r, b), w2_b (r, d).
-    Source: Yeh et al. 2023 (LyCORIS), https://arxiv.org/abs/2309.14859, section 3.3.
+    Source: Yeh et al. 2023 (LyCORIS), https://arxiv.org/abs/2309.14859, section 3.3. The scale counts
+    once, as in LyCORIS' forward, PEFT and ComfyUI; LyCORIS 4.1's own merge squares it.
     """
     import torch
 

@@ -229,7 +229,7 @@ def modules_for(base: Base, method: str) -> list[str]:
         return [name for name, layer in layers if isinstance(layer, nn.GroupNorm | nn.LayerNorm)]
     linear = ("to_q", "to_k", "to_out.0", "ff.net.2", "q_proj", "v_proj", "fc1")
     convolutions = ("conv1", "conv_shortcut", "proj_in")
-    wanted = (*linear, *convolutions)
+    wanted: tuple[str, ...] = (*linear, *convolutions)
     kind: Any = nn.Linear | nn.Conv2d
     if METHODS[method].linear_only:
         wanted, kind = linear, nn.Linear
