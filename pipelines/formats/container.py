@@ -89,6 +89,14 @@ def read_header(path: Path) -> Header:
     return Header(tensors=tensors, metadata=metadata, data_start=8 + length)
 
 
+def read_header_text(path: Path) -> dict[str, Any]:
+    """Return the header of a file that has passed `read_header` as plain JSON values, in its order."""
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        header: dict[str, Any] = json.loads(file.read(length))
+    return header
+
+
 def _refuse_other_kinds(start: bytes, shown: str) -> None:
     if any(start.startswith(mark) for mark in _PICKLE_BYTES):
         raise AdapterError(
