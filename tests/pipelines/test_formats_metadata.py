@@ -147,7 +147,8 @@ def test_a_cover_that_is_too_large_or_no_picture_is_refused(tiny_base: Base, tmp
     Image.new("1", (9000, 9000)).save(picture)
     with pytest.raises(AdapterError, match="9000×9000 pixels; make it smaller"):
         edit_metadata(path, {"cover": str(picture)})
-    picture.write_bytes(picture.read_bytes()[:60])
+    Image.new("RGB", (90, 90), "red").save(picture)
+    picture.write_bytes(picture.read_bytes()[:-40])
     with pytest.raises(AdapterError, match="can't be read as a cover"):
         edit_metadata(path, {"cover": str(picture)})
 

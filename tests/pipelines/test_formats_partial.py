@@ -20,7 +20,7 @@ ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 @pytest.fixture
 def odd(tiny_base: Base, tmp_path: Path) -> Path:
-    """A kohya file with a half module, a broken one, an unknown key, one module more and one too wide."""
+    """A kohya file with a half module, a broken one, an unknown key, a module too many and one too wide."""
     path = tmp_path / "odd.safetensors"
     modules = list(random_adapter(tiny_base).factors) + ["unet.mid_block.attentions.0.proj_in"]
     write_adapter(random_adapter(tiny_base, modules), path, dtype="fp32")
@@ -29,9 +29,11 @@ def odd(tiny_base: Base, tmp_path: Path) -> Path:
     first = f"{ATTENTION}_to_k"
     tensors[f"{first}.lora_down.weight"][0, 0] = float("nan")
     tensors["control.weight"] = torch.ones(1)
-    for stem, width in (("lora_unet_mid_block_attentions_7_proj_in", 32), ("lora_te_text_projection", 5)):
-        tensors[f"{stem}.lora_down.weight"] = torch.ones(2, width)
-        tensors[f"{stem}.lora_up.weight"] = torch.ones(32, 2)
+    stem = "lora_unet_mid_block_attentions_7_proj_in"
+    tensors |= {
+        f"{stem}.lora_down.weight": torch.ones(2, 32, 1, 1),
+        f"{stem}.lora_up.weight": torch.ones(32, 2),
+    }
     wide = first.replace("to_k", "to_q")
     tensors[f"{wide}.lora_up.weight"] = torch.ones(99, 4)
     save_file(tensors, path)
@@ -39,7 +41,7 @@ def odd(tiny_base: Base, tmp_path: Path) -> Path:
 
 
 def test_the_sound_part_is_read_and_the_rest_named(odd: Path, tiny_base: Base) -> None:
-    with pytest.raises(AdapterError, match=r"126 of 127 tensors known, for instance not 'control\.weight'"):
+    with pytest.raises(AdapterError, match=r"124 of 125 tensors known, for instance not 'control\.weight'"):
         read_adapter(odd)
     total = len(load_file(odd))
     loose, report = read_part(odd)
