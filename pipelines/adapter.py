@@ -241,8 +241,8 @@ class Adapter:
         if misfits:
             first, why = next(iter(misfits.items()))
             raise AdapterError(
-                f"adapter {self.name!r} doesn't fit base {base.ref!r}: {len(misfits)} of {total} modules have "
-                f"another shape, for instance {first}: {why}; choose the base it was made for"
+                f"adapter {self.name!r} doesn't fit base {base.ref!r}: {len(misfits)} of {total} modules "
+                f"have another shape, for instance {first}: {why}; choose the base it was made for"
             )
         self._check_tokens(base)
 
@@ -266,8 +266,8 @@ class Adapter:
         for token, vectors in self.tokens.items():
             if not vectors or (problem := _unsound(vectors, 1.0)):
                 raise AdapterError(
-                    f"adapter {self.name!r} is damaged at token {token!r}: {problem if vectors else 'empty'}; "
-                    "fetch it again"
+                    f"adapter {self.name!r} is damaged at token {token!r}: "
+                    f"{problem if vectors else 'it is empty'}; fetch it again"
                 )
 
 

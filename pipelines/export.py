@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.adapter import Adapter
-from pipelines.conformance import check_diffusers, check_file
-from pipelines.errors import AdapterError
+from pipelines.conformance import check_file, check_loaded
+from pipelines.errors import AdapterError, nearest
 from pipelines.files import sync_folder
 from pipelines.formats import FORMATS, write_adapter
+from pipelines.methods import METHODS
 
 if TYPE_CHECKING:
     from pipelines.base import Base
+    from pipelines.lora_report import LoraReport
+    from pipelines.lowrank import RankRule
 
-# Largest relative Frobenius error of ΔW that rounding may cause: fp16 keeps 11 bits, bf16 8.
+# Largest relative Frobenius error of ΔW that rounding may cause: fp16 keeps 11 bits, bf16 8. Twice that
+# where ΔW is the difference of two weights (DoRA, OFT …), whose rounding counts against the smaller ΔW.
 MAX_DELTA_ERROR = {"fp16": 1e-3, "bf16": 8e-3, "fp32": 1e-5}
 MIN_PSNR_DB = 35.0
 
@@ -25,16 +30,22 @@ MIN_PSNR_DB = 35.0
 class ExportReport:
     """What an exported file was measured to be.
 
-    keys_written: tensors found in the file; keys_matched: those that were expected; keys_expected:
-    how many there should be. delta_error, delta_error_total: relative Frobenius error of ΔW, of the
-    worst module and of all together. sha256: of the file; bytes: its size.
-    Where a base was given, and None otherwise: diffusers_modules, of `modules`, that diffusers put
-    the adapter on; diffusers_error, the worst error of the ΔW it applies; psnr_db, between one
-    seed's picture by the mixer and by diffusers (infinity where they are equal).
+    method: of the modules written. keys_written: tensors found in the file; keys_matched: those that
+    were expected; keys_expected: how many there should be. delta_error, delta_error_total: relative
+    Frobenius error of ΔW, of the worst module and of all together. independent: whether that ΔW came
+    from formulas of their own; else from Pigment's reader. depends_on_base: whether some module's ΔW
+    is the difference of two weights. sha256: of the file (a folder: of its files);
+    bytes: its size. lora_error, lora_error_worst: where the adapter was turned into plain LoRA, how far
+    its ΔW is from the original's; None otherwise.
+    Where a base was given and another library reads the form, and None otherwise: loaded_by, its name;
+    loaded_modules, of `modules`, that it put the adapter on; loaded_error, the worst error of the ΔW it
+    applies; psnr_db, between one seed's picture by the mixer and by diffusers with the file loaded so
+    (infinity where they are equal).
     """
 
     path: str
     format: str
+    method: str
     dtype: str
     sha256: str
     bytes: int
@@ -44,8 +55,13 @@ class ExportReport:
     keys_expected: int
     delta_error: float
     delta_error_total: float
-    diffusers_modules: int | None = None
-    diffusers_error: float | None = None
+    independent: bool
+    depends_on_base: bool = False
+    lora_error: float | None = None
+    lora_error_worst: float | None = None
+    loaded_by: str | None = None
+    loaded_modules: int | None = None
+    loaded_error: float | None = None
     psnr_db: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,36 +74,45 @@ class ExportReport:
     def as_text(self) -> str:
         """Return the report for people, one finding a line."""
         row = FORMATS[self.format]
+        how = "" if self.independent else ", by Pigment's own reader"
         lines = [
             f"{Path(self.path).name}: {row.label}, {self.dtype}, {self.bytes:,} bytes",
             f"for {row.readers}",
             f"keys: {self.keys_matched}/{self.keys_expected}",
-            f"ΔW error: {self.delta_error:.1e} in the worst module, {self.delta_error_total:.1e} in all",
+            f"ΔW error: {self.delta_error:.1e} in the worst module, {self.delta_error_total:.1e} in all{how}",
         ]
+        if self.lora_error is not None:
+            lines.append(
+                f"as plain LoRA: ΔW is {self.lora_error:.1e} off the original in all, "
+                f"{self.lora_error_worst:.1e} in the worst module"
+            )
         if self.psnr_db is not None:
             picture = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.1f} dB"
             lines.append(
-                f"loaded by diffusers: {self.diffusers_modules}/{self.modules} modules, "
-                f"ΔW error {self.diffusers_error:.1e}, picture against the mixer's: {picture}"
+                f"loaded by {self.loaded_by}: {self.loaded_modules}/{self.modules} modules, "
+                f"ΔW error {self.loaded_error:.1e}, picture against the mixer's: {picture}"
             )
         lines.append(f"SHA-256: {self.sha256}")
         return "\n".join(lines)
 
     def problem(self) -> str | None:
         """Say which figure isn't good enough, or None."""
-        allowed = MAX_DELTA_ERROR[self.dtype]
+        allowed = MAX_DELTA_ERROR[self.dtype] * (2 if self.depends_on_base else 1)
         if not self.keys_matched == self.keys_written == self.keys_expected:
             back = f"{self.keys_matched} of {self.keys_expected} keys came back"
             return f"{back}, {self.keys_written} are in the file"
         if not self.delta_error <= allowed:
             return f"ΔW came back with an error of {self.delta_error:.1e}, at most {allowed:g}"
-        if self.diffusers_modules is not None and self.diffusers_modules != self.modules:
-            return f"diffusers loads {self.diffusers_modules} of {self.modules} modules"
-        if self.diffusers_error is not None and not self.diffusers_error <= allowed:
-            return f"diffusers applies ΔW with an error of {self.diffusers_error:.1e}, at most {allowed:g}"
+        if self.loaded_modules is not None and self.loaded_modules != self.modules:
+            return f"{self.loaded_by} loads {self.loaded_modules} of {self.modules} modules"
+        if self.loaded_error is not None and not self.loaded_error <= allowed:
+            return (
+                f"{self.loaded_by} applies ΔW with an error of {self.loaded_error:.1e}, at most {allowed:g}"
+            )
         if self.psnr_db is not None and not self.psnr_db >= MIN_PSNR_DB:
             return (
-                f"diffusers draws another picture with it ({self.psnr_db:.1f} dB, at least {MIN_PSNR_DB:g})"
+                f"{self.loaded_by} draws another picture with it ({self.psnr_db:.1f} dB, at least "
+                f"{MIN_PSNR_DB:g})"
             )
         return None
 
@@ -98,48 +123,94 @@ def export_adapter(
     format: str = "kohya",
     dtype: str = "fp16",
     base: Base | None = None,
+    *,
+    as_lora: int | RankRule | None = None,
 ) -> ExportReport:
-    """Write an adapter file and prove it: keys, ΔW, and what diffusers makes of it.
+    """Write an adapter file and prove it: keys, ΔW, and what another library makes of it.
 
-    The file is written beside `path` under another name, checked, and renamed when all agrees.
-    format: a key of FORMATS. dtype: "fp16", "bf16", "fp32". base: where given, a fresh diffusers
-    pipeline of that base's folder loads the file, and one seed's picture is compared.
+    The file (or folder) is written beside `path` under another name, checked, and renamed when all
+    agrees. format: a key of FORMATS. dtype: "fp16", "bf16", "fp32". base: where given, a fresh diffusers
+    pipeline of that base's folder loads the file, and one seed's picture is compared. as_lora: turn any
+    method into plain LoRA first, by SVD of ΔW at this rank (or by a rule), and state the error.
 
     Raises: AdapterError when anything can't be written or a check fails; nothing is left of the new
     file then, and an older one of the same name is as it was.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if format not in FORMATS:
+        raise AdapterError(f"unknown format {format!r}{nearest(format, FORMATS)}")
+    file = FORMATS[format].kind == "file"
+    if file and path.suffix != ".safetensors":
         raise AdapterError(f"{path.name!r} can't be an adapter file; expected a name ending in .safetensors")
+    if not file and path.suffix:
+        raise AdapterError(f"{path.name!r} can't be an adapter folder; expected a name without an ending")
     if base is not None:
         adapter.check(base)
-    trial = path.with_name(f".{path.stem[:100]}.checking.safetensors")
+    lora: LoraReport | None = None
+    if as_lora is not None:
+        adapter, lora = _plain(adapter, as_lora, base)
+    trial = path.with_name(f".{path.stem[:100]}.checking{path.suffix}")
     try:
         sha256 = write_adapter(adapter, trial, format, dtype)
-        file = check_file(adapter, trial, format)
-        loaded = None if base is None else check_diffusers(adapter, trial, base)
+        read = check_file(adapter, trial, format, base)
+        loaded = None if base is None else check_loaded(adapter, trial, format, base)
         report = ExportReport(
             path=str(path),
             format=format,
+            method=", ".join(adapter.methods) or "learned tokens",
             dtype=dtype,
             sha256=sha256,
-            bytes=trial.stat().st_size,
-            modules=len(adapter.factors),
-            keys_written=file.keys,
-            keys_matched=file.matched,
-            keys_expected=len(adapter.factors) * (3 if FORMATS[format].alpha_tensors else 2),
-            delta_error=file.worst,
-            delta_error_total=file.total,
-            diffusers_modules=loaded.modules if loaded else None,
-            diffusers_error=loaded.worst if loaded else None,
+            bytes=_size(trial),
+            modules=len(adapter.factors) + sum(len(vectors) for vectors in adapter.tokens.values()),
+            keys_written=read.keys,
+            keys_matched=read.matched,
+            keys_expected=read.expected,
+            delta_error=read.worst,
+            delta_error_total=read.total,
+            independent=read.independent,
+            depends_on_base=any(METHODS[method].needs_weight for method in adapter.methods),
+            lora_error=lora.error if lora else None,
+            lora_error_worst=lora.worst[1] if lora else None,
+            loaded_by=loaded.library if loaded else None,
+            loaded_modules=loaded.modules if loaded else None,
+            loaded_error=loaded.worst if loaded else None,
             psnr_db=loaded.psnr_db if loaded else None,
         )
         if problem := report.problem():
             raise AdapterError(f"export of {adapter.name!r} failed: {problem}; nothing was kept, try fp32")
-        trial.replace(path)
-        sync_folder(path.parent)
+        _put(trial, path)
     except OSError as error:
         raise AdapterError(f"{path.name!r} can't be written: {error.strerror or error}") from None
     finally:
-        trial.unlink(missing_ok=True)
+        _remove(trial)
     return report
+
+
+def _plain(adapter: Adapter, rank: int | RankRule, base: Base | None) -> tuple[Adapter, LoraReport]:
+    from pipelines.tools import as_lora
+
+    return as_lora(adapter, rank, base)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _put(trial: Path, path: Path) -> None:
+    """Put the checked file or folder in the place of an older one, which is gone only afterwards."""
+    old = path.with_name(f".{path.name[:100]}.old")
+    if trial.is_dir() and path.exists():
+        _remove(old)
+        path.rename(old)
+    trial.replace(path)
+    sync_folder(path.parent)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

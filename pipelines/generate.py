@@ -47,6 +47,15 @@ class AdapterUse(BaseModel):
         ge=-2,
         le=3,
     )
+    blocks: dict[str, float] = Field(
+        default_factory=dict, title="Blocks", description="What the weight is multiplied by, per block."
+    )
+    begin: float = Field(
+        default=0.0, title="Begin", description="Share of the steps from which it comes in.", ge=0, le=1
+    )
+    end: float = Field(
+        default=0.0, title="End", description="Share of the steps from which it is whole.", ge=0, le=1
+    )
 
 
 class GenerationConfig(BaseModel):

@@ -1,0 +1,160 @@
+"""Every form, family and method: what is written, other libraries load; what is wrong, is noticed.
+
+The whole table, with figures, is `make conformance`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines import export
+from pipelines.adapter import Adapter
+from pipelines.base import Base, load_base
+from pipelines.conformance import check_file
+from pipelines.elsewhere import LIBRARIES
+from pipelines.errors import AdapterError
+from pipelines.export import export_adapter
+from pipelines.formats import write_adapter
+from pipelines.methods import METHODS
+from pipelines.reference import reference_delta
+from tests.bench.conformance import checked, combinations, modules_for
+from tests.pipelines.making import random_adapter_of, random_factors
+from tests.tiny import assert_unchanged, target_modules, weights_of
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_folders: dict[str, Path]) -> dict[str, Base]:
+    return {family: load_base(folder, device="cpu") for family, folder in tiny_folders.items()}
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "method", "as_lora"), list(combinations(short=True)), ids=lambda value: str(value)
+)
+def test_what_is_written_other_libraries_load(
+    bases: dict[str, Base], tmp_path: Path, family: str, form: str, method: str, as_lora: bool
+) -> None:
+    base = bases[family]
+    adapter = random_adapter_of(base, method, modules_for(base, method))
+    report = checked(base, adapter, form, tmp_path, as_lora)
+    assert report.keys_matched == report.keys_written == report.keys_expected > len(adapter.factors) // 2
+    assert report.loaded_by == (LIBRARIES[form].name if form in LIBRARIES else None)
+    if form in LIBRARIES:
+        assert report.loaded_modules == report.modules == len(adapter.factors)
+        assert report.psnr_db is not None and report.psnr_db >= 45
+    if as_lora:
+        # The rank is above what any of these layers needs.
+        assert report.lora_error is not None and report.lora_error < 1e-5
+    assert base.holder is None
+
+
+def test_every_method_can_be_taken_elsewhere() -> None:
+    """A form that another library reads holds it, or plain LoRA does."""
+    forms = {(method, form) for _, form, method, _ in combinations()}
+    for method in METHODS:
+        assert any((method, form) in forms for form in LIBRARIES), method
+
+
+TELLING = {
+    "lora": ".alpha", "dora": ".dora_scale", "loha": ".alpha", "lokr": ".lokr_w2", "ia3": ".weight",
+    "locon": ".lora_mid.weight", "full": ".diff", "norm": ".w_norm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TELLING)
+def test_the_formulas_are_independent_and_notice_a_wrong_number(
+    tiny_base: Base, tmp_path: Path, method: str
+) -> None:
+    adapter = random_adapter_of(tiny_base, method, modules_for(tiny_base, method))
+    path = tmp_path / "a.safetensors"
+    write_adapter(adapter, path, "lycoris", "fp32")
+    good = check_file(adapter, path, "lycoris", tiny_base)
+    assert good.independent and good.worst < 1e-5
+    tensors = load_file(path)
+    key = next(key for key in tensors if key.endswith(TELLING[method]))
+    save_file({**tensors, key: tensors[key] * 1.5}, path)
+    assert check_file(adapter, path, "lycoris", tiny_base).worst > 1e-2
+
+
+def test_a_wrong_bias_is_noticed(tiny_base: Base, tmp_path: Path) -> None:
+    adapter = random_adapter_of(tiny_base, "norm", modules_for(tiny_base, "norm"))
+    path = tmp_path / "a.safetensors"
+    write_adapter(adapter, path, "lycoris", "fp32")
+    tensors = load_file(path)
+    key = next(key for key in tensors if key.endswith(".b_norm"))
+    save_file({**tensors, key: tensors[key] * 1.5}, path)
+    assert check_file(adapter, path, "lycoris", tiny_base).worst > 1e-2
+
+
+def test_a_formula_that_isnt_known_is_none() -> None:
+    assert reference_delta({"oft_R.weight": torch.ones(2, 2)}, None) is None
+    assert reference_delta({"weight": torch.ones(2), "on_input": torch.zeros(1)}, None) is None
+
+
+@pytest.mark.parametrize("form", ["peft", "lycoris", "pigment"])
+def test_a_tampered_file_of_any_form_is_not_kept(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    def tampering(adapter: Adapter, path: Path, format: str, dtype: str) -> str:
+        sha256 = write_adapter(adapter, path, format, dtype)
+        file = path if path.is_file() else next(path.glob("unet/*.safetensors"))
+        tensors = load_file(file)
+        first = sorted(key for key in tensors if tensors[key].ndim > 1)[0]
+        save_file({**tensors, first: tensors[first] * 1.01}, file)
+        return sha256
+
+    adapter = random_adapter_of(tiny_base, "loha", target_modules(tiny_base))
+    monkeypatch.setattr(export, "write_adapter", tampering)
+    before = weights_of(tiny_base)
+    with pytest.raises(AdapterError, match="nothing was kept"):
+        checked(tiny_base, adapter, form, tmp_path, False)
+    assert list(tmp_path.iterdir()) == []
+    assert_unchanged(tiny_base, before)
+
+
+def test_an_older_folder_is_replaced_whole_or_not_at_all(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = random_adapter_of(tiny_base, "lora", target_modules(tiny_base))
+    first = export_adapter(adapter, tmp_path / "folder", "peft")
+    (tmp_path / "folder" / "note.txt").write_text("of an older export")
+    second = export_adapter(adapter, tmp_path / "folder", "peft", "fp32")
+    assert second.bytes > first.bytes
+    assert not (tmp_path / "folder" / "note.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_method_that_a_form_cannot_hold_is_refused_with_the_way_out(
+    tiny_base: Base, tmp_path: Path
+) -> None:
+    adapter = random_adapter_of(tiny_base, "loha", target_modules(tiny_base))
+    with pytest.raises(AdapterError, match="plain LoRA"):
+        export_adapter(adapter, tmp_path / "a.safetensors", "kohya", base=tiny_base)
+    report = export_adapter(adapter, tmp_path / "a.safetensors", "kohya", base=tiny_base, as_lora=2)
+    assert report.lora_error is not None and 0.05 < report.lora_error < 1
+    assert "as plain LoRA" in report.as_text()
+    assert report.loaded_modules == len(adapter.factors)
+
+
+def test_learned_words_are_checked_by_diffusers(tiny_sdxl: Base, tiny_base: Base, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for base in (tiny_base, tiny_sdxl):
+        vectors = {
+            name: torch.randn(2, encoder.config.hidden_size, generator=generator) * 0.05
+            for name, encoder in base.text_encoders().items()
+        }
+        adapter = Adapter(name="zwx", tokens={"zwx": vectors}, family=base.family.id)
+        report = export_adapter(adapter, tmp_path / "zwx.safetensors", "embedding", "fp32", base)
+        assert report.loaded_modules == report.modules == len(vectors)
+        assert report.loaded_error is not None and report.loaded_error < 1e-6
+        assert report.psnr_db is not None and report.psnr_db >= 45
+
+
+def test_random_factors_have_something_to_say() -> None:
+    for method in METHODS:
+        shape = (16,) if method == "norm" else (16, 8, 3, 3) if method.startswith("locon") else (16, 8)
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        assert random_factors(method, shape).delta(weight).norm() > 1e-2, method
