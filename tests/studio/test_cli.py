@@ -100,7 +100,7 @@ def test_import_inspect_export(
     assert main(["import", str(source), "--name", "My disc"]) == 0
     assert main(["import", str(source)]) == 0
     assert "already" in capsys.readouterr().out
-    assert main(["inspect", "My disc"]) == 0
+    assert main(["inspect", "My disc", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["family"] == "sd15"
     assert (
         main(
@@ -118,7 +118,7 @@ def test_import_inspect_export(
         == 0
     )
     assert "keys: " in capsys.readouterr().out
-    assert main(["inspect", "out.safetensors"]) == 0
+    assert main(["inspect", "out.safetensors", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "diffusers"
     assert main(["export", str(source), "--out", str(source)]) == 2
 

@@ -1,0 +1,304 @@
+"""`pigment inspect|export|convert|resize|extract|metadata|import`: one adapter file in, another out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ConfigError
+from studio.commands.arguments import (
+    Parser,
+    adapter_file,
+    adapter_target,
+    add_json,
+    add_part,
+    add_rank,
+    add_writing,
+    base_path,
+    rank_rule,
+    say,
+    target,
+    the_adapter,
+    the_base,
+    the_library,
+)
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write an adapter for other tools, and prove it."""
+    path = adapter_file(args.adapter, args)
+    out = adapter_target(args, path.stem, path)
+    from pipelines.export import export_adapter
+
+    base = None if args.no_picture else the_base(args)
+    adapter = the_adapter(path, args, base)
+    rule = rank_rule(args)
+    if args.as_lora and rule is None:
+        raise ConfigError("--as-lora needs --rank, --energy or --error")
+    if rule is not None and not args.as_lora:
+        raise ConfigError("--rank, --energy and --error belong to --as-lora; or use pigment resize")
+    report = export_adapter(adapter, out, args.format, args.dtype, base=base, as_lora=rule)
+    say(args, report.as_text(), report.as_dict())
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write an adapter in another form or precision; read back, without a base and a picture."""
+    path = adapter_file(args.adapter, args)
+    out = adapter_target(args, path.stem, path)
+    from pipelines.export import export_adapter
+
+    base = the_base(args) if args.part else None
+    report = export_adapter(the_adapter(path, args, base), out, args.format, args.dtype)
+    say(args, report.as_text(), report.as_dict())
+    return 0
+
+
+def resize(args: argparse.Namespace) -> int:
+    """Write an adapter with another rank."""
+    path = adapter_file(args.adapter, args)
+    out = adapter_target(args, f"{path.stem}-resized", path)
+    rule = rank_rule(args)
+    if rule is None:
+        raise ConfigError("resize needs --rank, --energy or --error; see pigment resize --help")
+    from pipelines.export import export_adapter
+    from pipelines.formats import read_adapter
+    from pipelines.tools import resize as resized
+
+    adapter = read_adapter(path)
+    base = the_base(args) if _needs_base(adapter) else None
+    smaller, report = resized(adapter, rule, base)
+    written = export_adapter(smaller, out, args.format, args.dtype)
+    data = {"resize": report.as_dict(), "export": written.as_dict()}
+    say(args, f"{report.as_text()}\n{written.as_text()}", data)
+    return 0
+
+
+def _needs_base(adapter: Any) -> bool:
+    from pipelines.methods import METHODS
+
+    return any(METHODS[method].needs_weight for method in adapter.methods)
+
+
+def extract(args: argparse.Namespace) -> int:
+    """Make an adapter of what a tuned base differs in from another."""
+    base_path(args.tuned)
+    out = adapter_target(args, f"{Path(args.tuned).name}-extracted", None)
+    rule = rank_rule(args)
+    if rule is None:
+        raise ConfigError("extract needs --rank, --energy or --error; see pigment extract --help")
+    from pipelines.base import load_base
+    from pipelines.export import export_adapter
+    from pipelines.tools import extract as extracted
+
+    adapter, report = extracted(
+        load_base(base_path(args.tuned)), the_base(args), rule, name=args.name or out.stem
+    )
+    written = export_adapter(adapter, out, args.format, args.dtype)
+    data = {"extract": report.as_dict(), "export": written.as_dict()}
+    say(args, f"{report.as_text()}\n{written.as_text()}", data)
+    return 0
+
+
+def metadata(args: argparse.Namespace) -> int:
+    """Change what a file says about itself; its tensors stay byte for byte."""
+    path = adapter_file(args.adapter, args)
+    out = None if args.out is None else target(args.out, "", None)
+    changes: dict[str, str | None] = dict.fromkeys(args.remove)
+    for item in args.set:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {item!r} has no value; write NAME=VALUE, such as author=Ada")
+        changes[name] = value
+    if not changes:
+        raise ConfigError("nothing to change; give --set NAME=VALUE or --remove NAME")
+    from pipelines.formats import edit_metadata
+
+    sha256 = edit_metadata(path, changes, out)
+    written = str(out or path)
+    say(args, f"{written}: {len(changes)} changed\nSHA-256: {sha256}", {"path": written, "sha256": sha256})
+    return 0
+
+
+def take(args: argparse.Namespace) -> int:
+    """Copy an adapter file into the library."""
+    from pipelines.formats import inspect_adapter, read_adapter
+
+    path = Path(args.file).expanduser()
+    if path.is_file() and path.suffix.lower() == ".safetensors":
+        inspect_adapter(path)  # refuses most of what is wrong before torch is loaded
+    entry, new = the_library(args).add(path, name=args.name, check=read_adapter)
+    print(f"{entry.name}: {'imported' if new else 'was in the library already'} ({entry.path})")
+    return 0
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Say what a file, a folder of files, or a recipe is."""
+    path = adapter_file(args.file, args)
+    from pipelines.formats import inspect_adapter
+    from pipelines.formats.peft import is_peft
+
+    if path.suffix.lower() == ".json":
+        return _inspect_recipe(path, args)
+    if path.is_dir() and not is_peft(path):
+        return _inspect_folder(path, args)
+    info = inspect_adapter(path)
+    lines = [
+        f"{info['name']}: {info['method']}, {info['family']}, {info['format']} form, {info['bytes']:,} bytes"
+    ]
+    lines.append(
+        f"{info['modules']} modules in {', '.join(info['components'])}; rank {info['rank']}, "
+        f"{info['tensors']} tensors, {info['dtype']}"
+    )
+    if info["triggers"]:
+        lines.append(f"triggers: {', '.join(info['triggers'])}")
+    shown = {key: value for key, value in info["metadata"].items() if len(value) <= 200}
+    lines += [f"  {key}: {value}" for key, value in sorted(shown.items())]
+    if left := len(info["metadata"]) - len(shown):
+        lines.append(f"  and {left} longer entries (--json shows them)")
+    if args.anatomy:
+        from pipelines.formats import read_adapter
+        from pipelines.tools import anatomy
+
+        adapter = read_adapter(path)
+        found = anatomy(adapter, the_base(args) if args.against_base or _needs_base(adapter) else None)
+        lines.append(found.as_text())
+        info = {**info, "anatomy": found.as_dict()}
+    say(args, "\n".join(lines), info)
+    return 0
+
+
+def _inspect_folder(path: Path, args: argparse.Namespace) -> int:
+    from pipelines.index import index_folder
+
+    def show(done: int, total: int) -> None:
+        if done % 200 == 0 and sys.stderr.isatty():
+            print(f"\rreading headers: {done} of {total}", end="", file=sys.stderr, flush=True)
+
+    found = index_folder(path, _cache_of(path), show)
+    lines = []
+    for one in found:
+        what = one.error or f"{one.info['method']} rank {one.info['rank']}, {one.info['family']}"
+        words = ", ".join(one.info.get("triggers") or ())
+        lines.append(f"{one.path.relative_to(path)}: {what}" + (f" [{words}]" if words else ""))
+    lines.append(f"{len(found)} files, {sum(bool(one.error) for one in found)} of them refused")
+    rows = [
+        {"path": str(one.path), "bytes": one.size, "modified": one.modified, "error": one.error, **one.info}
+        for one in found
+    ]
+    say(args, "\n".join(lines), rows)
+    return 0
+
+
+def _cache_of(folder: Path) -> Path | None:
+    """Where a folder's headers are remembered: in the user's cache folder; None where none can be made."""
+    windows = os.environ.get("LOCALAPPDATA")
+    root = Path(windows or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pigment"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return root / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
+
+
+def _inspect_recipe(path: Path, args: argparse.Namespace) -> int:
+    from pipelines.recipe import find_adapters, read_recipe
+
+    recipe = read_recipe(path)
+    found = find_adapters(recipe, [entry.path for entry in the_library(args).entries()])
+    lines = [f"{recipe.name or path.stem}: a mix of {len(recipe.adapters)} on base {recipe.base.ref!r}"]
+    for one in recipe.adapters:
+        where = found.files.get(one.sha256)
+        lines.append(f"  {one.name}: {one.weight:g}" + (f" ({where})" if where else " (missing)"))
+    if problem := found.problem():
+        lines.append(problem)
+    data = {**recipe.model_dump(mode="json"), "missing": [one.sha256 for one in found.missing]}
+    say(args, "\n".join(lines), data)
+    return 0
+
+
+def add_commands(commands: Any, shared: Parser) -> None:
+    """Add this module's commands to the parser."""
+    parser = commands.add_parser(
+        "inspect", parents=[shared], help="say what an adapter file, a folder of them, or a recipe is"
+    )
+    parser.add_argument("file", help="file, folder, recipe, or name in the library")
+    parser.add_argument(
+        "--anatomy",
+        action="store_true",
+        help="‖ΔW‖ per block, effective ranks, dead modules (reads the numbers)",
+    )
+    parser.add_argument(
+        "--against-base", action="store_true", help="with --anatomy: relative to the weights of --base"
+    )
+    add_json(parser)
+    parser.set_defaults(run=inspect)
+
+    parser = commands.add_parser(
+        "export", parents=[shared], help="write an adapter for other tools, and prove that they read it"
+    )
+    parser.add_argument("adapter", help="file, or name in the library")
+    add_writing(parser)
+    parser.add_argument(
+        "--as-lora",
+        action="store_true",
+        help="turn any method into plain LoRA by SVD; needs one of the next three",
+    )
+    add_rank(parser)
+    parser.add_argument(
+        "--no-picture", action="store_true", help="load no base: compare no picture, ask no other library"
+    )
+    add_part(parser)
+    add_json(parser)
+    parser.set_defaults(run=export)
+
+    parser = commands.add_parser(
+        "convert", parents=[shared], help="write an adapter in another form or precision"
+    )
+    parser.add_argument("adapter", help="file, or name in the library")
+    add_writing(parser)
+    add_part(parser)
+    add_json(parser)
+    parser.set_defaults(run=convert)
+
+    parser = commands.add_parser("resize", parents=[shared], help="change an adapter's rank by SVD")
+    parser.add_argument("adapter", help="file, or name in the library")
+    add_rank(parser)
+    add_writing(parser)
+    add_json(parser)
+    parser.set_defaults(run=resize)
+
+    parser = commands.add_parser(
+        "extract", parents=[shared], help="make an adapter of what a tuned base differs in from --base"
+    )
+    parser.add_argument("tuned", help="the tuned base: a diffusers folder")
+    parser.add_argument("--name", default="", help="of the adapter; default: the file's")
+    add_rank(parser)
+    add_writing(parser)
+    add_json(parser)
+    parser.set_defaults(run=extract)
+
+    parser = commands.add_parser(
+        "metadata", parents=[shared], help="change what a file says about itself, and not its tensors"
+    )
+    parser.add_argument("adapter", help="file, or name in the library")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="title, triggers, description, author, license, notes, cover (a picture file), or any key",
+    )
+    parser.add_argument("--remove", action="append", default=[], metavar="NAME")
+    parser.add_argument("--out", default=None, metavar="FILE", help="default: the file itself")
+    add_json(parser)
+    parser.set_defaults(run=metadata)
+
+    parser = commands.add_parser("import", parents=[shared], help="take an adapter file into the library")
+    parser.add_argument("file")
+    parser.add_argument("--name", default="", help="default: the title in the file")
+    parser.set_defaults(run=take)
