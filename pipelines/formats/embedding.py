@@ -32,6 +32,8 @@ def read_key(key: str, family: Family) -> tuple[str, str] | None:
     for encoder in family.text_encoders:
         if key == encoder.embedding_key:
             return f"{TOKEN}.{SELF}", encoder.component
+    if key in _fixed():
+        return None
     bare = "." not in key and not key.startswith(_OTHER_FORMS)
     if len(family.text_encoders) == 1 and (bare or _BRACKETED.fullmatch(key)):
         return f"{TOKEN}.{key}", family.text_encoders[0].component

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.adapter import Adapter, AnyFactors, Factors, LowRank
-from pipelines.errors import AdapterError
+from pipelines.errors import AdapterError, nearest
 from pipelines.families import FAMILIES, Family, foreign_family
 from pipelines.files import file_sha256
 from pipelines.formats import embedding, pigment
@@ -175,6 +175,8 @@ def recognise(path: Path, family: str | None = None, *, partly: bool = False) ->
     family: as in `read_adapter`. partly: leave out what isn't understood, instead of refusing it.
     Raises: AdapterError in one line.
     """
+    if family is not None and family not in FAMILIES:
+        raise AdapterError(f"unknown family {family!r}{nearest(family, FAMILIES)}")
     header = read_header(path)
     shown = path.name
     if not header.tensors:

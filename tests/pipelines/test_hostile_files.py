@@ -93,6 +93,14 @@ def test_broken_bytes_are_refused_in_one_line(kind: str, tmp_path: Path) -> None
         assert len(str(refusal.value)) < 300
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    raw = json.dumps({"<cat>": entry([1, 768], 0, 3072)}).encode().ljust(length)
+    path.write_bytes(container(raw, b"\0" * 3072))
+    assert inspect_adapter(path)["tokens"] == ["<cat>"]
+
+
 def _without(tensors: Tensors, *keys: str) -> Tensors:
     return {key: value for key, value in tensors.items() if key not in keys}
 
