@@ -15,6 +15,7 @@ from pipelines.methods.lokr import LOKR
 from pipelines.methods.lora import LORA
 from pipelines.methods.method import Method, Part
 from pipelines.methods.oft import OFT
+from pipelines.methods.oft_output import OFT_OUTPUT
 from pipelines.methods.vera import VERA
 
 __all__ = ["METHODS", "Method", "Part", "method_of"]
@@ -33,6 +34,7 @@ _ROWS = (
     VERA,
     OFT,
     BOFT,
+    OFT_OUTPUT,
     FULL,
     NORM,
 )

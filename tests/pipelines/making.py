@@ -123,6 +123,15 @@ def _boft(m: _Maker) -> Parts:
     return {"boft_r": rotation, "boft_s": 1 + m.strength * m.normal(*scales)}
 
 
+def _oft_output(m: _Maker) -> Parts:
+    """Variant 1 is BOFT of two factors with scales, where two pairs of blocks fit."""
+    block = m.block(m.out)
+    if m.variant and m.out % (2 * block) == 0 and block % 2 == 0:
+        scales = 1 + m.strength * m.normal(m.out, *(1 for _ in m.shape[1:]))
+        return {"oft_blocks": m.strength * m.normal(2, m.out // block, block, block), "rescale": scales}
+    return {"oft_blocks": m.strength * m.normal(m.out // block, block, block)}
+
+
 def _adalora(m: _Maker) -> Parts:
     return {
         "down": m.normal(m.rank, m.flat),
@@ -160,6 +169,7 @@ _MAKERS: dict[str, Callable[[_Maker], Parts]] = {
     "ia3": _ia3,
     "oft": _oft,
     "boft": _boft,
+    "oft_output": _oft_output,
     "adalora": _adalora,
     "vera": _vera,
     "full": _full,
