@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pipelines.adapter import AnyFactors, LowRank
@@ -31,7 +32,7 @@ _OLD_UNET = {"to_out": "to_out.0"}
 def read_key(key: str, family: Family) -> tuple[str, str] | None:
     """Return the canonical module name and part of a diffusers key, or None where it is none."""
     component, _, rest = key.partition(".")
-    if component not in family.components:
+    if component != "unet" and component not in family.components:
         return None
     split = _split(rest, component)
     if split is None:
@@ -86,12 +87,7 @@ def stated_alpha(module: str, rank: int, metadata: Mapping[str, str], shown: str
         return float(rank)
     component, path = module.split(".", 1)
     try:
-        stated: dict[str, Any] = json.loads(raw)
-        field = {
-            key.removeprefix(f"{component}."): value
-            for key, value in stated.items()
-            if key.startswith(f"{component}.")
-        }
+        field = _fields(raw, component)
         alpha = field.get("lora_alpha", rank)
         for pattern, value in (field.get("alpha_pattern") or {}).items():
             plain = pattern.lstrip("^").removesuffix("$").replace("\\.", ".").removeprefix("text_model.")
@@ -110,6 +106,14 @@ def stated_alpha(module: str, rank: int, metadata: Mapping[str, str], shown: str
 def states_dora(component: str, metadata: Mapping[str, str]) -> bool:
     """Whether `lora_adapter_metadata` says that a component's adapter is DoRA."""
     try:
-        return bool(json.loads(metadata.get("lora_adapter_metadata", "{}")).get(f"{component}.use_dora"))
+        return bool(_fields(metadata.get("lora_adapter_metadata", "{}"), component).get("use_dora"))
     except (ValueError, AttributeError, RecursionError):
         return False
+
+
+@lru_cache(maxsize=8)
+def _fields(raw: str, component: str) -> dict[str, Any]:
+    """Return what `lora_adapter_metadata` says of one component. Raises: ValueError, AttributeError."""
+    stated: dict[str, Any] = json.loads(raw)
+    start = f"{component}."
+    return {key.removeprefix(start): value for key, value in stated.items() if key.startswith(start)}

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from pipelines.adapter import AnyFactors, LowRank
 from pipelines.errors import AdapterError
-from pipelines.families import Family, with_text_model
+from pipelines.families import FAMILIES, Family, with_text_model
 from pipelines.formats.keys import TOKEN, UP, ending_of, lycoris_endings, plain_unet_path
 from pipelines.formats.sgm import from_sgm, is_sgm, to_sgm
 from pipelines.methods.lokr import lokr_scale
@@ -123,15 +123,23 @@ def _parse(key: str, family: Family, endings: Mapping[str, str]) -> tuple[str, s
     part = endings.get(ending)
     if part is None:
         return None
+    module = _module(stem, family.id)
+    return None if module is None else (module, part)
+
+
+@lru_cache(maxsize=1 << 14)
+def _module(stem: str, family_id: str) -> str | None:
+    """Return the canonical module name of a key's stem, or None where it is none."""
+    family = FAMILIES[family_id]
     if stem.startswith(family.unet_kohya_prefix):
         path = _dotted(stem.removeprefix(family.unet_kohya_prefix))
         plain = from_sgm(path, family.blocks) if is_sgm(path) else plain_unet_path(path)
-        return None if plain is None else (f"unet.{plain}", part)
+        return None if plain is None else f"unet.{plain}"
     for encoder in family.text_encoders:
         for prefix in encoder.kohya_read:
             if stem.startswith(prefix):
                 path = _dotted(stem.removeprefix(prefix))
-                return f"{encoder.component}.{path.removeprefix('text_model.')}", part
+                return f"{encoder.component}.{path.removeprefix('text_model.')}"
     return None
 
 
@@ -145,7 +153,6 @@ def _bundled(rest: str, family: Family) -> tuple[str, str] | None:
     return None
 
 
-@lru_cache(maxsize=8192)
 def _dotted(stem: str) -> str:
     """Turn "mid_block_attentions_0_proj_in" into "mid_block.attentions.0.proj_in"."""
     marked = _WORD.sub(lambda hit: f"_{hit.group(1).replace('_', '~')}", stem)

@@ -31,9 +31,11 @@ def read_key(key: str, family: Family) -> tuple[str, str] | None:
     component, _, path = module.partition(".")
     if component == _TOKENS:
         return (f"{TOKEN}.{path}", part) if path.isdecimal() and part in family.components else None
-    if component not in family.components or part not in _part_names() or not path:
+    if part not in _part_names() or not path:
         return None
-    return None if component == "unet" and plain_unet_path(path) is None else (module, part)
+    if component == "unet":
+        return None if plain_unet_path(path) is None else (module, part)
+    return (module, part) if component in family.components else None
 
 
 def write_key(module: str, part: str, family: Family) -> str:

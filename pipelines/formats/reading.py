@@ -209,20 +209,23 @@ def recognise(path: Path, family: str | None = None, *, partly: bool = False) ->
 
 def _sorted(header: Header, hint: str | None) -> tuple[Format, Family, Parsed]:
     """Sort the keys by the form and for the family that leave the fewest unknown."""
-    likely = sorted(FAMILIES.values(), key=lambda row: not stated_for(row, header.metadata))
-    forms = [row for row in FORMATS.values() if row.read_key is not None]
-    if not embedding.plausible(header.tensors):
-        forms = [row for row in forms if row.id != "embedding"]
+    keys = list(header.tensors)
+    sample = keys[:4] + keys[4 :: max(1, len(keys) // 8)]
+    forms = [row for row in FORMATS.values() if row.id != "embedding" or embedding.plausible(header.tensors)]
+    pairs = [
+        (form.read_key, form, family)
+        for family in sorted(FAMILIES.values(), key=lambda row: not stated_for(row, header.metadata))
+        for form in forms
+        if form.read_key is not None
+    ]
+    # A few keys tell which readings are worth trying on all of them; the order decides among equals.
+    pairs.sort(key=lambda pair: sum(pair[0](key, pair[2]) is None for key in sample))
     best: tuple[int, Format, Family, Parsed] | None = None
-    for family in likely:
-        for form in forms:
-            assert form.read_key is not None
-            parsed = sort_keys(header.tensors, family, form.read_key)
-            if best is None or len(parsed.unknown) < best[0]:
-                best = (len(parsed.unknown), form, family, parsed)
-            if not parsed.unknown:
-                break
-        if best and not best[0]:
+    for read_key, form, family in pairs:
+        parsed = sort_keys(keys, family, read_key)
+        if best is None or len(parsed.unknown) < best[0]:
+            best = (len(parsed.unknown), form, family, parsed)
+        if not parsed.unknown:
             break
     assert best is not None
     _, form, family, parsed = best
