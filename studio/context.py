@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studio.exporting import file_name
 from studio.jobs import Job, Jobs
 from studio.library import Entry, Library
 from studio.runlog import RunLog
@@ -58,5 +59,4 @@ class Context:
 
     def export_path(self, entry: Entry, format: str) -> Path:
         """Where the exported file of an adapter is kept for download, under the name it is downloaded by."""
-        name = f"{entry.slug}-{format}.safetensors"
-        return self.workspace.folder("cache", "exports", entry.id, name)
+        return self.workspace.folder("cache", "exports", entry.id, file_name(entry.slug, format))

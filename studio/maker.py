@@ -52,10 +52,15 @@ class Maker:
         adapter = read_adapter(Path(path))
         return {"modules": len(adapter.factors)}
 
-    def export(self, adapter: str, format: str, target: str, base: str = "pocket") -> dict[str, Any]:
-        """Write a library adapter to `target` and compare; with a picture where the device is free."""
-        from pipelines.export import export_adapter
+    def export(
+        self, adapter: str, format: str, target: str, base: str = "pocket", as_lora: int | None = None
+    ) -> dict[str, Any]:
+        """Write a library adapter to `target` and compare; with a picture where the device is free.
+
+        as_lora: the rank of plain LoRA to turn it into; None keeps its method.
+        """
         from pipelines.formats import read_adapter
+        from studio.exporting import write
 
         loaded = read_adapter(self.library.get(adapter).path)
         with FileLock(self.workspace.device_lock) as device:
@@ -63,7 +68,7 @@ class Maker:
             if with_base:
                 self._load(base)
                 self._mixer.restore()
-            report = export_adapter(loaded, Path(target), format, base=self._base if with_base else None)
+            report = write(loaded, Path(target), format, self._base if with_base else None, as_lora)
         return {"text": report.as_text(), "report": report.as_dict()}
 
     def generate(self, job: str) -> dict[str, Any]:

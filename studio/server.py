@@ -17,6 +17,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
 from pipelines.errors import AdapterError, Busy, ConfigError, WorkspaceError
+from pipelines.formats import FORMATS
 from studio.context import Context
 from studio.examples import example_sets
 from studio.runner import Runner
@@ -115,7 +116,9 @@ def add_files(app: FastAPI, context: Context) -> None:
             entry = library.get(checked(adapter_id))
         except AdapterError:
             raise HTTPException(404) from None
-        path = context.export_path(entry, checked(format))
+        if checked(format) not in FORMATS:
+            raise HTTPException(404)
+        path = context.export_path(entry, format)
         return send(path, path.name, media="application/octet-stream")
 
     @app.get("/files/run/{job_id}/config.json")

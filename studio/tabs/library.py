@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from pipelines.errors import AdapterError
-from pipelines.formats import FORMATS
-from studio import markup
+from studio import exporting, markup
 from studio.context import Context
+from studio.exporting import DEFAULT_RANK
 from studio.library import Entry
 from studio.markup import text
 from studio.tabs.page import BUSY, QUIET, Page, show, toast
@@ -35,9 +35,10 @@ def build(context: Context, page: Page) -> None:
         with gr.Column(scale=5, min_width=320):
             detail = gr.HTML(elem_id="adapter-detail", js_on_load=markup.CLICKS)
             with gr.Column(visible=False, elem_id="adapter-tools") as tools:
-                format_box = gr.Radio(
-                    [(f"{row.label}: {row.readers}", name) for name, row in FORMATS.items()],
-                    value=next(iter(FORMATS)), label="Export for", elem_id="export-format",
+                format_box = gr.Radio([], label="Export for", elem_id="export-format")
+                rank = gr.Slider(
+                    1, 128, DEFAULT_RANK, step=1, label="Rank of the plain LoRA", visible=False,
+                    info="Higher is nearer to the original; the report says how near.", elem_id="export-rank",
                 )  # fmt: skip
                 export = gr.Button("Check and export", variant="primary", size="md", elem_id="export")
                 report = gr.HTML(elem_id="export-report")
@@ -45,7 +46,7 @@ def build(context: Context, page: Page) -> None:
                 with gr.Row():
                     rename = gr.Button("Rename", size="md", min_width=120, elem_id="rename")
                     throw = gr.Button("Move to trash", size="md", min_width=120, elem_id="to-trash")
-    pieces = [cards, trash, detail, tools, name]
+    pieces = [cards, trash, detail, tools, name, format_box, rank]
     render = toast(_renderer(context))
     refresh = {"fn": render, "inputs": [chosen], "outputs": pieces, **QUIET}
 
@@ -59,7 +60,8 @@ def build(context: Context, page: Page) -> None:
             toast(_acting(context)), chosen, [chosen, page.wish, page.tabs, page.adapters_changed], **QUIET
         )
     imported.upload(toast(_importer(context)), imported, [imported, chosen, page.adapters_changed], **BUSY)
-    export.click(toast(_exporter(context)), [chosen, format_box], report, **BUSY)
+    export.click(toast(_exporter(context)), [chosen, format_box, rank], report, **BUSY)
+    format_box.input(toast(_ranker(context)), [chosen, format_box], rank, **QUIET)
     gr.on(
         [rename.click, name.submit], toast(_renamer(context)), [chosen, name], page.adapters_changed, **QUIET
     )
@@ -80,9 +82,30 @@ def _renderer(context: Context) -> Callable[..., Any]:
             else markup.empty("Nothing chosen", "Choose an adapter to export, rename or remove it."),
             gr.Column(visible=opened is not None),
             opened.name if opened else "",
+            *_forms(opened),
         ]
 
     return render
+
+
+def _forms(entry: Entry | None) -> list[Any]:
+    """The forms that the open adapter can be exported to, and whether the first one asks for a rank."""
+    offered = exporting.choices(entry) if entry else []
+    if entry is None or not offered:
+        return [gr.Radio(choices=[]), gr.Slider(visible=False)]
+    first = offered[0][1]
+    return [
+        gr.Radio(choices=offered, value=first),
+        gr.Slider(visible=exporting.becomes_lora(first, entry)),
+    ]
+
+
+def _ranker(context: Context) -> Callable[..., Any]:
+    def ask_rank(chosen: str, format: str) -> Any:
+        """Show the rank where the form takes the adapter only as plain LoRA."""
+        return gr.Slider(visible=exporting.becomes_lora(format, context.library.get(chosen)))
+
+    return ask_rank
 
 
 def _cover(entry: Entry) -> str:
@@ -189,13 +212,16 @@ def _importer(context: Context) -> Callable[..., Any]:
 
 
 def _exporter(context: Context) -> Callable[..., Any]:
-    def export(chosen: str, format: str) -> Any:
+    def export(chosen: str, format: str, rank: int) -> Any:
         """Write the file, compare it with the adapter, offer it."""
         entry = context.library.get(chosen)
+        if format not in [form for _, form in exporting.choices(entry)]:
+            raise AdapterError(f"{entry.name!r} can't be exported as {format!r}; choose a form that is shown")
+        as_lora = int(rank) if exporting.becomes_lora(format, entry) else None
         target = context.export_path(entry, format)
         target.parent.mkdir(parents=True, exist_ok=True)
         answer = context.runner.maker.ask(
-            "export", adapter=entry.id, format=format, target=str(target), base=context.base
+            "export", adapter=entry.id, format=format, target=str(target), base=context.base, as_lora=as_lora
         )
         label = f"Download {target.name} ({markup.size(target.stat().st_size)})"
         address = markup.url("export", entry.id, format)

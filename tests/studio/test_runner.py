@@ -222,4 +222,4 @@ def test_pictures_are_drawn_with_and_without_adapters(
     )
     assert target.is_file()
     assert answer["report"]["keys_matched"] == answer["report"]["keys_expected"]
-    assert answer["report"]["diffusers_modules"] == answer["report"]["modules"]
+    assert answer["report"]["loaded_modules"] == answer["report"]["modules"]

@@ -1,0 +1,67 @@
+"""Taking an adapter away from the page: forms that hold it, plain LoRA for the others, folders as zips."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.base import Base
+from pipelines.errors import AdapterError
+from pipelines.formats import FORMATS, read_adapter, write_adapter
+from pipelines.methods import METHODS
+from studio import exporting
+from studio.context import Context
+from studio.library import Entry
+from studio.maker import Maker
+from tests.pipelines.making import random_adapter_of
+from tests.tiny import target_modules
+
+
+def entry_of(context: Context, base: Base, method: str, path: Path) -> Entry:
+    write_adapter(random_adapter_of(base, method, target_modules(base)), path, "pigment")
+    return context.library.add(path, name=method)[0]
+
+
+@pytest.mark.parametrize("method", ["lora", "loha", "oft"])
+def test_every_form_is_offered_exactly_or_as_plain_lora(
+    context: Context, tiny_base: Base, tmp_path: Path, method: str
+) -> None:
+    entry = entry_of(context, tiny_base, method, tmp_path / "a.safetensors")
+    offered = [form for _, form in exporting.choices(entry)]
+    exact = [form for form in FORMATS if FORMATS[form].holds(method)]
+    assert offered[: len(exact)] == exact
+    assert {"kohya", "diffusers", "peft", "pigment"} <= set(offered)
+    assert "embedding" not in offered
+    assert exporting.becomes_lora("kohya", entry) == (method != "lora")
+    assert exporting.methods_of(entry) == [method] and method in METHODS
+
+
+def test_another_method_leaves_as_plain_lora_with_its_error(
+    context: Context, tiny_base: Base, tiny_folder: Path, tmp_path: Path
+) -> None:
+    entry = entry_of(context, tiny_base, "loha", tmp_path / "a.safetensors")
+    target = context.export_path(entry, "kohya")
+    target.parent.mkdir(parents=True)
+    answer = Maker(context.workspace).export(entry.id, "kohya", str(target), str(tiny_folder), as_lora=4)
+    assert read_adapter(target).methods == ("lora",)
+    assert 0 < answer["report"]["lora_error"] < 1
+    assert "as plain LoRA" in answer["text"]
+    with pytest.raises(AdapterError, match="plain LoRA"):
+        Maker(context.workspace).export(entry.id, "kohya", str(target), str(tiny_folder))
+
+
+def test_a_folder_leaves_as_a_zip(
+    context: Context, tiny_base: Base, tiny_folder: Path, tmp_path: Path
+) -> None:
+    entry = entry_of(context, tiny_base, "lora", tmp_path / "a.safetensors")
+    target = context.export_path(entry, "peft")
+    assert target.name == "lora-peft.zip"
+    target.parent.mkdir(parents=True)
+    Maker(context.workspace).export(entry.id, "peft", str(target), str(tiny_folder))
+    assert [path.name for path in target.parent.iterdir()] == ["lora-peft.zip"]
+    with zipfile.ZipFile(target) as archive:
+        archive.extractall(tmp_path / "out")
+    back = read_adapter(tmp_path / "out" / "lora-peft")
+    assert back.factors.keys() == read_adapter(entry.path).factors.keys()
