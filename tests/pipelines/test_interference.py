@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from pipelines import heatmap
 from pipelines.adapter import Adapter, LowRank
 from pipelines.balance import effects
 from pipelines.base import Base, load_base
 from pipelines.deltas import in_model_order
-from pipelines.errors import AdapterError, ConfigError
+from pipelines.errors import AdapterError, ConfigError, PictureError
 from pipelines.families import block_of
 from pipelines.interference import (
     Interference,
@@ -309,3 +311,61 @@ def test_balancing_refuses(tiny_base: Base) -> None:
         mixer.add("a", adapters["a"])
         with pytest.raises(AdapterError, match="are mixed into base"):
             balanced_weights(adapters, tiny_base, measure="effect")
+
+
+# The picture
+
+
+def _reds(picture: Image.Image) -> tuple[int, int]:
+    """Pixels of full agreement and of full opposition."""
+    counts = {colour: count for count, colour in picture.getcolors(1 << 24) or ()}
+    return counts.get(heatmap._ALIKE, 0), counts.get(heatmap._AGAINST, 0)
+
+
+def test_agreement_is_red_and_opposition_blue(tiny_base: Base) -> None:
+    first = _adapter(tiny_base, step=9)
+    alike = heatmap.interference_picture(interference({"a": first, "b": first}))
+    against = heatmap.interference_picture(interference({"a": first, "b": _scaled(first, -1.0)}))
+    rows = len(interference({"a": first}).rows)
+    cell = 100 * (heatmap._CELL_HEIGHT - 2) * rows / 2  # at least half a hundred pixels' width per row
+    assert _reds(alike)[0] > cell > _reds(alike)[1]
+    assert _reds(against)[1] > cell > _reds(against)[0]
+
+
+def test_bars_are_as_wide_as_the_shares(tiny_base: Base) -> None:
+    adapters = {"a": _adapter(tiny_base, step=9), "b": _adapter(tiny_base, seed=1, step=9)}
+    report = interference(adapters, {"a": 1.0, "b": 2.0})
+    picture = heatmap.interference_picture(report)
+    # Above the numbers, the last row's bar: count each adapter's colour along one line.
+    bottom = max(y for y in range(picture.height - 80) if picture.getpixel((930, y)) == heatmap._ADAPTERS[1])
+    line = [picture.getpixel((x, bottom)) for x in range(picture.width)]
+    counts = [line.count(colour) for colour in heatmap._ADAPTERS[:2]]
+    assert counts[0] / sum(counts) == pytest.approx(report.total.share["a"], abs=0.01)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_every_number_of_adapters_has_its_layout(tiny_base: Base, count: int) -> None:
+    names = [f"an adapter with a rather long name {index}" for index in range(count)]
+    adapters = {name: _adapter(tiny_base, seed=seed, step=20, rank=1) for seed, name in enumerate(names)}
+    report = interference(adapters)
+    picture = heatmap.interference_picture(report, title="A title " * 40)
+    assert picture.width <= 1000
+    margin = {picture.getpixel((picture.width - 3, y)) for y in range(picture.height)}
+    assert margin == {(255, 255, 255)}  # nothing runs over the edge
+    assert {picture.getpixel((x, picture.height - 3)) for x in range(picture.width)} == {(255, 255, 255)}
+    assert picture.tobytes() == heatmap.interference_picture(report, title="A title " * 40).tobytes()
+
+
+def test_an_empty_block_and_a_silent_mix_are_drawn(tiny_base: Base) -> None:
+    unet = random_adapter(tiny_base, target_modules(tiny_base, "attention", "none")[:2])
+    text = random_adapter(tiny_base, target_modules(tiny_base, "none", "attention")[:2])
+    assert heatmap.interference_picture(interference({"a": unet, "b": text})).width == heatmap.WIDTH
+    assert heatmap.interference_picture(interference({"a": unet, "b": text}, {})).width == heatmap.WIDTH
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_too_few_or_too_many_adapters_are_refused(tiny_base: Base, count: int) -> None:
+    one = random_adapter(tiny_base, target_modules(tiny_base)[:1])
+    report = interference({str(index): one for index in range(count)})
+    with pytest.raises(PictureError, match=f"2 to 6 adapters; got {count}"):
+        heatmap.interference_picture(report)
