@@ -91,7 +91,7 @@ def open_folder(model: Path) -> PeftFolder:
         )
     config = _read_config(model.parent / CONFIG)
     rows = _rows(config, shown)
-    _check_fields(config, shown)
+    _check_fields(config, rows, shown)
     header = read_header(model)
     parts, shared = _sort(header, rows, shown)
     if not parts:
@@ -127,9 +127,10 @@ def _rows(config: Mapping[str, Any], shown: str) -> list[Method]:
     return rows
 
 
-def _check_fields(config: Mapping[str, Any], shown: str) -> None:
+def _check_fields(config: Mapping[str, Any], rows: list[Method], shown: str) -> None:
+    understood = _UNDERSTOOD.union(*(row.peft_reads for row in rows))
     for name, value in config.items():
-        if name not in _UNDERSTOOD and value not in _OFF and value not in ([], {}):
+        if name not in understood and value not in _OFF and value not in ([], {}):
             raise AdapterError(
                 f"{shown!r} has {name[:40]} = {str(value)[:60]!r} in {CONFIG}, which isn't supported; "
                 "save it without"

@@ -8,7 +8,10 @@ from pipelines.methods.adalora import ADALORA
 from pipelines.methods.boft import BOFT
 from pipelines.methods.dora import DORA, with_magnitude
 from pipelines.methods.full import FULL, NORM
+from pipelines.methods.hira import HIRA
+from pipelines.methods.hra import HRA
 from pipelines.methods.ia3 import IA3
+from pipelines.methods.ln_tuning import LN_TUNING
 from pipelines.methods.locon import LOCON
 from pipelines.methods.loha import LOHA
 from pipelines.methods.lokr import LOKR
@@ -35,8 +38,11 @@ _ROWS = (
     OFT,
     BOFT,
     OFT_OUTPUT,
+    HRA,
+    HIRA,
     FULL,
     NORM,
+    LN_TUNING,
 )
 
 METHODS: dict[str, Method] = {row.id: row for row in _ROWS}

@@ -53,6 +53,7 @@ class Method:
     are endings of module names.
     peft_fields(factors by module path): what `adapter_config.json` must say besides the target modules,
     so that PEFT applies these very factors.
+    peft_reads: fields of `adapter_config.json` that only this method has, and uses.
     from_peft(config, module path, parts): (alpha, options) of one module from `adapter_config.json`.
     parts_from_peft(parts, options): Pigment's parts of PEFT's; None: they are the same. for_peft(factors
     by module path): the same ΔW stated so that one PEFT configuration holds all of it, with the parts as
@@ -77,6 +78,7 @@ class Method:
     peft_type: str = ""
     peft_config: Callable[[int, float, Sequence[str], float], PeftConfig] | None = None
     peft_fields: Callable[[Mapping[str, AnyFactors]], dict[str, Any]] | None = None
+    peft_reads: tuple[str, ...] = ()
     from_peft: (
         Callable[[Mapping[str, Any], str, Mapping[str, torch.Tensor]], tuple[float, dict[str, Any]]] | None
     ) = None

@@ -151,6 +151,28 @@ def _vera(m: _Maker) -> Parts:
     }
 
 
+def _hra(m: _Maker) -> Parts:
+    """Reflections that nearly cancel in pairs, as they begin."""
+    half = m.normal(m.flat, m.rank // 2)
+    return {"hra_u": half.repeat_interleave(2, dim=1) + m.strength * m.normal(m.flat, m.rank // 2 * 2)}
+
+
+def _hira(m: _Maker) -> Parts:
+    size = m.strength / m.rank**0.5
+    return {
+        "hira_a": m.normal(m.rank, *m.shape[1:]),
+        "hira_b": size * m.normal(m.out, m.rank, *m.ones()),
+    }
+
+
+def _ln_tuning(m: _Maker) -> Parts:
+    weight = torch.ones(m.shape) if m.weight is None else m.weight.float()
+    return {
+        "ln_weight": weight + m.strength * m.normal(*m.shape),
+        "ln_bias": m.strength * m.normal(*m.shape),
+    }
+
+
 def _full(m: _Maker) -> Parts:
     size = m.strength / max(m.flat, 1) ** 0.5
     parts = {"diff": size * m.normal(*m.shape)}
@@ -174,12 +196,17 @@ _MAKERS: dict[str, Callable[[_Maker], Parts]] = {
     "vera": _vera,
     "full": _full,
     "norm": _norm,
+    "hra": _hra,
+    "hira": _hira,
+    "ln_tuning": _ln_tuning,
 }
 
 # The part that ΔW is proportional to, by which its size is set.
 _LINEAR = {"lora": "up", "locon": "up", "adalora": "up", "vera": "lambda_b",
            "loha": "hada_w1_a", "lokr": "lokr_w1"}  # fmt: skip
 
+
+ON_NORMS = ("norm", "ln_tuning")
 
 # Rows that are another row followed by DoRA's magnitude.
 _DECOMPOSED = {"dora": "lora", "locon_dora": "locon", "loha_dora": "loha", "lokr_dora": "lokr"}
@@ -192,6 +219,8 @@ def _options(method: str, m: _Maker) -> dict[str, Any]:
         return {"in_features": m.inner}
     if method == "ia3":
         return {"bias": bool(m.variant)}
+    if method == "hra":
+        return {"orthogonal": True} if m.variant else {}
     if method == "oft":
         return {"neumann_terms": 0 if m.variant else 5}
     return {}
@@ -234,7 +263,7 @@ def _made(method: str, parts: Parts, alpha: float, options: dict[str, Any]) -> A
 
 def modules_for(base: Base, method: str) -> list[str]:
     """Modules of `base` that a method can sit on: attention, and convolutions where it has them."""
-    if method == "norm":
+    if method in ON_NORMS:
         layers = base.weighted().items()
         return [name for name, layer in layers if isinstance(layer, nn.GroupNorm | nn.LayerNorm)]
     linear = ("to_q", "to_k", "to_out.0", "ff.net.2", "q_proj", "v_proj", "fc1")

@@ -20,11 +20,13 @@ from pipelines.formats.peft import read_peft
 from pipelines.methods import METHODS, method_of
 from pipelines.methods.boft import butterfly
 from pipelines.methods.lokr_peft import split
-from tests.pipelines.making import modules_for, random_adapter_of, random_factors
+from tests.pipelines.making import ON_NORMS, modules_for, random_adapter_of, random_factors
 
 LINEAR = ["to_q", "to_k", "to_out.0", "ff.net.2"]
 ONE_BY_ONE = ["conv_shortcut", "proj_in"]
 ALL = [*LINEAR, *ONE_BY_ONE, "conv1", "time_emb_proj"]
+NORMS = ["norm1", "norm2", "norm3", "norm", "conv_norm_out"]
+TEXT_NORMS = ["layer_norm1", "final_layer_norm"]
 TEXT = ["q_proj", "out_proj", "fc1"]
 
 SHAPES = {"linear": (24, 16), "convolution": (8, 16, 3, 3), "pointwise": (8, 16, 1, 1), "norm": (10,)}
@@ -32,7 +34,7 @@ SHAPES = {"linear": (24, 16), "convolution": (8, 16, 3, 3), "pointwise": (8, 16,
 
 def shapes_of(method: str) -> list[tuple[int, ...]]:
     """The shapes that a method can sit on."""
-    if method == "norm":
+    if method in ON_NORMS:
         return [SHAPES["norm"]]
     if METHODS[method].linear_only:
         return [SHAPES["linear"]]
@@ -113,6 +115,10 @@ CASES: dict[str, tuple[list[str], Any]] = {
             r=2, oft_block_size=0, target_modules=t, coft=True, eps=0.05, num_cayley_neumann_terms=2
         ),
     ),
+    "hra": (ALL, lambda t: config("hra", 4, 1.0, t, 0.0)),
+    "hra-orthogonal": (ALL, lambda t: peft.HRAConfig(r=3, target_modules=t, apply_GS=True)),
+    "hira": (ALL, lambda t: config("hira", 4, 1.0, t, 0.0)),
+    "ln_tuning": (NORMS, lambda t: config("ln_tuning", 0, 1.0, t, 0.0)),
     "boft": ([*ALL], lambda t: config("boft", 4, 1.0, t, 0.0)),
 }
 
@@ -163,7 +169,8 @@ def test_unet_matches_peft(tiny_base: Base, case: str, tmp_path: Path) -> None:
     adapter.check(tiny_base)
     merged = dict(wrapped.merge_and_unload().named_modules())
     moved = 0
-    for name, module in tiny_base.modules().items():
+    module: Any
+    for name, module in tiny_base.weighted().items():
         if name not in adapter.factors:
             continue
         other: Any = merged[name.removeprefix("unet.")]
@@ -180,7 +187,8 @@ def test_unet_matches_peft(tiny_base: Base, case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if "-" not in case])
 def test_text_encoder_matches_peft(tiny_base: Base, case: str, tmp_path: Path) -> None:
-    wrapped = trained(tiny_base.text_encoder, CASES[case][1](TEXT))
+    targets = TEXT_NORMS if CASES[case][0] is NORMS else TEXT
+    wrapped = trained(tiny_base.text_encoder, CASES[case][1](targets))
     wrapped.save_pretrained(tmp_path)
     tokens = torch.arange(16)[None]
     with torch.no_grad():
@@ -198,7 +206,7 @@ def test_fresh_adapter_is_identity(tiny_base: Base, case: str, tmp_path: Path) -
     wrapped.save_pretrained(tmp_path / "unet")
     adapter = read_peft(tmp_path, family="sd15")
     for name, factor in adapter.factors.items():
-        weight = tiny_base.modules()[name].weight
+        weight: Any = tiny_base.weighted()[name].weight
         assert float(factor.delta(weight).abs().max()) <= 1e-6, name
 
 
@@ -276,7 +284,7 @@ def test_other_shapes_are_refused_in_words(method: str, shape: tuple[int, ...], 
     for other in others:
         per_output = method == "ia3" and variant and other[0] == shape[0]
         per_input = method == "ia3" and not variant and other[1:2] == shape[1:2]
-        turned = method == "oft" and prod(other[1:]) == prod(shape[1:])
+        turned = method in ("oft", "hra") and prod(other[1:]) == prod(shape[1:])
         turned |= method == "oft_output" and other[0] == shape[0]
         if per_output or per_input or turned:
             continue  # numbers for one side fit any length of the other
