@@ -87,19 +87,26 @@ def uniform(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
     return chosen
 
 
+# The part of LoKr and LoHa that takes the scale in.
+_SCALED = ("lokr_w1", "lokr_w1_a", "hada_w1_a")
+
+
 def settled(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
-    """State factors as LyCORIS' readers take them: LoRA as `uniform` does, LoKr without a scale.
+    """State factors as LyCORIS' readers take them: LoRA as `uniform` does, LoKr and LoHa without a scale.
 
-    ComfyUI and LyCORIS take LoKr's scale as 1 where both of its factors are whole; a scale of 1 in
-    every LoKr module means the same to readers that apply alpha and to those that don't.
+    ComfyUI and LyCORIS take LoKr's scale as 1 where both of its factors are whole, and LyCORIS 4.1's
+    merge applies LoHa's twice. A scale of 1 means the same to all of them.
     """
-    return {name: _unscaled_lokr(factor) for name, factor in uniform(factors).items()}
+    return {name: _without_scale(factor) for name, factor in uniform(factors).items()}
 
 
-def _unscaled_lokr(factor: AnyFactors) -> AnyFactors:
-    """Fold the scale of a LoKr module into its first factor, if it is one and has one."""
-    first = next((part for part in ("lokr_w1", "lokr_w1_a") if part in factor.parts), None)
-    if first is None or isinstance(factor, LowRank) or (scale := lokr_scale(factor)) == 1:
+def _without_scale(factor: AnyFactors) -> AnyFactors:
+    """Fold the scale of a LoKr or LoHa module into its first factor."""
+    first = next((part for part in _SCALED if part in factor.parts), None)
+    if first is None or isinstance(factor, LowRank):
+        return factor
+    scale = lokr_scale(factor) if first.startswith("lokr") else factor.alpha / factor.rank
+    if scale == 1:
         return factor
     options = {name: value for name, value in factor.options.items() if name != "rank"}
     scaled = {**factor.parts, first: factor.parts[first].float() * scale}

@@ -32,9 +32,9 @@ def write_adapter(adapter: Adapter, path: str | Path, format: str = "kohya", dty
     """Write an adapter atomically and return the SHA-256 of the file (of its weights, for a folder).
 
     path: a name ending in .safetensors, or a folder for the forms of that kind. format: a key of
-    FORMATS. dtype: "fp16", "bf16" or "fp32"; vectors that multiply whole weights (DoRA's magnitudes,
-    IA3's scales) and alphas stay fp32, as rounding them would outweigh ΔW. The same adapter gives the
-    same bytes. ΔW is kept: where a form can't hold differing alphas, they are folded into `up`.
+    FORMATS. dtype: "fp16", "bf16" or "fp32"; what multiplies whole weights (DoRA's magnitudes, IA3's
+    scales, rotations) and alphas stay fp32, as rounding them would outweigh ΔW. The same adapter gives
+    the same bytes. ΔW is kept: where a form can't hold differing alphas, they are folded into `up`.
 
     Raises: AdapterError for unknown names, another ending, an adapter that the form can't hold or that
     is unsound, numbers beyond the precision's range, or a system that refuses; then nothing is written.
@@ -132,8 +132,8 @@ def _tensors(
 
     for module, factor in factors.items():
         for part, values in _parts_for(factor, form, kind, adapter.name, module).items():
-            whole = not isinstance(factor, LowRank) and values.numel() == max(values.shape, default=1)
-            put(form.write_key(module, part, family), values, torch.float32 if whole else kind, module)
+            own = torch.float32 if _multiplies(factor, values) else kind
+            put(form.write_key(module, part, family), values, own, module)
         if form.alpha_tensors:
             # Always fp32, so that any alpha is exact.
             tensors[form.write_key(module, ALPHA, family)] = torch.tensor(factor.alpha, dtype=torch.float32)
@@ -146,6 +146,14 @@ def _tensors(
             )
             put(key, values.detach().float(), kind, f"token {token!r}")
     return tensors
+
+
+def _multiplies(factor: AnyFactors, values: torch.Tensor) -> bool:
+    """Whether a tensor multiplies the base's weight: its rounding would count against the whole of it."""
+    if isinstance(factor, LowRank):
+        return False
+    rotates = METHODS[factor.method].needs_weight and "magnitude" not in factor.parts
+    return rotates or values.numel() == max(values.shape, default=1)
 
 
 def _parts_for(

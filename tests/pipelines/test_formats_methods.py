@@ -33,12 +33,12 @@ def bases(tiny_folders: dict[str, Path]) -> dict[str, Base]:
 
 @cache
 def _some(base: Base, method: str) -> tuple[str, ...]:
-    """A few modules of each component and kind that a method can sit on."""
-    chosen: dict[tuple[str, str, int], str] = {}
+    """One module of each component and kernel that a method can sit on."""
+    chosen: dict[tuple[str, tuple[int, ...]], str] = {}
     for name in modules_for(base, method):
         weight = base.weighted()[name].weight
         assert isinstance(weight, Tensor)
-        chosen.setdefault((name.split(".")[0], name.rsplit(".", 1)[1], weight.ndim), name)
+        chosen.setdefault((name.split(".")[0], tuple(weight.shape[2:]) if weight.ndim > 2 else ()), name)
     return tuple(chosen.values())
 
 
@@ -157,7 +157,7 @@ def test_methods_may_differ_by_module(bases: dict[str, Base], tmp_path: Path) ->
 def test_lycoris_files_state_their_algorithm(bases: dict[str, Base], tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     base = bases["sdxl"]
-    write_adapter(random_adapter_of(base, "lokr", _some(base, "lokr")), path, "lycoris")
+    write_adapter(random_adapter_of(base, "lokr"), path, "lycoris")
     metadata = inspect_adapter(path)["metadata"]
     assert metadata["ss_network_module"] == "lycoris.kohya"
     assert json.loads(metadata["ss_network_args"]) == {"algo": "lokr"}
@@ -165,8 +165,8 @@ def test_lycoris_files_state_their_algorithm(bases: dict[str, Base], tmp_path: P
     assert any(key.startswith("lora_unet_input_blocks_4_1_") for key in load_file(path))
 
 
-def test_lokr_is_written_without_a_scale(bases: dict[str, Base], tmp_path: Path) -> None:
-    """ComfyUI ignores alpha where both halves are full: every reader must see the same ΔW."""
+def test_lokr_and_loha_are_written_without_a_scale(bases: dict[str, Base], tmp_path: Path) -> None:
+    """ComfyUI ignores alpha where LoKr's halves are full: every reader must see the same ΔW."""
     base = bases["sd15"]
     name = _some(base, "lokr")[0]
     weight = base.weighted()[name].weight
@@ -188,6 +188,8 @@ def test_lokr_is_written_without_a_scale(bases: dict[str, Base], tmp_path: Path)
     assert torch.allclose(plain, full.delta(weight).flatten(1), atol=1e-5)
     for module, factor in read_adapter(path).factors.items():
         assert factor.rank in (0, factor.alpha), module
+    write_adapter(random_adapter_of(base, "loha", _some(base, "loha"), alpha=3.0), path, "lycoris")
+    assert all(factor.rank == factor.alpha for factor in read_adapter(path).factors.values())
 
 
 def test_both_spellings_in_one_file_are_read_unless_a_module_stands_twice(
