@@ -17,6 +17,7 @@ from pipelines.mixing.route import Route, check_route, choose_route
 from pipelines.mixing.slots import contributions, own_value
 from pipelines.mixing.unfused import Unfused, unfuse
 from pipelines.mixing.weights import MAX_WEIGHT, MIN_WEIGHT, Weight, Weights, resolve
+from pipelines.words import LearnedWords
 
 __all__ = ["MAX_WEIGHT", "MIN_WEIGHT", "Mixer", "Weight", "Weights"]
 
@@ -29,8 +30,9 @@ class Mixer:
     By the fused route the base's weights are kept and each `set` recomputes the mixed ones from them,
     in place, so that moves don't add up errors, and at all zero the base is there again bit for bit.
     Only parameters that some adapter reaches are copied. By the unfused route, for quantised bases and
-    where the copy doesn't fit, the layers add what the adapters make of their input. As a context
-    manager it restores the base at the end.
+    where the copy doesn't fit, the layers add what the adapters make of their input. Words that
+    adapters bring are understood in prompts while their text weight isn't 0 (`base.words`). As a
+    context manager it restores the base at the end.
 
     While a mixer holds adapters, nothing else may change the base's weights; a second mixer that
     tries is refused.
@@ -50,6 +52,7 @@ class Mixer:
         self._blocks = tuple(dict.fromkeys(block_of(module) for module in base.weighted()))
         self._encoders = frozenset(base.text_encoders())
         self._engine: Fused | Unfused = fuse(base, {}, 0, self._blocks)
+        self._words = LearnedWords(base, {})
         self._progress: float | None = None
 
     @property
@@ -158,19 +161,38 @@ class Mixer:
         return np.array(rows, dtype=np.float32).reshape(-1)
 
     def _write(self, progress: float | None) -> None:
+        values = self._values(progress)
         with torch.no_grad():
-            self._engine.write(self._values(progress))
+            self._engine.write(values)
+            if progress is None:
+                self._write_words(values)
         self._progress = progress
+
+    def _write_words(self, values: np.ndarray) -> None:
+        """Put the adapters' words in use at their text weights."""
+        if not any(adapter.tokens for adapter in self._adapters.values()):
+            return
+        columns = {encoder: self._blocks.index(encoder) for encoder in self._encoders}
+        table = values.reshape(len(self._adapters), -1)
+        self._words.set(
+            {
+                name: {encoder: float(row[column]) for encoder, column in columns.items()}
+                for name, row in zip(self._adapters, table, strict=True)
+            }
+        )
+        self.base.words = self._words if self._words.active else None
 
     def _rebuild(self, adapters: dict[str, Adapter], settings: dict[str, Weights]) -> None:
         """Let the base hold `adapters` at the weights `settings`.
 
         What is new is made before what was is let go, so a failure (memory) changes nothing.
         """
-        before, state = self._engine, (self._adapters, self._settings, self._reason)
+        before, state = self._engine, (self._adapters, self._settings, self._reason, self._words)
         with torch.no_grad():
             engine, reason = self._make(adapters)
-            self._adapters, self._settings, self._reason = adapters, settings, reason
+            words = LearnedWords(self.base, {name: adapter.tokens for name, adapter in adapters.items()})
+            self._drop_words()
+            self._adapters, self._settings, self._reason, self._words = adapters, settings, reason, words
             try:
                 before.remove({slot.key for slot in engine.slots})
                 engine.install()
@@ -178,12 +200,18 @@ class Mixer:
                 self._write(None)
             except BaseException:
                 engine.undo()
-                self._engine, (self._adapters, self._settings, self._reason) = before, state
+                self._drop_words()
+                self._engine = before
+                self._adapters, self._settings, self._reason, self._words = state
                 before.forget()
                 before.install()
                 self._write(self._progress)
                 raise
         self.base.holder = self if adapters else None
+
+    def _drop_words(self) -> None:
+        self._words.remove()
+        self.base.words = None
 
     def _make(self, adapters: Mapping[str, Adapter]) -> tuple[Fused | Unfused, str]:
         """Return the engine for `adapters` and why it is that one, without touching the base."""

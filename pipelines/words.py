@@ -1,0 +1,184 @@
+"""Learned words (textual inversion) in a base's prompts, without a change to its tokenizers or weights."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pipelines.base import Base
+from pipelines.errors import AdapterError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+Tokens = Mapping[str, Mapping[str, torch.Tensor]]
+"""token → text encoder → (n, width)."""
+
+_KEPT_SETS = 4
+
+
+class LearnedWords:
+    """The words that adapters of one mix bring.
+
+    A word of n vectors becomes n tokens, `word`, `word_1`, …, in a copy of each tokenizer; a hook on the
+    text encoder's token embedding answers them with the vectors times the adapter's text weight. Words of
+    adapters at weight 0 aren't there at all: tokenizers and prompts are then the base's own.
+
+    Source: Gal et al. 2022, https://arxiv.org/abs/2208.01618; token names as in diffusers.
+    """
+
+    def __init__(self, base: Base, tokens: Mapping[str, Tokens]) -> None:
+        """tokens: what each adapter brings, by the adapter's name in the mix. Changes nothing yet.
+
+        Raises: AdapterError for a word that a tokenizer knows already or that two adapters bring.
+        """
+        self._base = base
+        self._tokens = {name: brought for name, brought in tokens.items() if brought}
+        self._own = {row.component: getattr(base, row.tokenizer) for row in base.family.text_encoders}
+        self._check()
+        self._tables: dict[str, _Table] = {}
+        self._sets: dict[tuple[str, ...], dict[str, CLIPTokenizer]] = {}
+        self._weights: dict[str, dict[str, float]] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether any word is in use."""
+        return bool(self._tables)
+
+    def set(self, weights: Mapping[str, Mapping[str, float]]) -> None:
+        """Put the words in use at these weights, adapter → text encoder → weight, and install the hooks."""
+        wanted = {name: dict(weights[name]) for name in self._tokens if any(weights[name].values())}
+        if wanted == self._weights:
+            return
+        names = tuple(wanted)
+        tokenizers = self._sets.pop(names, None) or self._tokenizers(names)
+        self._sets[names] = tokenizers  # the latest last, so that the oldest is dropped
+        while len(self._sets) > _KEPT_SETS:
+            del self._sets[next(iter(self._sets))]
+        tables = {
+            component: self._table(component, tokenizer, wanted)
+            for component, tokenizer in tokenizers.items()
+        }
+        self.remove()
+        self._weights, self._tables = wanted, tables
+        for component, table in tables.items():
+            table.hook(self._base.component(component).get_input_embeddings())  # type: ignore[operator]
+
+    def remove(self) -> None:
+        """Take the hooks off; no word is in use then."""
+        for table in self._tables.values():
+            table.unhook()
+        self._tables, self._weights = {}, {}
+
+    def expand(self, prompt: str, component: str) -> str:
+        """Put behind every word the names of its further vectors, so that each vector is one token."""
+        table = self._tables.get(component)
+        return prompt if table is None else table.expand(prompt)
+
+    def tokenizer(self, component: str) -> CLIPTokenizer:
+        """Return a text encoder's tokenizer, with the words in use."""
+        if component not in self._tables:
+            return self._own[component]
+        return self._sets[tuple(self._weights)][component]
+
+    def _check(self) -> None:
+        for component, tokenizer in self._own.items():
+            known, owners = tokenizer.get_vocab(), dict[str, str]()
+            for adapter, brought in self._tokens.items():
+                for token in (t for word, v in brought.items() for t in _names(word, v.get(component))):
+                    if token in known:
+                        raise AdapterError(
+                            f"adapter {adapter!r} brings the word {token!r}, which the base's tokenizer "
+                            "knows already; give the word another name in its file"
+                        )
+                    if token in owners:
+                        raise AdapterError(
+                            f"adapters {owners[token]!r} and {adapter!r} both bring the word {token!r}; "
+                            "remove one of them or give the word another name in its file"
+                        )
+                    owners[token] = adapter
+
+    def _tokenizers(self, adapters: tuple[str, ...]) -> dict[str, CLIPTokenizer]:
+        """Copies of the tokenizers that know the words of `adapters`, where these have any."""
+        found = {}
+        for component, own in self._own.items():
+            names = [
+                name
+                for adapter in adapters
+                for word, vectors in self._tokens[adapter].items()
+                for name in _names(word, vectors.get(component))
+            ]
+            if names:
+                found[component] = copy.deepcopy(own)
+                found[component].add_tokens(names)
+        return found
+
+    def _table(
+        self, component: str, tokenizer: CLIPTokenizer, weights: Mapping[str, Mapping[str, float]]
+    ) -> _Table:
+        words, ids, rows = {}, [], []
+        for adapter, per_component in weights.items():
+            for word, vectors in self._tokens[adapter].items():
+                if (own := vectors.get(component)) is not None:
+                    names = _names(word, own)
+                    words[word] = names
+                    ids += [int(tokenizer.convert_tokens_to_ids(name)) for name in names]
+                    rows.append(own.detach().to(torch.float32) * per_component[component])
+        matrix = torch.cat(rows).to(self._base.device, self._base.dtype)
+        return _Table(words, torch.tensor(ids, device=self._base.device), matrix)
+
+
+def _names(word: str, vectors: torch.Tensor | None) -> list[str]:
+    """The tokens of a word: `word`, `word_1`, …, one per vector."""
+    count = 0 if vectors is None else len(vectors)
+    return [word if index == 0 else f"{word}_{index}" for index in range(count)]
+
+
+class _Table:
+    """The words in use with one text encoder.
+
+    words: their tokens. ids: (N,) of the tokens, one after the other. vectors: (N, width).
+    """
+
+    def __init__(self, words: Mapping[str, list[str]], ids: torch.Tensor, vectors: torch.Tensor) -> None:
+        self._vectors, self._first = vectors, int(ids.min())
+        assert torch.equal(ids, torch.arange(self._first, self._first + len(ids), device=ids.device))
+        self._spelled = {name: name for names in words.values() for name in names}
+        self._spelled |= {word: " ".join(names) for word, names in words.items()}
+        # The longest first, so that a word within another isn't taken for itself.
+        longest = sorted(self._spelled, key=len, reverse=True)
+        self._any = re.compile("|".join(re.escape(name) for name in longest))
+        self._handles: list[Any] = []
+        self._asked: torch.Tensor | None = None
+
+    def expand(self, prompt: str) -> str:
+        """Spell each word out as its tokens."""
+        return self._any.sub(lambda found: self._spelled[found.group()], prompt)
+
+    def hook(self, embedding: nn.Module) -> None:
+        """Let a token embedding answer the words' ids."""
+        before = embedding.register_forward_pre_hook(self._known_only)
+        self._handles = [before, embedding.register_forward_hook(self._answer)]
+
+    def unhook(self) -> None:
+        """Leave the embedding as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _known_only(self, embedding: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Ask the embedding for another id where it hasn't that one."""
+        self._asked = inputs[0]
+        return (torch.where(inputs[0] < self._first, inputs[0], 0), *inputs[1:])
+
+    def _answer(self, embedding: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """Put the learned vectors where their ids were asked for: (B, L, width)."""
+        ids, self._asked = self._asked, None
+        assert ids is not None
+        learned = self._vectors[(ids - self._first).clamp(min=0)]
+        return torch.where((ids >= self._first)[..., None], learned, output)
