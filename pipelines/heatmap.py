@@ -24,7 +24,7 @@ MAX_ADAPTERS = 6
 WIDTH = 960
 
 _INK, _SOFT, _PAPER, _EMPTY = (28, 28, 32), (110, 110, 118), (255, 255, 255), (238, 238, 240)
-_MARGIN, _GAP, _CELL_HEIGHT, _SQUARE = 20, 26, 30, 15
+_MARGIN, _GAP, _CELL_HEIGHT, _SQUARE, _SCALE = 20, 26, 30, 15, 160
 # Diverging: against each other, nothing, the same way. Sequential: nothing to everything. After
 # ColorBrewer's RdBu and Purples, whose ends stay apart for colour-blind eyes.
 _AGAINST, _NEUTRAL, _ALIKE = (33, 102, 172), (247, 247, 247), (178, 24, 43)
@@ -92,7 +92,8 @@ def interference_picture(report: Interference, title: str = "Interference of ada
         _panel_head(draw, panel, report, top, (plain, small), spelled)
         _scale(draw, panel, len(report.total.pairs), legend_top, small)
     draw.text((bars[0], top), "share of the energy", fill=_INK, font=plain)
-    _names(draw, report, bars, legend_top, small)
+    names_left = panels[0].left + _SCALE + _GAP if len(panels) == 1 else bars[0]
+    _names(draw, report, (names_left, WIDTH - _MARGIN - names_left), legend_top, small)
     return picture
 
 
@@ -197,7 +198,7 @@ def _bar(
 
 def _scale(draw: ImageDraw, panel: _Panel, pairs: int, top: int, font: Font) -> None:
     """Draw a panel's colour scale with its ends' numbers, and what they mean."""
-    width = min(160, pairs * panel.cell - 2)
+    width = min(_SCALE, pairs * panel.cell - 2)
     for x in range(width):
         share = x / max(1, width - 1)
         value = panel.limit * (2 * share - 1 if panel.diverging else share)

@@ -106,6 +106,10 @@ def merge_adapters(
     for module in dict.fromkeys(module for adapter in taking_part for module in adapter.factors):
         if left_out.get(module) != "norm weight" and any(s.weight(module) for s in sources if _in(s, module)):
             factors[module], fits[module] = _merge_module(module, sources, row, settings, rule, layers)
+    if not factors and not tokens:
+        raise AdapterError(
+            "plain LoRA can't hold any of these changes (norms only); nothing is left to merge"
+        )
     recipe = _recipe(sources, row, settings, rule, base)
     merged = Adapter(
         name=name or " + ".join(adapter.name for adapter in taking_part)[:120],

@@ -204,6 +204,25 @@ def test_every_method_can_be_compared_with_lora(tiny_base: Base, method: str) ->
     assert report.total.energy["other"] == pytest.approx(size, rel=1e-5)
 
 
+@pytest.mark.parametrize("folder", ["sd2", "sdxl"])
+def test_other_families_are_compared_and_measured_alike(tiny_folders: dict[str, Path], folder: str) -> None:
+    base = load_base(tiny_folders[folder], device="cpu")
+    modules = [m for m in base.modules() if m.endswith(("attn2.to_k", "q_proj"))]
+    encoders = [encoder.component for encoder in base.family.text_encoders]
+    adapters = {
+        name: Adapter(name=name, factors=random_adapter(base, modules, seed=seed).factors, family=folder)
+        for seed, name in enumerate("ab")
+    }
+    report = interference(adapters, base=base)
+    assert list(report.blocks)[-len(encoders) :] == encoders
+    assert abs(_pair(report).cosine) < 0.5
+    before = weights_of(base)
+    found = effects(adapters, base)
+    assert found["a"] > 0
+    assert found["a"] != found["b"]
+    assert_unchanged(base, before)
+
+
 def test_the_report_as_data_and_text(tiny_base: Base) -> None:
     adapters = {name: _adapter(tiny_base, seed=seed, step=6) for seed, name in enumerate("abc")}
     report = interference(adapters)
