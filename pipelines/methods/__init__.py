@@ -17,6 +17,7 @@ from pipelines.methods.loha import LOHA
 from pipelines.methods.lokr import LOKR
 from pipelines.methods.lora import LORA
 from pipelines.methods.method import Method, Part
+from pipelines.methods.more_of_peft import MORE
 from pipelines.methods.oft import OFT
 from pipelines.methods.oft_output import OFT_OUTPUT
 from pipelines.methods.vera import VERA
@@ -40,6 +41,7 @@ _ROWS = (
     OFT_OUTPUT,
     HRA,
     HIRA,
+    *MORE,
     FULL,
     NORM,
     LN_TUNING,

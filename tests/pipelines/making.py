@@ -173,6 +173,52 @@ def _ln_tuning(m: _Maker) -> Parts:
     }
 
 
+def _miss(m: _Maker) -> Parts:
+    return {"miss_block": m.strength / (3 * m.flat) ** 0.5 * m.normal(m.rank, m.out)}
+
+
+def _c3a(m: _Maker) -> Parts:
+    """Kernels of the circulant blocks; PEFT divides what they make by the number of inputs."""
+    block = next(side for side in (8, 4, 2, 1) if m.out % side == 0 and m.inner % side == 0)
+    size = m.strength * (m.flat / 3) ** 0.5
+    return {"c3a_kernel": size * m.normal(m.out // block, m.inner // block, block)}
+
+
+def _spectrum(name: str, size: float) -> Callable[[_Maker], Parts]:
+    def make(m: _Maker) -> Parts:
+        return {name: size * m.strength * m.normal(m.out * m.flat // 8)}
+
+    return make
+
+
+def _road(m: _Maker) -> Parts:
+    """Variant 1 has an angle and a scale for every output, not for every pair."""
+    count = m.out if m.variant else m.out // 2
+    angles = m.strength * m.normal(count)
+    return {"road_theta": angles, "road_alpha": 1 + m.strength * m.normal(count)}
+
+
+def _delora(m: _Maker) -> Parts:
+    return {
+        "delora_a": m.normal(m.rank, m.inner),
+        "delora_b": m.normal(m.out, m.rank),
+        "delora_lambda": torch.tensor([5 * m.strength]),
+        "delora_w_norm": 0.5 + torch.rand(m.inner, generator=m.generator),
+    }
+
+
+def _gralora(m: _Maker) -> Parts:
+    """In two blocks a side; variant 1 has a general pair of rank 1 besides."""
+    size = m.strength / (m.flat * m.rank) ** 0.5
+    parts = {
+        "gralora_a": m.normal(2, m.inner // 2, m.rank),
+        "gralora_b": size * m.normal(2, m.rank, m.out // 2),
+    }
+    if m.variant:
+        parts |= {"general_a": m.normal(1, m.inner), "general_b": size * m.normal(m.out, 1)}
+    return parts
+
+
 def _full(m: _Maker) -> Parts:
     size = m.strength / max(m.flat, 1) ** 0.5
     parts = {"diff": size * m.normal(*m.shape)}
@@ -196,6 +242,13 @@ _MAKERS: dict[str, Callable[[_Maker], Parts]] = {
     "vera": _vera,
     "full": _full,
     "norm": _norm,
+    "miss": _miss,
+    "c3a": _c3a,
+    "fourierft": _spectrum("spectrum", 1.0),
+    "waveft": _spectrum("wavelets", 0.02),
+    "road": _road,
+    "delora": _delora,
+    "gralora": _gralora,
     "hra": _hra,
     "hira": _hira,
     "ln_tuning": _ln_tuning,
@@ -219,6 +272,10 @@ def _options(method: str, m: _Maker) -> dict[str, Any]:
         return {"in_features": m.inner}
     if method == "ia3":
         return {"bias": bool(m.variant)}
+    if method == "road":
+        return {"variant": "road_2" if m.variant else "road_1", "group_size": 4}
+    if method == "gralora":
+        return {"alpha": m.rank + m.variant}
     if method == "hra":
         return {"orthogonal": True} if m.variant else {}
     if method == "oft":
