@@ -216,12 +216,17 @@ class Mixer:
     def _make(self, adapters: Mapping[str, Adapter]) -> tuple[Fused | Unfused, str]:
         """Return the engine for `adapters` and why it is that one, without touching the base."""
         previous = self._engine.fused
-        originals = previous.originals()
-
+        originals, dense = previous.originals(), previous.dense()
+        places = {
+            name: place
+            for place, (name, adapter) in enumerate(self._adapters.items())
+            if adapters.get(name) is adapter
+        }
         found = contributions(
             self.base,
             adapters,
-            lambda slot: originals[slot.key] if slot.key in originals else own_value(slot),
+            original=lambda slot: originals[slot.key] if slot.key in originals else own_value(slot),
+            known=lambda slot, name: dense.get((slot.key, places.get(name, -1))),
         )
         if not adapters:
             return fuse(self.base, {}, 0, self._blocks), "there are no adapters yet"

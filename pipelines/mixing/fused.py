@@ -61,6 +61,16 @@ class Fused:
             for index, slot in enumerate(stack.kept.slots)
         }
 
+    def dense(self) -> dict[tuple[tuple[str, str], int], torch.Tensor]:
+        """The ΔW that are held as such, by slot and adapter, so that they needn't be computed again."""
+        return {
+            (slot.key, span.adapter): stack.dense[index, span.start]
+            for stack in self._stacks
+            if stack.dense is not None
+            for index, slot in enumerate(stack.kept.slots)
+            for span in stack.dense_spans
+        }
+
     def kept(self) -> dict[tuple[tuple[str, str], ...], Kept]:
         """The kept copies, by the keys of their slots in order."""
         return {tuple(slot.key for slot in stack.kept.slots): stack.kept for stack in self._stacks}

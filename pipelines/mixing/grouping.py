@@ -85,7 +85,7 @@ def make_stack(kept: Kept, group: Group, blocks: Sequence[str], views: Iterator[
     tensors: dict[str, torch.Tensor] = {}
     spans, start = [], 0
     for adapter, rank in group.low:
-        spans.append(Span(start, start + rank, group.sources(adapter, blocks)))
+        spans.append(Span(adapter, start, start + rank, group.sources(adapter, blocks)))
         start += rank
     if group.low:
         half = dtype == torch.bfloat16 and device.type == "cuda" and not group.dense
@@ -96,7 +96,8 @@ def make_stack(kept: Kept, group: Group, blocks: Sequence[str], views: Iterator[
         tensors["dense"] = _dense(group).to(device, stored)
         tensors["dense_scales"] = next(views)
     dense_spans = tuple(
-        Span(index, index + 1, group.sources(adapter, blocks)) for index, adapter in enumerate(group.dense)
+        Span(adapter, index, index + 1, group.sources(adapter, blocks))
+        for index, adapter in enumerate(group.dense)
     )
     sources = np.concatenate([span.sources for span in (*spans, *dense_spans)])
     return Stack(kept, tuple(spans), dense_spans, sources, **tensors)
@@ -105,7 +106,8 @@ def make_stack(kept: Kept, group: Group, blocks: Sequence[str], views: Iterator[
 def _low_rank(group: Group, total: int, half: bool, device: torch.device) -> dict[str, torch.Tensor]:
     """Return `up`, `down` and `scaled` of a stack of `total` columns; half: multiply in bf16."""
     count, (rows, columns) = len(group.slots), group.slots[0].matrix
-    up, down = torch.zeros(count, rows, total), torch.zeros(count, total, columns)
+    up = torch.zeros(count, rows, total, device=device)
+    down = torch.zeros(count, total, columns, device=device)
     for index, parts in enumerate(group.parts):
         start = 0
         for adapter, rank in group.low:
@@ -116,11 +118,11 @@ def _low_rank(group: Group, total: int, half: bool, device: torch.device) -> dic
             start += rank
     factors = {"up": up, "down": down}
     larger = "down" if group.scales_up else "up"
-    room = torch.empty_like(factors["up" if group.scales_up else "down"], device=device)
+    room = torch.empty_like(factors["up" if group.scales_up else "down"])
     if half:
         factors[larger] = factors[larger].to(torch.bfloat16)
         room = room.to(torch.bfloat16)
-    return {name: tensor.to(device) for name, tensor in factors.items()} | {"scaled": room}
+    return factors | {"scaled": room}
 
 
 def _dense(group: Group) -> torch.Tensor:

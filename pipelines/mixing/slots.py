@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from pipelines.adapter import Adapter, AnyFactors
+from pipelines.adapter import Adapter, AnyFactors, LowRank
 from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.families import block_of
@@ -110,25 +110,41 @@ def own_value(slot: Slot) -> torch.Tensor:
     )
 
 
-def contributions(base: Base, adapters: Mapping[str, Adapter], original: Original) -> Contributions:
-    """Return what adapters add to the base's parameters.
+Known = Callable[[Slot, str], torch.Tensor | None]
+"""Gives ΔW of a slot by an adapter's name where it was computed before."""
+
+
+def contributions(
+    base: Base, adapters: Mapping[str, Adapter], original: Original, known: Known
+) -> Contributions:
+    """Return what adapters add to the base's parameters, computed on its device.
 
     Raises: AdapterError for what a module of this base can't take.
     """
-    layers = base.weighted()
     found: dict[tuple[str, str], tuple[Slot, dict[int, Share]]] = {}
-    for module, layer in layers.items():
+    for module, layer in base.weighted().items():
+        weight, bias = Slot(module, "weight", layer), Slot(module, "bias", layer)
         for index, (name, adapter) in enumerate(adapters.items()):
             if module not in adapter.factors:
                 continue
-            factors = adapter.factors[module]
-            weight = Slot(module, "weight", layer)
-            found.setdefault(weight.key, (weight, {}))[1][index] = _weight_share(weight, factors, original)
-            bias = _bias_share(name, Slot(module, "bias", layer), factors, original)
-            if bias is not None:
-                slot = Slot(module, "bias", layer)
-                found.setdefault(slot.key, (slot, {}))[1][index] = bias
+            factors = _on(base.device, adapter.factors[module])
+            share: Share | None = known(weight, name)
+            if share is None:
+                share = _weight_share(weight, factors, original)
+            found.setdefault(weight.key, (weight, {}))[1][index] = share
+            delta = _bias_share(name, bias, factors, original)
+            if delta is not None:
+                found.setdefault(bias.key, (bias, {}))[1][index] = delta
     return found
+
+
+def _on(device: torch.device, factors: AnyFactors) -> AnyFactors:
+    """The same factors on another device."""
+    if device.type == "cpu":
+        return factors
+    if isinstance(factors, LowRank):
+        return LowRank(down=factors.down.to(device), up=factors.up.to(device), alpha=factors.alpha)
+    return replace(factors, parts={name: part.to(device) for name, part in factors.parts.items()})
 
 
 def _weight_share(slot: Slot, factors: AnyFactors, original: Original) -> Share:
@@ -148,8 +164,8 @@ def _bias_share(name: str, slot: Slot, factors: AnyFactors, original: Original) 
     if getattr(slot.layer, "bias", None) is not None:
         delta = factors.bias_delta(original(slot).to(torch.float32))
         return None if delta is None else delta.to(torch.float32).reshape(1, -1)
-    width = Slot(slot.module, "weight", slot.layer).shape[0]
-    delta = factors.bias_delta(torch.zeros(width))
+    weight = Slot(slot.module, "weight", slot.layer)
+    delta = factors.bias_delta(torch.zeros(weight.shape[0], device=weight.parameter.device))
     if delta is not None and bool(delta.any()):
         raise AdapterError(
             f"adapter {name!r} changes the bias of {slot.module}, which has none in this base; choose the "

@@ -18,9 +18,10 @@ _SUM_NUMBERS = 64 * 2**20
 class Span:
     """The columns start:stop of a stack's product that belong to one adapter.
 
-    sources: where its weights stand in the vector of weights.
+    adapter: its position. sources: where its weights stand in the vector of weights.
     """
 
+    adapter: int
     start: int
     stop: int
     sources: np.ndarray

@@ -73,9 +73,9 @@ def test_every_method_is_mixed_exactly_and_let_go(tiny_base: Base, method: str, 
 
 
 def all_methods(base: Base) -> dict[str, Adapter]:
-    """One adapter of every method, each of another rank."""
+    """One adapter of every method, of different ranks."""
     return {
-        method: of_method(base, method, rank=1 + index % 5, seed=index, variant=index % 2, strength=0.1)
+        method: of_method(base, method, rank=2 + 2 * (index % 3), seed=index, variant=index % 2, strength=0.1)
         for index, method in enumerate(METHODS)
     }
 
@@ -91,7 +91,7 @@ def test_methods_and_ranks_mix_and_moves_add_up_no_errors(tiny_base: Base) -> No
     once = weights_of(tiny_base)
     expected(tiny_base, before, {name: (adapters[name], weights[name]) for name in adapters})
     moves = random.Random(0)
-    for _ in range(100):
+    for _ in range(40):
         mixer.set({name: moves.choice([0.0, moves.uniform(-2, 3)]) for name in adapters})
     mixer.set(weights)
     assert_unchanged(tiny_base, once)
