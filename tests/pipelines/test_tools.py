@@ -43,7 +43,7 @@ def _weights(tiny_base: Base) -> dict[str, torch.Tensor]:
 
 
 def _of(base: Base, method: str, **kw: Any) -> Adapter:
-    return random_adapter_of(base, method, modules_for(base, method)[::7], **kw)
+    return random_adapter_of(base, method, modules_for(base, method)[::11], **kw)
 
 
 def _delta(adapter: Adapter, module: str, base: Base) -> torch.Tensor:
