@@ -58,10 +58,14 @@ def _incomplete(module: str, parts: Mapping[str, str], stated: str | None) -> st
     row = METHODS[stated] if stated else method_of(found)
     if row is not None and row.required <= found <= row.known:
         return None
-    fitting = [row for row in METHODS.values() if found <= row.known]
+    fitting = [row] if row else [row for row in METHODS.values() if found <= row.known]
     if not fitting:
         return f"has tensors at {module} that no method puts together: {', '.join(sorted(found))[:100]}"
-    lacking = min((sorted(row.required - found) for row in fitting if row.required - found), key=len)
+    lacking = min(
+        (sorted(row.required - found) for row in fitting if row.required - found), key=len, default=[]
+    )
+    if not lacking:
+        return f"states {stated} for {module}, whose tensors are others: {', '.join(sorted(found))[:100]}"
     return f"is incomplete: {module} has no {lacking[0]} factor; fetch it again"
 
 

@@ -16,6 +16,7 @@ from pipelines.adapter import Adapter
 from pipelines.families import FAMILIES
 
 PIGMENT_KEY = "pigment"
+LYCORIS = "lycoris.kohya"
 HASHES = ("modelspec.hash_sha256", "sshs_model_hash")
 _FOREIGN = ("ss_", "sshs_", "ssmd_", "modelspec.")
 # Stated anew by the writer, or true only of the file they stood in.
@@ -37,22 +38,22 @@ def file_metadata(
     *,
     rank: int,
     alpha: float,
-    lycoris: bool = False,
+    module: str = "networks.lora",
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Return the metadata of a file that holds `adapter`.
 
-    rank, alpha: as the file's tensors have them (the writer may have folded alphas). lycoris: whether
-    the file is in LyCORIS' form. extra: what else the `pigment` JSON says. Keys of `adapter.metadata`
-    that begin with ss_, ssmd_ or modelspec. stand by themselves, unless they are stated here; the
-    others go into the `pigment` JSON.
+    rank, alpha: as the file's tensors have them (the writer may have folded alphas). module: what
+    `ss_network_module` says; LyCORIS' has the method in `ss_network_args`. extra: what else the
+    `pigment` JSON says. Keys of `adapter.metadata` that begin with ss_, ssmd_ or modelspec. stand by
+    themselves, unless they are stated here; the others go into the `pigment` JSON.
     """
     family = FAMILIES[adapter.family]
     carried = {k: v for k, v in adapter.metadata.items() if k not in _RENEWED and k != PIGMENT_KEY}
     own = {k: v for k, v in carried.items() if not k.startswith(_FOREIGN)}
     stated = {k: v for k, v in carried.items() if k.startswith(_FOREIGN)}
     args = stated.get("ss_network_args", "{}")
-    if lycoris:
+    if module == LYCORIS:
         args = json.dumps(_LYCORIS_ARGS.get(adapter.method, {"algo": adapter.method}), sort_keys=True)
     stated |= {
         "format": "pt",
@@ -65,7 +66,7 @@ def file_metadata(
         stated |= {
             "ss_v2": family.ss_v2,
             "ss_base_model_version": family.base_model_version,
-            "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
+            "ss_network_module": module,
             "ss_network_dim": str(rank),
             "ss_network_alpha": f"{alpha:g}",
             "ss_network_args": args,

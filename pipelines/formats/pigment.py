@@ -18,6 +18,7 @@ from pipelines.formats.keys import ALPHA, TOKEN, plain_unet_path
 from pipelines.methods import METHODS
 
 _TOKENS = "tokens"
+_LONGEST = 100  # characters of an option's value
 
 
 @cache
@@ -72,19 +73,42 @@ def groups(adapter: Adapter) -> dict[str, Any]:
 
 
 def stated_method(about: Mapping[str, Any], module: str) -> tuple[str, dict[str, Any]] | None:
-    """Return (method, options) that the `pigment` JSON states for a module, or None where it is silent."""
+    """Return (method, options) that the `pigment` JSON states for a module, or None where it is silent.
+
+    The JSON must have passed `problem`.
+    """
     rest = None
-    stated = about.get("groups")
-    for group in stated if isinstance(stated, list) else ():
-        if not isinstance(group, dict) or group.get("method") not in METHODS:
-            continue
-        options = group.get("options")
-        pair = (str(group["method"]), options if isinstance(options, dict) else {})
+    for group in about.get("groups", ()):
+        pair = (str(group["method"]), dict(group.get("options", {})))
         if "modules" not in group:
             rest = pair
         elif isinstance(group["modules"], list) and module in group["modules"]:
             return pair
     return rest
+
+
+def problem(about: Mapping[str, Any]) -> str | None:
+    """Say what is wrong with the groups that a file's `pigment` JSON states, or None.
+
+    Options are single texts, numbers and flags; anything else would reach a method's arithmetic.
+    """
+    stated = about.get("groups", [])
+    if not isinstance(stated, list):
+        return "has groups of modules that aren't a list"
+    for group in stated:
+        if not isinstance(group, dict) or group.get("method") not in METHODS:
+            method = group.get("method") if isinstance(group, dict) else group
+            return f"states the method {str(method)[:40]!r}, which isn't known; update Pigment"
+        options = group.get("options", {})
+        if not isinstance(options, dict):
+            return f"states options for {group['method']} that aren't names and values"
+        for name, value in options.items():
+            plain = isinstance(value, str | int | float) and len(str(value)) <= _LONGEST
+            if not plain or (isinstance(value, float) and not abs(value) < float("inf")):
+                return (
+                    f"states an option {name[:40]!r} for {group['method']} that can't be: {str(value)[:40]!r}"
+                )
+    return None
 
 
 def token_name(about: Mapping[str, Any], number: str) -> str | None:

@@ -191,6 +191,8 @@ def recognise(path: Path, family: str | None = None, *, partly: bool = False) ->
     if parsed.doubled:
         raise AdapterError(f"{shown!r} names one module twice, at {parsed.doubled[0][:100]!r}; resave it")
     about = about_of(header.metadata)
+    if form.id == "pigment" and (why := pigment.problem(about)):
+        raise AdapterError(f"{shown!r} {why}")
     stated = {
         name: pair[0]
         for name in parsed.modules

@@ -9,6 +9,7 @@ from pipelines.adapter import AnyFactors
 from pipelines.families import Family, with_text_model
 from pipelines.formats import diffusers, embedding, kohya, pigment
 from pipelines.formats.keys import ReadKey, ending_of
+from pipelines.formats.metadata import LYCORIS
 from pipelines.methods import METHODS
 
 
@@ -22,7 +23,7 @@ class Format:
     alpha of a module without an alpha tensor. normalise(factors): the same ΔW in the alphas that the
     form can hold. alpha_tensors: whether alphas are written as tensors. tokens: whether it holds
     learned tokens. exact: whether it holds every method with its options, whatever `Method.formats` says.
-    lycoris: whether its metadata name LyCORIS as the module. readers: the tools that load it, for people.
+    module: what `ss_network_module` says in its files. readers: the tools that load it, for people.
     """
 
     id: str
@@ -36,7 +37,12 @@ class Format:
     alpha_tensors: bool = True
     tokens: bool = False
     exact: bool = False
-    lycoris: bool = False
+    module: str = "networks.lora"
+
+    @property
+    def lycoris(self) -> bool:
+        """Whether its modules are LyCORIS', and spelled as `Method.for_lycoris` gives them."""
+        return self.module == LYCORIS
 
     def holds(self, method: str) -> bool:
         """Whether it keeps a method's ΔW exactly."""
@@ -78,7 +84,7 @@ FORMATS: dict[str, Format] = {
         read_key=kohya.read_lycoris,
         write_key=kohya.write_key,
         normalise=kohya.settled,
-        lycoris=True,
+        module=LYCORIS,
     ),
     "peft": Format(
         id="peft",
@@ -97,6 +103,7 @@ FORMATS: dict[str, Format] = {
         write_key=pigment.write_key,
         tokens=True,
         exact=True,
+        module="pigment",
     ),
     "embedding": Format(
         id="embedding",

@@ -62,7 +62,7 @@ def write_adapter(adapter: Adapter, path: str | Path, format: str = "kohya", dty
         adapter,
         rank=adapter.rank,
         alpha=alphas[0][0] if alphas else 0.0,
-        lycoris=form.lycoris,
+        module=form.module,
         extra=_extra(adapter, form),
     )
     return write_container(path, tensors, metadata)

@@ -35,8 +35,9 @@ def bases(tiny_folders: dict[str, Path]) -> dict[str, Base]:
 def _some(base: Base, method: str) -> tuple[str, ...]:
     """One module of each component and kernel that a method can sit on."""
     chosen: dict[tuple[str, tuple[int, ...]], str] = {}
+    layers = base.weighted()
     for name in modules_for(base, method):
-        weight = base.weighted()[name].weight
+        weight = layers[name].weight
         assert isinstance(weight, Tensor)
         chosen.setdefault((name.split(".")[0], tuple(weight.shape[2:]) if weight.ndim > 2 else ()), name)
     return tuple(chosen.values())
@@ -45,8 +46,9 @@ def _some(base: Base, method: str) -> tuple[str, ...]:
 def assert_same_deltas(base: Base, one: Adapter, other: Adapter, error: float = 1e-5) -> None:
     """Fail unless ΔW and the change of the bias agree in every module."""
     assert one.factors.keys() == other.factors.keys()
+    layers = base.weighted()
     for name, factor in one.factors.items():
-        layer = base.weighted()[name]
+        layer = layers[name]
         assert isinstance(layer.weight, Tensor)
         expected, found = factor.delta(layer.weight), other.factors[name].delta(layer.weight)
         assert float((expected - found).norm() / expected.norm()) <= error, name

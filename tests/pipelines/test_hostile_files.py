@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from pipelines.adapter import Adapter
 from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.formats import inspect_adapter, read_adapter, write_adapter
 from pipelines.mixer import Mixer
+from tests.pipelines.making import random_adapter_of
 from tests.tiny import assert_unchanged, random_adapter, weights_of
 
 DOWN = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
@@ -192,6 +194,14 @@ CONTENTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         "has I64 numbers at token '<cat>'",
     ),
     "token of NaN": (lambda t: {"<cat>": torch.full((2, 768), float("nan"))}, "aren't finite"),
+    "no prefix": (
+        lambda t: {key.removeprefix("lora_unet_").removeprefix("lora_te_"): v for key, v in t.items()},
+        "0 of 120 tensors known",
+    ),
+    "half of LoKr": (
+        lambda t: {"lora_unet_mid_block_attentions_0_proj_in.lokr_w1": torch.ones(2, 2)},
+        "don't fit at unet.mid_block.attentions.0.proj_in",
+    ),
     "both forms": (
         lambda t: {**t, "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(2, 2)},
         "120 of 121",
@@ -243,6 +253,33 @@ def test_bad_metadata_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        (5, "groups of modules that aren't a list"),
+        ([5], "states the method '5', which isn't known"),
+        ([{"method": "new"}], "states the method 'new', which isn't known; update Pigment"),
+        ([{"method": "lora", "options": [1]}], "aren't names and values"),
+        ([{"method": "lora", "options": {"a": [1]}}], "states an option 'a' for lora that can't be"),
+        ([{"method": "lora", "options": {"a": 10**200}}], "states an option 'a' for lora"),
+        ([{"method": "lora", "options": {"a": float("nan")}}], "states an option 'a' for lora"),
+        ([{"method": "loha"}], "is incomplete: .* has no hada_w1_a"),
+        ([{"method": "lora", "modules": 5}, {"method": "loha"}], "is incomplete: .* has no hada_w1_a"),
+        ([{"method": "lokr"}], "states lokr for .*, whose tensors are others: down, up"),
+    ],
+)
+def test_bad_groups_of_pigments_own_form_are_refused(
+    tiny_base: Base, tmp_path: Path, groups: object, says: str
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    write_adapter(random_adapter(tiny_base), path, "pigment")
+    save_file(load_file(path), path, metadata={"pigment": json.dumps({"groups": groups})})
+    for reader in (read_adapter, inspect_adapter):
+        with pytest.raises(AdapterError, match=says) as refusal:
+            reader(path)
+        assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
     ("metadata", "family"),
     [
         ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
@@ -286,6 +323,28 @@ def test_other_places_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(AdapterError, match=says):
             read_adapter(path)
+
+
+def test_other_forms_survive_damage_too(tiny_base: Base, tmp_path: Path) -> None:
+    """Bytes all over a header, in the forms whose metadata and keys steer the reader."""
+    names = [name for name in tiny_base.modules() if name.endswith("attn2.to_k")][:1]
+    token = Adapter(name="a", tokens={"<cat>": {"text_encoder": torch.ones(1, 32)}})
+    adapters = {
+        "pigment": random_adapter_of(tiny_base, "loha_dora", names),
+        "lycoris": random_adapter_of(tiny_base, "lokr", names),
+        "embedding": token,
+    }
+    for format, adapter in adapters.items():
+        path = tmp_path / f"{format}.safetensors"
+        write_adapter(adapter, path, format)
+        raw = path.read_bytes()
+        header = struct.unpack("<Q", raw[:8])[0] + 8
+        for position in range(8, header, 11):
+            path.write_bytes(raw[:position] + bytes([raw[position] ^ 0x11]) + raw[position + 1 :])
+            try:
+                read_adapter(path, family="sd15").check(tiny_base)
+            except AdapterError as refusal:
+                assert "\n" not in str(refusal) and len(str(refusal)) < 400
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
