@@ -227,6 +227,7 @@ class Mixer:
             adapters,
             original=lambda slot: originals[slot.key] if slot.key in originals else own_value(slot),
             known=lambda slot, name: dense.get((slot.key, places.get(name, -1))),
+            held=places,
         )
         if not adapters:
             return fuse(self.base, {}, 0, self._blocks), "there are no adapters yet"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,14 +111,15 @@ def own_value(slot: Slot) -> torch.Tensor:
 
 
 Known = Callable[[Slot, str], torch.Tensor | None]
-"""Gives ΔW of a slot by an adapter's name where it was computed before."""
+"""Gives Δ of a slot by an adapter's name where it was computed before."""
 
 
 def contributions(
-    base: Base, adapters: Mapping[str, Adapter], original: Original, known: Known
+    base: Base, adapters: Mapping[str, Adapter], original: Original, known: Known, held: Collection[str]
 ) -> Contributions:
     """Return what adapters add to the base's parameters, computed on its device.
 
+    held: names of those for whom `known` gives all biases that they change.
     Raises: AdapterError for what a module of this base can't take.
     """
     found: dict[tuple[str, str], tuple[Slot, dict[int, Share]]] = {}
@@ -132,7 +133,9 @@ def contributions(
             if share is None:
                 share = _weight_share(weight, factors, original)
             found.setdefault(weight.key, (weight, {}))[1][index] = share
-            delta = _bias_share(name, bias, factors, original)
+            delta = known(bias, name)
+            if name not in held:
+                delta = _bias_share(name, bias, factors, original)
             if delta is not None:
                 found.setdefault(bias.key, (bias, {}))[1][index] = delta
     return found
