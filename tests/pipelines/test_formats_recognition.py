@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.adapter import AnyFactors, Factors, LowRank
-from pipelines.base import load_base
+from pipelines.base import Base, load_base
 from pipelines.families import FAMILIES
 from pipelines.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
 from pipelines.formats.container import Entry, Header
 from pipelines.formats.recognition import Ghost, ghost_factors
 from pipelines.methods import METHODS
-from tests.pipelines.making import random_factors
+from tests.pipelines.making import modules_for, random_adapter_of, random_factors
 from tests.pipelines.test_formats_keys import published
 from tests.tiny import random_adapter, target_modules
 
@@ -126,6 +126,25 @@ def test_rank_and_shape_are_told_from_shapes_alone(method: str) -> None:
         ghost = Factors(method=method, parts=parts, options=factor.options)  # type: ignore[arg-type]
     assert ghost.rank == factor.rank
     assert ghost.weight_shape == factor.weight_shape
+
+
+def test_no_method_and_no_form_needs_torch_to_be_inspected(tiny_base: Base, tmp_path: Path) -> None:
+    for method in METHODS:
+        adapter = random_adapter_of(tiny_base, method, modules_for(tiny_base, method)[:1])
+        for format, row in FORMATS.items():
+            if format != "embedding" and row.holds(method):
+                ending = "" if row.kind == "folder" else ".safetensors"
+                write_adapter(adapter, tmp_path / f"{method}-{format}{ending}", format)
+    program = (
+        "import sys; from pathlib import Path; from pipelines.formats import inspect_adapter; "
+        "found = [(path.name, inspect_adapter(path)) for path in sorted(Path(sys.argv[1]).iterdir())]; "
+        "assert len(found) > 40; "
+        "wrong = [name for name, about in found if about['method'] != name.split('-')[0]]; "
+        "assert not wrong, wrong; "
+        "assert not {'torch', 'peft', 'diffusers'} & set(sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=root, timeout=60)
 
 
 def test_ghosts_of_half_a_module_are_none() -> None:
