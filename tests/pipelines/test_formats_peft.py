@@ -102,6 +102,16 @@ def test_peft_merges_what_is_written(base_of: Maker, family: str, method: str, t
     assert_same(base, adapter.factors, merged_by_peft(base, adapter, tmp_path / "out"), "fp32")
 
 
+def test_lokr_with_both_halves_factored(base_of: Maker, tmp_path: Path) -> None:
+    base = base_of("sd15")
+    modules = [m for m in few(base, "lokr") if m.startswith("unet.")]
+    adapter = random_adapter_of(base, "lokr", modules, variant=1, rank=1)
+    assert all("lokr_w1_a" in f.parts for f in adapter.factors.values())
+    assert any("lokr_t2" in f.parts for f in adapter.factors.values())
+    write_peft(adapter, tmp_path / "out", "fp32")
+    assert_same(base, adapter.factors, merged_by_peft(base, adapter, tmp_path / "out"), "fp32")
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("method", WRITTEN)
 def test_half_precision(base_of: Maker, method: str, dtype: str, tmp_path: Path) -> None:

@@ -393,13 +393,14 @@ def test_boft_of_several_factors_is_the_product_of_its_rotations() -> None:
     """Against PEFT's matrices written out: Rₙ⋯R₁, each P·B·Pᵀ."""
     from peft.tuners.boft.layer import BOFTLayer
 
-    weight = weight_like((6, 16))
-    parts = {"boft_r": weight_like((2, 4, 4, 4), 1) * 3, "boft_s": 1 + weight_like((6, 1), 2)}
+    # Three factors: the third's order is the first that isn't its own inverse.
+    weight = weight_like((6, 32))
+    parts = {"boft_r": weight_like((3, 8, 4, 4), 1) * 3, "boft_s": 1 + weight_like((6, 1), 2)}
     layer: Any = BOFTLayer
-    total = torch.eye(16)
-    for index in range(2):
+    total = torch.eye(32)
+    for index in range(3):
         rotation = torch.block_diag(*layer.cayley_batch(None, parts["boft_r"][index]))
-        order = layer.block_butterfly_perm(None, 16, 4 // 2**index, 2, 1)
+        order = layer.block_butterfly_perm(None, 32, 8 // 2**index, 2, 1)
         moved = layer.perm2mat(None, order)
         total = moved @ rotation @ moved.T @ total
     expected = (total @ weight.T).T * parts["boft_s"]
