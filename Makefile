@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test lint demo clean install
+.PHONY: studio test lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -30,6 +30,10 @@ lint: $(TESTABLE)
 
 demo: $(INSTALLED)
 	@$(BIN)/pigment demo $(ARGS)
+
+# Every form, family and method, loaded by other libraries; the suite walks a shorter table.
+conformance: $(TESTABLE)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.bench.conformance $(ARGS)
 
 install: $(INSTALLED)
 

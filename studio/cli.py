@@ -6,11 +6,12 @@ Exit code 0: done. 2: one line on standard error says what was wrong and what to
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pipelines.errors import StudioError
+from pipelines.errors import ConfigError, StudioError
 from studio.commands import adapters, mixes
 from studio.commands.arguments import Parser, base_path, shared_options
 
@@ -36,9 +37,15 @@ def _demo(argv: Sequence[str]) -> int:
 
 
 def _bench(argv: Sequence[str]) -> int:
-    from trainers.bench import main as bench_main
+    if not argv or argv[0] not in BENCHES:
+        asked = f"unknown measurement {argv[0]!r}" if argv else "nothing to measure was named"
+        raise ConfigError(f"{asked}; choose one of {', '.join(BENCHES)}: pigment bench mix --help")
+    measure = importlib.import_module(BENCHES[argv[0]]).main
+    return int(measure(list(argv[1:])))
 
-    return int(bench_main(list(argv)))
+
+BENCHES = {"mix": "trainers.bench.mix"}
+"""Measurements by name: the module whose `main` takes the rest of the command line."""
 
 
 FORWARDED: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {

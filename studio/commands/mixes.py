@@ -151,9 +151,9 @@ def mix(args: argparse.Namespace) -> int:
     ]
     lines.append(report.as_text())
     if heatmap is not None:
-        from pipelines.heatmap import heatmap as drawn
+        from pipelines.heatmap import interference_picture
 
-        drawn(report).save(heatmap)
+        interference_picture(report).save(heatmap)
         lines.append(str(heatmap))
         data["heatmap"] = str(heatmap)
     if saved is not None:

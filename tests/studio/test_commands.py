@@ -252,6 +252,8 @@ WRONG = {
     "mix of a broken recipe": ["mix", "bad.json"],
     "another family's base": ["export", "one.safetensors", "--base", "SDXL"],
     "a shape that doesn't fit": ["mix", "one.safetensors"],
+    "bench of nothing": ["bench"],
+    "unknown bench": ["bench", "everything"],
 }
 
 
