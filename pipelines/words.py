@@ -40,7 +40,8 @@ class LearnedWords:
         self._base = base
         self._tokens = {name: brought for name, brought in tokens.items() if brought}
         self._own = {row.component: getattr(base, row.tokenizer) for row in base.family.text_encoders}
-        self._check()
+        if self._tokens:
+            self._check()
         self._tables: dict[str, _Table] = {}
         self._sets: dict[tuple[str, ...], dict[str, CLIPTokenizer]] = {}
         self._weights: dict[str, dict[str, float]] = {}

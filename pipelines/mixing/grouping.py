@@ -88,7 +88,7 @@ def make_stack(kept: Kept, group: Group, blocks: Sequence[str], views: Iterator[
         spans.append(Span(adapter, start, start + rank, group.sources(adapter, blocks)))
         start += rank
     if group.low:
-        half = dtype == torch.bfloat16 and device.type == "cuda" and not group.dense
+        half = multiplies_in_half(dtype, device) and not group.dense
         tensors |= _low_rank(group, start, half, device)
         tensors["scales"] = next(views)
     if group.dense:
@@ -101,6 +101,11 @@ def make_stack(kept: Kept, group: Group, blocks: Sequence[str], views: Iterator[
     )
     sources = np.concatenate([span.sources for span in (*spans, *dense_spans)])
     return Stack(kept, tuple(spans), dense_spans, sources, **tensors)
+
+
+def multiplies_in_half(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether products are taken in bf16 straight into the weights (see `pipelines.mixing.fused`)."""
+    return dtype == torch.bfloat16 and device.type == "cuda"
 
 
 def _low_rank(group: Group, total: int, half: bool, device: torch.device) -> dict[str, torch.Tensor]:

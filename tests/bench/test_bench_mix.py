@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipelines.mixer import Mixer
 from trainers.bench import mix
 from trainers.bench.measuring import held_bytes, median, percentile, shares
 from trainers.bench.models import StandInTokenizer, adapters, random_base, targets
@@ -90,6 +92,34 @@ def test_small_random_models_have_the_published_layers(family: str) -> None:
     assert torch.isfinite(hidden).all()
     for adapter in adapters(base, 1, 2).values():
         adapter.check(base)
+
+
+class _Operators(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_four_fused_adapters_add_no_operator_at_the_published_depth(family: str) -> None:
+    base = random_base(family, small=True, device="cpu")
+    made = adapters(base, 4, 1)
+    shape = (1, 4, base.unet.config["sample_size"], base.unet.config["sample_size"])
+    said = base.condition(["a fox"]).arguments((64, 64))
+
+    def operators() -> int:
+        with torch.no_grad(), _Operators() as mode:
+            base.unet(torch.zeros(shape), 10, **said)
+        return mode.count
+
+    none = operators()
+    with Mixer(base) as mixer:
+        for name, adapter in made.items():
+            mixer.add(name, adapter)
+        mixer.set(dict.fromkeys(made, 0.5))
+        assert operators() == none > 1000
 
 
 def test_the_arithmetic() -> None:

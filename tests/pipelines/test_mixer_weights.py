@@ -113,6 +113,8 @@ def test_steps_write_the_unet_of_that_step_and_only_when_it_differs(
             steps.append(weights_of(tiny_base))
             counts.append(len(written))
         assert [count > 0 for count in counts] == [True, False, False, True, True, True, True, False]
+        stacks = mixer._engine.fused._stacks
+        assert max(counts) == sum(stack.kept.slots[0].component == "unet" for stack in stacks) < len(stacks)
         for step, seen in enumerate(steps):
             mixer.set({"a": (1.2 * ramp.share(step / 8), -0.5), "b": 0.3})
             assert_unchanged(tiny_base, seen)
