@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipelines.adapter import AnyFactors
 
 
+_MOST_TERMS = 100
+
+
 def skew(vectors: torch.Tensor, block: int) -> torch.Tensor:
     """Return skew-symmetric matrices (n, block, block) of their upper triangles, row by row."""
     import torch
@@ -54,6 +57,13 @@ def _block(size: int) -> int:
     return round((1 + (1 + 8 * size) ** 0.5) / 2)
 
 
+def _terms(count: int) -> int:
+    """Return a number of terms out of a file, if it is a sensible one."""
+    if not 0 <= count <= _MOST_TERMS:
+        raise ValueError(f"{count} Cayley-Neumann terms, at most {_MOST_TERMS}")
+    return count
+
+
 def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
     """Return ΔW = W₀·Rᵀ − W₀, W₀ (out, in·kh·kw), R block-diagonal.
 
@@ -72,7 +82,7 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
         limit = float(radius) / vectors.shape[0] ** 0.5
         norm = skewed.norm(dim=(1, 2), keepdim=True)
         skewed = torch.where(norm <= limit, skewed, skewed * (limit / norm.clamp_min(1e-30)))
-    rotation = cayley(skewed, int(factors.options.get("neumann_terms", 0)))
+    rotation = cayley(skewed, _terms(int(factors.options.get("neumann_terms", 0))))
     pieces = base.reshape(base.shape[0], -1, block)  # (out, blocks, b)
     if vectors.shape[0] not in (1, pieces.shape[1]):
         raise ValueError(f"{vectors.shape[0]} blocks for {pieces.shape[1]} of the base")
@@ -85,8 +95,10 @@ def _from_peft(
 ) -> tuple[float, dict[str, Any]]:
     series = bool(config.get("use_cayley_neumann", True))
     terms = int(number(config.get("num_cayley_neumann_terms", 5), "num_cayley_neumann_terms"))
-    if series and not 1 <= terms <= 100:
-        raise AdapterError(f"adapter_config.json has {terms} Cayley-Neumann terms; expected 1 to 100")
+    if series and not 1 <= terms <= _MOST_TERMS:
+        raise AdapterError(
+            f"adapter_config.json has {terms} Cayley-Neumann terms; expected 1 to {_MOST_TERMS}"
+        )
     options: dict[str, Any] = {"neumann_terms": terms if series else 0}
     if config.get("coft"):
         options["coft"] = number(config.get("eps", 6e-5), "eps")

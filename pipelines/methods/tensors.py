@@ -46,7 +46,7 @@ def misfit(factors: AnyFactors, shape: Shape) -> str | None:
 
     try:
         change = factors.delta(torch.empty(shape, device="meta"))
-    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         why = str(error).splitlines()[0] if isinstance(error, ValueError) else "its factors don't fit"
         stated = ", ".join(f"{name} {tuple(part.shape)}" for name, part in factors.parts.items())
         return f"{why[:80]} ({stated[:100]}; the base has {shape})"

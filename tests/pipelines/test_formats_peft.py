@@ -220,6 +220,21 @@ def test_a_folder_by_peft_itself_tells_its_encoder(base_of: Maker, tmp_path: Pat
     assert read_peft(tmp_path / "x", family="sdxl").components == ("text_encoder_2",)
 
 
+@pytest.mark.parametrize(("width", "family"), [(768, "sd15"), (1024, "sd2"), (2048, "sdxl")])
+def test_the_family_shows_in_the_context_width(width: int, family: str, tmp_path: Path) -> None:
+    """As in folders that PEFT wrote for published bases, which say nothing of their family."""
+    path = "base_model.model.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{path}.lora_A.weight": torch.ones(2, width), f"{path}.lora_B.weight": torch.ones(640, 2)}
+    (tmp_path / "unet").mkdir()
+    save_file(tensors, tmp_path / "unet" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3}
+    (tmp_path / "unet" / "adapter_config.json").write_text(json.dumps(config))
+    adapter = read_peft(tmp_path)
+    assert (adapter.family, adapter.alpha) == (family, 3.0)
+    assert inspect_peft(tmp_path)["family"] == family
+    assert adapter.name == tmp_path.name
+
+
 def change_config(folder: Path, **fields: Any) -> None:
     path = folder / "unet" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))

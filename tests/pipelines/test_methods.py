@@ -415,6 +415,13 @@ def test_sizes_out_of_a_file_are_bounded_before_peft_allocates_them() -> None:
     assert "mini_r" in str(huge.misfit((24, 16)))
 
 
+@pytest.mark.parametrize("terms", [10**12, -1, None, "many", [5]])
+def test_odd_options_out_of_a_file_are_refused(terms: Any) -> None:
+    factors = random_factors("oft", (24, 16))
+    assert isinstance(factors, Factors)
+    assert replace(factors, options={"neumann_terms": terms}).misfit((24, 16)) is not None
+
+
 def test_methods_through_peft_leave_the_generator_alone() -> None:
     before = torch.random.get_rng_state()
     random_factors("gralora", (24, 16)).delta(weight_like((24, 16)))
@@ -439,6 +446,20 @@ def test_random_adapter_fits_the_tiny_base(tiny_base: Base, method: str) -> None
     adapter = random_adapter_of(tiny_base, method)
     assert set(adapter.factors) == set(modules_for(tiny_base, method)) and adapter.factors
     adapter.check(tiny_base)
+
+
+@pytest.mark.parametrize("method", [row.id for row in METHODS.values() if row.peft_config])
+def test_training_configurations_hold_what_they_are_given(method: str) -> None:
+    made = config(method, 4, 6.0, ["to_q"], 0.0)
+    row = METHODS[method]
+    assert made.peft_type.value == row.peft_type
+    assert set(made.target_modules) == {"to_q"}
+    try:
+        dropped = config(method, 4, 6.0, ["to_q"], 0.25)
+    except AdapterError as refusal:
+        assert "dropout" in str(refusal)
+    else:
+        assert 0.25 in [value for name, value in dropped.to_dict().items() if "dropout" in name]
 
 
 def test_rows_are_told_apart_by_their_parts() -> None:
