@@ -9,17 +9,30 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "load_base": "base",
-    "Base": "base",
     "Adapter": "adapter",
-    "LowRank": "adapter",
-    "read_adapter": "formats",
-    "write_adapter": "formats",
-    "inspect_adapter": "formats",
-    "Mixer": "mixer",
+    "Base": "base",
+    "Factors": "adapter",
     "GenerationConfig": "generate",
-    "export_adapter": "export",
+    "LowRank": "adapter",
+    "Mixer": "mixer",
+    "Recipe": "recipe",
     "StudioError": "errors",
+    "Weights": "mixer",
+    "as_lora": "tools",
+    "balanced_weights": "interference",
+    "edit_metadata": "formats",
+    "export_adapter": "export",
+    "extract": "tools",
+    "find_adapters": "recipe",
+    "index_folder": "index",
+    "inspect_adapter": "formats",
+    "load_base": "base",
+    "merge_adapters": "merging",
+    "read_adapter": "formats",
+    "read_part": "formats",
+    "read_recipe": "recipe",
+    "resize": "tools",
+    "write_adapter": "formats",
 }
 
 __all__ = sorted(_WHERE)

@@ -236,7 +236,7 @@ class Adapter:
         misfits = {
             name: why
             for name, factor in self.factors.items()
-            if (why := factor.misfit(tuple(modules[name].weight.shape)))
+            if (why := factor.misfit(weight_shape(modules[name])))
         }
         if misfits:
             first, why = next(iter(misfits.items()))
@@ -269,6 +269,11 @@ class Adapter:
                     f"adapter {self.name!r} is damaged at token {token!r}: "
                     f"{problem if vectors else 'it is empty'}; fetch it again"
                 )
+
+
+def weight_shape(layer: Any) -> tuple[int, ...]:
+    """The shape of a layer's weight."""
+    return tuple(int(side) for side in layer.weight.shape)
 
 
 def shape_text(tensor: torch.Tensor) -> str:

@@ -79,8 +79,10 @@ def test_a_row_names_its_forms_and_its_paper(method: str) -> None:
 
 
 def test_dropout_reaches_peft() -> None:
-    assert METHODS["lora"].peft_config(2, 1.5, ("to_q",), 0.25).to_dict()["lora_dropout"] == 0.25
-    assert METHODS["lora"].peft_config(2, 1.5, ("to_q",), 0.0).to_dict()["lora_alpha"] == 1.5
+    config = METHODS["lora"].peft_config
+    assert config is not None
+    assert config(2, 1.5, ("to_q",), 0.25).to_dict()["lora_dropout"] == 0.25
+    assert config(2, 1.5, ("to_q",), 0.0).to_dict()["lora_alpha"] == 1.5
 
 
 def test_target_sets_grow_and_find_every_module(tiny_base: Base) -> None:

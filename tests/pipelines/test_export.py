@@ -139,7 +139,7 @@ def test_a_file_that_diffusers_reads_otherwise_is_refused(
     monkeypatch.setitem(FORMATS, "kohya", _without_uniform_alpha())
     adapter = random_adapter(tiny_base, alpha=4.0)
     changed = {
-        name: LowRank(f.down, f.up, 16.0 if name.endswith("to_q") else 4.0)
+        name: LowRank(f.parts["down"], f.parts["up"], 16.0 if name.endswith("to_q") else 4.0)
         for name, f in adapter.factors.items()
     }
     with pytest.raises(AdapterError, match="diffusers applies ΔW with an error"):

@@ -55,7 +55,12 @@ def test_only_new_and_changed_headers_are_read(
 ) -> None:
     read: list[str] = []
     inspect = index._inspect
-    monkeypatch.setattr(index, "_inspect", lambda path: (read.append(path.name), inspect(path))[1])
+
+    def counting(path: Path) -> tuple[dict[str, object], str]:
+        read.append(path.name)
+        return inspect(path)
+
+    monkeypatch.setattr(index, "_inspect", counting)
     cache = tmp_path / "cache.json"
     first = index_folder(folder, cache)
     assert len(read) == 4
