@@ -89,7 +89,7 @@ FORMATS: dict[str, Format] = {
     "peft": Format(
         id="peft",
         label="PEFT (a folder)",
-        readers="PEFT; diffusers for LoRA",
+        readers="PEFT, component by component",
         kind="folder",
         read_key=None,
         write_key=_peft_key,
