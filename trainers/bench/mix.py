@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, help="of a CPU; PyTorch's choice if not given")
     made.add_argument("--adapters", type=int, default=4, help="how many are mixed")
     made.add_argument("--rank", type=int, help="of the adapters; 8, or 16 for sd15 and sdxl, if not given")
+    made.add_argument(
+        "--targets",
+        default="attention+ff",
+        choices=("attention", "attention+ff"),
+        help="the UNet's linear layers that they are on; of the text encoders it is the attention",
+    )
     made.add_argument("--moves", type=int, default=200, help="random moves of all sliders")
     made.add_argument("--baseline-moves", type=int, help="the same by diffusers; as --moves if not given")
     made.add_argument("--rounds", type=int, default=5, help="turns of the two ways")
@@ -126,11 +132,13 @@ def _measure(one: Any, options: argparse.Namespace) -> dict[str, Any]:
         steps=options.steps,
     )
     base, other = one.load(), one.load()
-    made = adapters(base, options.adapters, one.rank)
+    modules = targets(base, options.targets)
+    made = adapters(base, modules, options.adapters, one.rank)
     about = {
         "adapters": options.adapters,
         "rank": one.rank,
-        "layers": len(targets(base)),
+        "targets": options.targets,
+        "layers": len(modules),
         "device": torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type,
         "dtype": str(base.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

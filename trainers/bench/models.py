@@ -158,10 +158,11 @@ def _configs(family: str, divisor: int) -> tuple[dict[str, Any], dict[str, Any],
     return unet, vae, clips
 
 
-def targets(base: Base) -> list[str]:
-    """The modules that the adapters are on: attention and feed-forward, of UNet and text encoders."""
-    ends = {"unet": UNET_TARGETS["attention+ff"]}
-    text = TEXT_TARGETS["attention+mlp"]
+def targets(base: Base, unet: str = "attention+ff") -> list[str]:
+    """The linear layers that the adapters are on: a named set of the UNet's, and of the text encoders' what
+    training takes by default."""
+    ends = {"unet": UNET_TARGETS[unet]}
+    text = TEXT_TARGETS[base.family.text_targets]
     layers = base.modules()
     return [
         name
@@ -171,9 +172,9 @@ def targets(base: Base) -> list[str]:
     ]
 
 
-def adapters(base: Base, count: int, rank: int) -> dict[str, Adapter]:
-    """`count` random LoRAs on `targets`, alpha = rank, ΔW about a tenth of the weight."""
-    layers, modules = base.modules(), targets(base)
+def adapters(base: Base, modules: Sequence[str], count: int, rank: int) -> dict[str, Adapter]:
+    """`count` random LoRAs on `modules`, alpha = rank, ΔW about a tenth of the weight."""
+    layers = base.modules()
     made = {}
     for index in range(count):
         generator = torch.Generator().manual_seed(index)
