@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.adapter import Adapter
+from pipelines.errors import AdapterError
 from pipelines.families import FAMILIES, with_text_model
 from pipelines.formats import FORMATS, read_adapter
 from pipelines.methods import METHODS
@@ -30,6 +31,7 @@ class FileCheck:
     spelling. expected: how many there should be. worst, total: relative Frobenius error of ΔW, of the
     worst module and of all together; infinity where one is missing. independent: whether ΔW was made
     by formulas of their own (`pipelines.reference`); else the file went through Pigment's reader.
+    modules: how many the file has, with those of ΔW = 0 that the form adds for its readers' sake.
     """
 
     keys: int
@@ -38,6 +40,7 @@ class FileCheck:
     worst: float
     total: float
     independent: bool
+    modules: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def check_file(adapter: Adapter, path: Path, format: str, base: Base | None = No
     Only the key names are shared with the writer. base: needed where ΔW depends on its weights;
     without it such modules are read by Pigment's own reader and compared part by part.
     """
+    adapter = _padded(adapter, format)
     groups, others = _grouped(_raw_tensors(path), adapter, format)
     expected: set[str] = set()
     matched: set[str] = set()
@@ -132,7 +136,17 @@ def check_file(adapter: Adapter, path: Path, format: str, base: Base | None = No
         tally.worst,
         tally.total,
         independent,
+        len(adapter.factors),
     )
+
+
+def _padded(adapter: Adapter, format: str) -> Adapter:
+    """The adapter with the modules of ΔW = 0 that a form adds for its readers' sake."""
+    written = FORMATS[format].normalise(adapter.factors)
+    added = {name: factors for name, factors in written.items() if name not in adapter.factors}
+    if any(float(factors.delta().norm()) for factors in added.values()):
+        raise AdapterError(f"export of {adapter.name!r} failed: the {format} form adds more than zeros")
+    return replace(adapter, factors={**adapter.factors, **added})
 
 
 def _reference(tensors: dict[str, torch.Tensor], weight: Any, *, unscaled: bool) -> torch.Tensor | None:
@@ -237,7 +251,7 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
     Returns: None where no other library reads the form. Raises: AdapterError when it can't load the file.
     """
     from pipelines.base import load_base, quiet
-    from pipelines.elsewhere import LIBRARIES
+    from pipelines.elsewhere import LIBRARIES, refusals
     from pipelines.generate import GenerationConfig, generate
     from pipelines.grids import psnr
     from pipelines.mixer import Mixer
@@ -247,6 +261,7 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
         return None
     if base.holder is not None:
         base = load_base(base.path, device=str(base.device), dtype=base.dtype)
+    adapter = _padded(adapter, format)
     words = (*adapter.tokens, *adapter.triggers, adapter.name)
     config = GenerationConfig(
         prompt=f"a photo of {words[0]}"[:1000], seed=_CHECK_SEED, num_inference_steps=_CHECK_STEPS
@@ -262,7 +277,8 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
     with quiet():
         pipeline = _pipeline(base)
         changes = library.load(pipeline, adapter, path)
-        theirs = _pipeline_picture(pipeline, base, config.prompt)
+        with refusals(library.name, "draw with the file"):
+            theirs = _pipeline_picture(pipeline, base, config.prompt)
         tally = _Tally()
         for name, wanted in expected.items():
             if name in changes:

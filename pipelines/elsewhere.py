@@ -38,7 +38,7 @@ class Library:
 
 def by_diffusers(pipeline: Any, adapter: Adapter, path: Path) -> Changes:
     """Load a LoRA file by `load_lora_weights`."""
-    with _refusals("diffusers"):
+    with refusals("diffusers"):
         pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
     return _tuned(pipeline, adapter)
 
@@ -47,7 +47,7 @@ def by_peft(pipeline: Any, adapter: Adapter, path: Path) -> Changes:
     """Load a folder of PEFT adapters by `PeftModel.from_pretrained`, component by component."""
     from peft import PeftModel
 
-    with _refusals("PEFT"):
+    with refusals("PEFT"):
         for component in FAMILIES[adapter.family].components:
             if (path / component).is_dir():
                 PeftModel.from_pretrained(getattr(pipeline, component), str(path / component))
@@ -65,7 +65,7 @@ def by_lycoris(pipeline: Any, adapter: Adapter, path: Path) -> Changes:
 
     state, family, row = load_file(path), FAMILIES[adapter.family], FORMATS["lycoris"]
     found: dict[str, Callable[[], torch.Tensor]] = {}
-    with _refusals("LyCORIS"):
+    with refusals("LyCORIS"):
         for module, factors in adapter.factors.items():
             stem = row.write_key(module, next(iter(factors.parts)), family).split(".", 1)[0]
             layer = _layer(pipeline, module)
@@ -93,7 +93,7 @@ def by_textual_inversion(pipeline: Any, adapter: Adapter, path: Path) -> Changes
     token = next(iter(adapter.tokens))
     for row in encoders:
         encoder, tokenizer = getattr(pipeline, row.component), getattr(pipeline, row.tokenizer)
-        with _refusals("diffusers"):
+        with refusals("diffusers"):
             pipeline.load_textual_inversion(
                 {token: state[row.embedding_key]}, token=token, text_encoder=encoder, tokenizer=tokenizer
             )
@@ -115,16 +115,14 @@ LIBRARIES: dict[str, Library] = {
 
 
 @contextmanager
-def _refusals(library: str) -> Iterator[None]:
-    """Turn what a library raises while loading into one line."""
+def refusals(library: str, what: str = "load the file") -> Iterator[None]:
+    """Turn what a library raises while it does something with a file into one line."""
     try:
         yield
     except (ValueError, KeyError, RuntimeError, TypeError, OSError, AttributeError, AssertionError) as error:
         text = str(error).strip()
         reason = text.splitlines()[0][:160] if text else type(error).__name__
-        raise AdapterError(
-            f"export failed: {library} can't load the file ({reason}); nothing was kept"
-        ) from error
+        raise AdapterError(f"export failed: {library} can't {what} ({reason}); nothing was kept") from error
 
 
 def _layer(pipeline: Any, module: str) -> Any:

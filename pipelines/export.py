@@ -36,7 +36,7 @@ class ExportReport:
     from formulas of their own; else from Pigment's reader. depends_on_base: whether some module's ΔW
     is the difference of two weights. sha256: of the file (a folder: of its files);
     bytes: its size. lora_error, lora_error_worst: where the adapter was turned into plain LoRA, how far
-    its ΔW is from the original's; None otherwise.
+    its ΔW is from the original's, None otherwise; left_out: of how many modules biases or norms were lost.
     Where a base was given and another library reads the form, and None otherwise: loaded_by, its name;
     loaded_modules, of `modules`, that it put the adapter on; loaded_error, the worst error of the ΔW it
     applies; psnr_db, between one seed's picture by the mixer and by diffusers with the file loaded so
@@ -59,6 +59,7 @@ class ExportReport:
     depends_on_base: bool = False
     lora_error: float | None = None
     lora_error_worst: float | None = None
+    left_out: int = 0
     loaded_by: str | None = None
     loaded_modules: int | None = None
     loaded_error: float | None = None
@@ -86,6 +87,8 @@ class ExportReport:
                 f"as plain LoRA: ΔW is {self.lora_error:.1e} off the original in all, "
                 f"{self.lora_error_worst:.1e} in the worst module"
             )
+        if self.left_out:
+            lines.append(f"left out, plain LoRA can't hold it: biases or norms of {self.left_out} modules")
         if self.psnr_db is not None:
             picture = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.1f} dB"
             lines.append(
@@ -125,6 +128,7 @@ def export_adapter(
     base: Base | None = None,
     *,
     as_lora: int | RankRule | None = None,
+    allow_left_out: bool = False,
 ) -> ExportReport:
     """Write an adapter file and prove it: keys, ΔW, and what another library makes of it.
 
@@ -132,6 +136,7 @@ def export_adapter(
     agrees. format: a key of FORMATS. dtype: "fp16", "bf16", "fp32". base: where given, a fresh diffusers
     pipeline of that base's folder loads the file, and one seed's picture is compared. as_lora: turn any
     method into plain LoRA first, by SVD of ΔW at this rank (or by a rule), and state the error.
+    allow_left_out: whether changes of biases and norms, which plain LoRA can't hold, may be left out then.
 
     Raises: AdapterError when anything can't be written or a check fails; nothing is left of the new
     file then, and an older one of the same name is as it was.
@@ -148,7 +153,9 @@ def export_adapter(
         adapter.check(base)
     lora: LoraReport | None = None
     if as_lora is not None:
-        adapter, lora = _plain(adapter, as_lora, base)
+        from pipelines.tools import as_lora as plain
+
+        adapter, lora = plain(adapter, as_lora, base, allow_left_out=allow_left_out)
     trial = path.with_name(f".{path.stem[:100]}.checking{path.suffix}")
     try:
         sha256 = write_adapter(adapter, trial, format, dtype)
@@ -161,7 +168,7 @@ def export_adapter(
             dtype=dtype,
             sha256=sha256,
             bytes=_size(trial),
-            modules=len(adapter.factors) + sum(len(vectors) for vectors in adapter.tokens.values()),
+            modules=read.modules + sum(len(vectors) for vectors in adapter.tokens.values()),
             keys_written=read.keys,
             keys_matched=read.matched,
             keys_expected=read.expected,
@@ -171,6 +178,7 @@ def export_adapter(
             depends_on_base=any(METHODS[method].needs_weight for method in adapter.methods),
             lora_error=lora.error if lora else None,
             lora_error_worst=lora.worst[1] if lora else None,
+            left_out=len(lora.left_out) if lora else 0,
             loaded_by=loaded.library if loaded else None,
             loaded_modules=loaded.modules if loaded else None,
             loaded_error=loaded.worst if loaded else None,
@@ -184,12 +192,6 @@ def export_adapter(
     finally:
         _remove(trial)
     return report
-
-
-def _plain(adapter: Adapter, rank: int | RankRule, base: Base | None) -> tuple[Adapter, LoraReport]:
-    from pipelines.tools import as_lora
-
-    return as_lora(adapter, rank, base)
 
 
 def _size(path: Path) -> int:

@@ -87,6 +87,27 @@ def uniform(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
     return chosen
 
 
+def anchored(factors: Mapping[str, AnyFactors]) -> dict[str, AnyFactors]:
+    """Return `uniform` factors, and an out_proj of ΔW = 0 where a text encoder's attention has none.
+
+    diffusers tells by an out_proj how a kohya file's text encoder is spelled: without one it leaves the
+    q, k and v of that encoder out, or refuses the file.
+    """
+    import torch
+
+    added: dict[str, AnyFactors] = {}
+    for component in {module.split(".", 1)[0] for module in factors} - {"unet"}:
+        inside = sorted(m for m in factors if m.startswith(f"{component}.") and ".self_attn." in m)
+        if not inside or any(module.endswith(".out_proj") for module in inside):
+            continue
+        model = factors[inside[0]]
+        if isinstance(model, LowRank):  # attention projections of a text encoder are square
+            name = f"{inside[0].rsplit('.', 1)[0]}.out_proj"
+            zeros = (torch.zeros_like(model.down), torch.zeros_like(model.up))
+            added[name] = LowRank(down=zeros[0], up=zeros[1], alpha=model.alpha)
+    return uniform({**factors, **added})
+
+
 # The part of LoKr and LoHa that takes the scale in.
 _SCALED = ("lokr_w1", "lokr_w1_a", "hada_w1_a")
 

@@ -65,7 +65,7 @@ FORMATS: dict[str, Format] = {
         readers="A1111, Forge, ComfyUI, InvokeAI, diffusers",
         read_key=kohya.read_kohya,
         write_key=kohya.write_key,
-        normalise=kohya.uniform,
+        normalise=kohya.anchored,
     ),
     "diffusers": Format(
         id="diffusers",

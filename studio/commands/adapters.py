@@ -41,7 +41,9 @@ def export(args: argparse.Namespace) -> int:
         raise ConfigError("--as-lora needs --rank, --energy or --error")
     if rule is not None and not args.as_lora:
         raise ConfigError("--rank, --energy and --error belong to --as-lora; or use pigment resize")
-    report = export_adapter(adapter, out, args.format, args.dtype, base=base, as_lora=rule)
+    report = export_adapter(
+        adapter, out, args.format, args.dtype, base=base, as_lora=rule, allow_left_out=args.allow_left_out
+    )
     say(args, report.as_text(), report.as_dict())
     return 0
 
@@ -249,6 +251,11 @@ def add_commands(commands: Any, shared: Parser) -> None:
         help="turn any method into plain LoRA by SVD; needs one of the next three",
     )
     add_rank(parser)
+    parser.add_argument(
+        "--allow-left-out",
+        action="store_true",
+        help="with --as-lora: leave out changes of biases and norms, and say so",
+    )
     parser.add_argument(
         "--no-picture", action="store_true", help="load no base: compare no picture, ask no other library"
     )

@@ -22,8 +22,8 @@ from pipelines.export import ExportReport, export_adapter
 from pipelines.families import FAMILIES
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS
-from tests.pipelines.making import random_adapter_of
-from tests.tiny import save_tiny_pipeline, target_modules
+from tests.pipelines.making import ON_NORMS, modules_for, random_adapter_of
+from tests.tiny import save_tiny_pipeline
 from trainers.evidence.provenance import machine, versions
 
 RESULT = Path(__file__).parent / "results" / "conformance.json"
@@ -38,29 +38,33 @@ def combinations(short: bool = False) -> Iterator[tuple[str, str, str, bool]]:
             if short and family != "sd15":
                 held = [method for method in held if method in ("lora", "loha")]
             yield from ((family, form, method, False) for method in held)
-        others = [] if short and family != "sd15" else [m for m in METHODS if m not in ("lora", "norm")]
+        others = [] if short and family != "sd15" else [m for m in METHODS if m not in ("lora", *ON_NORMS)]
         yield from ((family, "kohya", method, True) for method in others)
 
 
-def modules_for(base: Base, method: str) -> list[str]:
-    """Modules that a method is for: norms, 3×3 convolutions, else attention."""
-    if method == "norm":
-        return [name for name in base.weighted() if name not in base.modules()]
+def fitting_modules(base: Base, form: str, method: str) -> list[str]:
+    """Where a method can sit so that the library behind a form can run it at all.
+
+    PEFT 0.21's OFT fails on kernels wider than 1×1; LyCORIS reads Tucker cores on those alone.
+    """
+    layers, found = base.weighted(), modules_for(base, method)
+    if form == "peft" and method == "oft":
+        return [name for name in found if layers[name].weight.shape[2:] in ((), (1, 1))]
     if method.startswith("locon"):
-        layers = base.modules()
-        return [name for name in layers if "resnets" in name and layers[name].weight.shape[2:] == (3, 3)]
-    return target_modules(base)
+        return [name for name in found if layers[name].weight.shape[2:] == (3, 3)]
+    return found
 
 
 def checked(base: Base, adapter: Adapter, form: str, folder: Path, as_lora: bool) -> ExportReport:
     """Export an adapter with every check. Raises: AdapterError where one fails."""
     path = folder / ("adapter" if FORMATS[form].kind == "folder" else "adapter.safetensors")
-    return export_adapter(adapter, path, form, "fp16", base, as_lora=AS_LORA_RANK if as_lora else None)
+    rank = AS_LORA_RANK if as_lora else None
+    return export_adapter(adapter, path, form, "fp16", base, as_lora=rank, allow_left_out=as_lora)
 
 
 def figures(base: Base, form: str, method: str, as_lora: bool, folder: Path) -> dict[str, Any]:
     """What one combination measured, or why it failed."""
-    adapter = random_adapter_of(base, method, modules_for(base, method))
+    adapter = random_adapter_of(base, method, fitting_modules(base, form, method))
     start = {"family": base.family.id, "format": form, "method": f"{method} as lora" if as_lora else method}
     try:
         report = checked(base, adapter, form, folder, as_lora)
@@ -73,6 +77,7 @@ def figures(base: Base, form: str, method: str, as_lora: bool, folder: Path) -> 
         "delta_error": float(f"{report.delta_error:.2e}"),
         "lora_error": None if report.lora_error is None else float(f"{report.lora_error:.2e}"),
         "independent_formula": report.independent,
+        "left_out": report.left_out,
         "loaded_by": report.loaded_by,
         "loaded_modules": report.loaded_modules,
         "modules": report.modules,
