@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.formats import FORMATS
+from pipelines.methods import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUALITY = json.loads((ROOT / "assets/pocket/quality.json").read_text(encoding="utf-8"))
+MIX = json.loads((ROOT / "tests/bench/results/mix.json").read_text(encoding="utf-8"))["models"]["pocket"]
+CONFORMANCE = json.loads((ROOT / "tests/bench/results/conformance.json").read_text(encoding="utf-8"))[
+    "results"
+]
+INDEX = json.loads((ROOT / "tests/bench/results/index.json").read_text(encoding="utf-8"))
 DEMO = json.loads((ROOT / "tests/bench/results/demo.json").read_text(encoding="utf-8"))
 
 
@@ -22,6 +30,23 @@ DEMO = json.loads((ROOT / "tests/bench/results/demo.json").read_text(encoding="u
         ("caption found for a picture among 100", [f"{QUALITY['retrieval_r1']:.0%}"]),
         ("autoencoder", [f"{QUALITY['vae_psnr_db']:.1f} dB"]),
         ("one picture, 20 steps with guidance", [f"{QUALITY['seconds_per_picture_2cores']:.2f} s"]),
+        (
+            "a move of all sliders, median",
+            [
+                f"{MIX['blend_ms_p50']:.1f} ms",
+                f"{MIX['diffusers_ms_p50']:.0f} ms",
+                f"{MIX['blend_ratio_p50']:.0f}×",
+            ],
+        ),
+        (
+            "a move of all sliders, 95th",
+            [
+                f"{MIX['blend_ms_p95']:.1f} ms",
+                f"{MIX['diffusers_ms_p95']:.0f} ms",
+                f"{MIX['blend_ratio_vs_diffusers']:.0f}×",
+            ],
+        ),
+        ("error of the mix", [f"{MIX['error']:.0e}", f"{MIX['diffusers_error']:.0e}"]),
         (
             "likeness to held-out pictures of the subject",
             [f"{DEMO['image_similarity_base']:.3f}", f"{DEMO['image_similarity_adapter']:.3f}"],
@@ -42,6 +67,17 @@ def test_figures_in_the_text_are_what_was_measured() -> None:
     assert f"took {DEMO['seconds']:.0f} seconds" in README
     assert f"at {float(DEMO['export_psnr_db']):.1f} dB" in README
     assert f"{QUALITY['megabytes']:.0f} MB" in README
+    low, high = MIX["blend_ratio_rounds"]
+    assert f"{low:.0f}× to {high:.0f}× from round to round" in README
+    assert f"{MIX['generate_ratio_k4']:.2f} of the time" in README
+    assert f"{MIX['peak_bytes'] / 1e6:.0f} MB are kept" in README
+    assert f"{INDEX['again_seconds_median']:.2f} s once" in README
+    passed = sum("error" not in row for row in CONFORMANCE)
+    assert f"{passed} of {len(CONFORMANCE)} combinations" in README
+    assert f"{len(METHODS)} methods have a row" in README
+    flat = " ".join(README.split())
+    assert all(row.label in flat for row in METHODS.values())
+    assert all(f"| `{form}` |" in README for form in FORMATS)
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:
@@ -55,6 +91,12 @@ def test_the_figures_files_have_every_field() -> None:
         "vae_psnr_db", "subject_top1", "background_top1", "retrieval_r1", "seconds_per_picture_2cores",
         "megabytes", "samples_seen", "date", "machine", "command",
     }  # fmt: skip
+    assert MIX.keys() >= {
+        "blend_ms_p50", "blend_ms_p95", "blend_ratio_vs_diffusers", "generate_ratio_k4", "peak_bytes",
+        "date", "machine", "versions",
+    }  # fmt: skip
+    fields = {"family", "format", "method", "keys_written", "keys_matched", "delta_error", "psnr_db"}
+    assert all(row.keys() >= fields for row in CONFORMANCE if "error" not in row)
     assert DEMO.keys() >= {
         "seconds", "image_similarity_base", "image_similarity_adapter", "prompt_similarity_base",
         "prompt_similarity_adapter", "export_psnr_db",
