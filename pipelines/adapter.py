@@ -272,7 +272,9 @@ class Adapter:
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:
-    """The shape of a layer's weight."""
+    """The shape of a layer's weight, (out, in) for a linear one however a quantised base packs it."""
+    if hasattr(layer, "in_features"):
+        return int(layer.out_features), int(layer.in_features)
     return tuple(int(side) for side in layer.weight.shape)
 
 

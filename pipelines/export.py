@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ class ExportReport:
     from formulas of their own; else from Pigment's reader. depends_on_base: whether some module's ΔW
     is the difference of two weights. sha256: of the file (a folder: of its files);
     bytes: its size. lora_error, lora_error_worst: where the adapter was turned into plain LoRA, how far
-    its ΔW is from the original's, None otherwise; left_out: of how many modules biases or norms were lost.
+    its ΔW is from the original's, None otherwise; lora_errors: the same per module; left_out: of how
+    many modules biases or norms were lost then.
     Where a base was given and another library reads the form, and None otherwise: loaded_by, its name;
     loaded_modules, of `modules`, that it put the adapter on; loaded_error, the worst error of the ΔW it
     applies; psnr_db, between one seed's picture by the mixer and by diffusers with the file loaded so
@@ -59,6 +61,7 @@ class ExportReport:
     depends_on_base: bool = False
     lora_error: float | None = None
     lora_error_worst: float | None = None
+    lora_errors: Mapping[str, float] = field(default_factory=dict)
     left_out: int = 0
     loaded_by: str | None = None
     loaded_modules: int | None = None
@@ -178,6 +181,7 @@ def export_adapter(
             depends_on_base=any(METHODS[method].needs_weight for method in adapter.methods),
             lora_error=lora.error if lora else None,
             lora_error_worst=lora.worst[1] if lora else None,
+            lora_errors={name: fit.error for name, fit in lora.modules.items()} if lora else {},
             left_out=len(lora.left_out) if lora else 0,
             loaded_by=loaded.library if loaded else None,
             loaded_modules=loaded.modules if loaded else None,

@@ -157,14 +157,17 @@ def measure(
 
 
 def export(adapters: dict[str, Adapter], base: Base, out: Path) -> dict[str, dict[str, Any]]:
-    """Write every adapter in every format, read it back and compare; the reports by file name."""
+    """Write every adapter in every form that another library reads, and compare; the reports by file name."""
+    from pipelines.elsewhere import LIBRARIES
     from pipelines.export import export_adapter
     from pipelines.formats import FORMATS
 
     reports = {}
     for name, adapter in adapters.items():
-        for form in FORMATS:
-            path = out / f"{name}.{form}.safetensors"
+        for form in LIBRARIES:
+            if not all(FORMATS[form].holds(method) for method in adapter.methods):
+                continue
+            path = out / (f"{name}.{form}.safetensors" if FORMATS[form].kind == "file" else f"{name}-{form}")
             report = export_adapter(adapter, path, form, base=base)
             reports[path.name] = report.as_dict() | {"path": path.name}
             print("  " + report.as_text().replace("\n", "\n  "), flush=True)

@@ -78,7 +78,12 @@ def test_every_method_comes_back(
     write_adapter(adapter, path, format, "fp32")
     back = read_adapter(path, family=family)
     back.check(base)
-    assert_same_deltas(base, adapter, back)
+    # In kohya files an empty out_proj stands for each text encoder that has none, see `kohya.anchored`.
+    added = back.factors.keys() - adapter.factors.keys()
+    assert len(added) == (len(FAMILIES[family].text_encoders) if format == "kohya" else 0)
+    assert not any(back.factors[module].delta().any() for module in added)
+    kept = {module: factors for module, factors in back.factors.items() if module not in added}
+    assert_same_deltas(base, adapter, replace(back, factors=kept))
     assert (back.method, back.methods, back.family) == (method, (method,), family)
     assert (back.name, back.triggers, back.rank) == ("tiny", ("zwx",), adapter.rank)
     about = inspect_adapter(path, family=family)
@@ -88,7 +93,7 @@ def test_every_method_comes_back(
         family,
         adapter.rank,
     )
-    assert about["modules"] == len(adapter.factors)
+    assert about["modules"] == len(back.factors)
     assert about["components"] == list(adapter.components)
 
 
