@@ -47,7 +47,8 @@ def fitting_modules(base: Base, form: str, method: str) -> list[str]:
 
     PEFT 0.21's OFT fails on kernels wider than 1×1; LyCORIS reads Tucker cores on those alone.
     """
-    layers, found = base.weighted(), modules_for(base, method)
+    layers: dict[str, Any] = dict(base.weighted())
+    found = modules_for(base, method)
     if form == "peft" and method == "oft":
         return [name for name in found if layers[name].weight.shape[2:] in ((), (1, 1))]
     if method.startswith("locon"):

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pipelines.adapter import Adapter, LowRank
+from pipelines.adapter import Adapter, AnyFactors, LowRank
 from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.files import file_sha256
@@ -56,7 +56,7 @@ def test_round_trip_keeps_every_delta(tiny_base: Base, tmp_path: Path, format: s
 
 @pytest.mark.parametrize("format", FORMS)
 def test_differing_alphas_and_ranks_are_folded(tiny_base: Base, tmp_path: Path, format: str) -> None:
-    mixed: dict[str, LowRank] = {}
+    mixed: dict[str, AnyFactors] = {}
     for index, module in enumerate(target_modules(tiny_base)):
         part = random_adapter(tiny_base, [module], rank=1 + index % 4, alpha=(0.5, 4.0, 0.0, -3.0)[index % 4])
         mixed |= part.factors
@@ -224,11 +224,15 @@ def test_bit_rot_is_noticed(tiny_base: Base, tmp_path: Path) -> None:
         read_adapter(path)
 
 
+def _scaled(factor: AnyFactors, down: float, up: float) -> LowRank:
+    return LowRank(factor.parts["down"] * down, factor.parts["up"] * up, factor.alpha)
+
+
 def test_small_and_large_numbers_survive_fp16(tiny_base: Base, tmp_path: Path) -> None:
     """Factors far out of fp16's range are balanced by powers of two, which ΔW doesn't see."""
     good = random_adapter(tiny_base)
     for down, up in [(1e-6, 1e6), (1e5, 1e-5), (1.0, 1e-7)]:
-        factors = {n: LowRank(f.down * down, f.up * up, f.alpha) for n, f in good.factors.items()}
+        factors = {name: _scaled(factor, down, up) for name, factor in good.factors.items()}
         adapter = Adapter(name="scaled", factors=factors)
         path = tmp_path / "a.safetensors"
         write_adapter(adapter, path, "kohya", "fp16")
@@ -256,11 +260,11 @@ def test_writing_refuses_in_one_line_and_leaves_nothing(
 def test_writing_refuses_numbers_beyond_fp16_and_unsound_adapters(tiny_base: Base, tmp_path: Path) -> None:
     good = random_adapter(tiny_base)
     name, factor = next(iter(good.factors.items()))
-    huge = Adapter(name="huge", factors={name: LowRank(factor.down * 1e8, factor.up * 1e8, 8.0)})
+    huge = Adapter(name="huge", factors={name: _scaled(factor, 1e8, 1e8)})
     with pytest.raises(AdapterError, match="beyond fp16"):
         write_adapter(huge, tmp_path / "a.safetensors", dtype="fp16")
     write_adapter(huge, tmp_path / "a.safetensors", dtype="bf16")
-    nan = Adapter(name="nan", factors={name: LowRank(factor.down * float("nan"), factor.up, 8.0)})
+    nan = Adapter(name="nan", factors={name: _scaled(factor, float("nan"), 1.0)})
     for adapter in (nan, Adapter(name="empty", factors={})):
         with pytest.raises(AdapterError, match=r"aren't finite|is empty"):
             write_adapter(adapter, tmp_path / "b.safetensors")

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -114,7 +115,8 @@ def test_a_cover_is_made_small(tiny_base: Base, tmp_path: Path, kind: str) -> No
     assert scheme == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as cover:
         assert cover.size == (256, 128)
-        assert max(abs(a - b) for a, b in zip(cover.getpixel((9, 9)), (255, 0, 0), strict=True)) < 6
+        seen: Any = cover.getpixel((9, 9))
+        assert max(abs(a - b) for a, b in zip(seen, (255, 0, 0), strict=True)) < 6
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,8 @@ def test_both_spellings_in_one_file_are_read_unless_a_module_stands_twice(
     adapter = random_adapter(bases["sdxl"])
     path = tmp_path / "a.safetensors"
     write_adapter(adapter, path, "kohya", "fp32")
-    mixed, doubled = {}, {}
+    mixed: dict[str, torch.Tensor] = {}
+    doubled: dict[str, torch.Tensor] = {}
     for key, value in load_file(path).items():
         own = key.replace("lora_unet_input_blocks_4_1_", "lora_unet_down_blocks_1_attentions_0_")
         mixed[own] = value
@@ -222,7 +223,7 @@ def test_both_spellings_in_one_file_are_read_unless_a_module_stands_twice(
 def test_old_diffusers_files_are_read(bases: dict[str, Base], tmp_path: Path, variant: str) -> None:
     adapter = random_adapter(bases["sd15"], rank=4, alpha=4.0)
     path = tmp_path / "a.safetensors"
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, factor in adapter.factors.items():
         component, place = name.split(".", 1)
         stem, layer = place.removesuffix(".0").rsplit(".", 1)
