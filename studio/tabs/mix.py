@@ -39,7 +39,13 @@ def build(context: Context, page: Page) -> None:
 
     with rack:
 
-        @gr.render(inputs=[weights], triggers=[rack_turn.change, page.adapters_changed.change])
+        # One at a time: Gradio keeps a render's ids on the object that all browsers share.
+        @gr.render(
+            inputs=[weights],
+            triggers=[rack_turn.change, page.adapters_changed.change],
+            concurrency_limit=1,
+            concurrency_id="rack",
+        )
         def show_rack(known: dict[str, float]) -> None:
             sliders = _rack(context, known, weights, parts["prompt"])
             event = gr.on(
