@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS
+from studio.examples import example_sets
 from studio.library import Entry
+from studio.workspace import Workspace
 
 DEFAULT_RANK = 32
 """Of the plain LoRA that another method is turned into; on the page, a slider changes it."""
@@ -48,6 +51,29 @@ def choices(entry: Entry) -> list[tuple[str, str]]:
 def file_name(stem: str, format: str) -> str:
     """The name of the file that is downloaded; a form that is a folder comes as a zip."""
     return f"{stem}-{format}{'.safetensors' if FORMATS[format].kind == 'file' else '.zip'}"
+
+
+def cover_file(workspace: Workspace, entry: Entry) -> Path | None:
+    """The picture shown for an adapter, or None where it has none (any more)."""
+    kind, *rest = (entry.cover or "").split("/")
+    path: Path | None = None
+    if kind == "preview" and len(rest) == 2:
+        path = workspace.folder("runs", rest[0], "previews", rest[1])
+    elif kind == "image" and len(rest) == 1:
+        path = workspace.folder("images", f"{rest[0]}.png")
+    elif kind == "example" and len(rest) == 2:
+        found = [picture for one in example_sets() if one.id == rest[0] for picture in one.pictures]
+        path = found[int(rest[1])] if int(rest[1]) < len(found) else None
+    return path if path is not None and path.is_file() else None
+
+
+def with_cover(adapter: Any, cover: Path | None) -> Any:
+    """The adapter with its picture among the metadata, for other tools; one that is there already stays."""
+    if cover is None or adapter.metadata.get("modelspec.thumbnail"):
+        return adapter
+    from pipelines.formats.editing import cover_url
+
+    return replace(adapter, metadata={**adapter.metadata, "modelspec.thumbnail": cover_url(cover)})
 
 
 def write(adapter: Any, target: Path, format: str, base: Any, as_lora: int | None) -> Any:

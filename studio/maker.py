@@ -60,9 +60,10 @@ class Maker:
         as_lora: the rank of plain LoRA to turn it into; None keeps its method.
         """
         from pipelines.formats import read_adapter
-        from studio.exporting import write
+        from studio.exporting import cover_file, with_cover, write
 
-        loaded = read_adapter(self.library.get(adapter).path)
+        entry = self.library.get(adapter)
+        loaded = with_cover(read_adapter(entry.path), cover_file(self.workspace, entry))
         with FileLock(self.workspace.device_lock) as device:
             with_base = device.acquire(note="export")
             if with_base:

@@ -52,6 +52,18 @@ def test_another_method_leaves_as_plain_lora_with_its_error(
         Maker(context.workspace).export(entry.id, "kohya", str(target), str(tiny_folder))
 
 
+def test_the_picture_shown_goes_with_the_file(context: Context, tmp_path: Path) -> None:
+    context.library.add_examples()
+    entry = next(entry for entry in context.library.entries() if entry.origin == "example")
+    target = context.export_path(entry, "kohya")
+    target.parent.mkdir(parents=True)
+    Maker(context.workspace).export(entry.id, "kohya", str(target))
+    url = read_adapter(target).metadata["modelspec.thumbnail"]
+    assert url.startswith("data:image/jpeg;base64,") and len(url) < 100_000
+    context.library.set_cover(entry.id, "image/gone")
+    assert exporting.cover_file(context.workspace, context.library.get(entry.id)) is None
+
+
 def test_a_folder_leaves_as_a_zip(
     context: Context, tiny_base: Base, tiny_folder: Path, tmp_path: Path
 ) -> None:
