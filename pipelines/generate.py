@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from pipelines.base import Base, Conditioning
+    from pipelines.base import Base
+    from pipelines.conditioning import Conditioning
 
 __all__ = ["AdapterUse", "GenerationConfig", "Picture", "generate", "generate_prompts", "read_settings"]
 
