@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
@@ -120,22 +121,22 @@ class Mixer:
         """Write the mix, whole whatever the denoising step. An adapter that isn't named gets 0.
 
         weights: by name, one number, (UNet, text encoders), or `Weights`; each comes to −2 to 3 everywhere.
-        Raises: AdapterError for an unknown name or block or a weight out of range; nothing changes then.
+        Raises: AdapterError for an unknown name or block or a weight out of range. After any error the mix
+        is as it was.
         """
         self._known(weights)
         given = {name: resolve(name, w, self._blocks, self._encoders) for name, w in weights.items()}
-        self._settings = {name: given.get(name, _OFF) for name in self._adapters}
-        self._write(None)
+        self._move({name: given.get(name, _OFF) for name in self._adapters}, None)
 
     def at(self, step: int, total: int) -> None:
         """Write the UNet's weights as they are at a denoising step, 0 … total − 1, if they differ."""
         if not all(weights.steady for weights in self._settings.values()):
-            self._write(step / total)
+            self._move(self._settings, step / total)
 
     def rest(self) -> None:
         """Write the weights as they were set, after a denoising."""
         if self._progress is not None:
-            self._write(None)
+            self._move(self._settings, None)
 
     def restore(self) -> None:
         """Give the base back as it was, bit for bit, and let go of every adapter."""
@@ -159,6 +160,17 @@ class Mixer:
         """The table of weights, a row per adapter and a column per block, as one vector."""
         rows = [weights.row(self._blocks, self._encoders, progress) for weights in self._settings.values()]
         return np.array(rows, dtype=np.float32).reshape(-1)
+
+    def _move(self, settings: dict[str, Weights], progress: float | None) -> None:
+        """Write other weights, or after an error those from before."""
+        before, self._settings = self._settings, settings
+        try:
+            self._write(progress)
+        except BaseException:
+            self._settings = before
+            with suppress(Exception):  # what comes next writes everything then
+                self._write(self._progress)
+            raise
 
     def _write(self, progress: float | None) -> None:
         values = self._values(progress)

@@ -103,6 +103,7 @@ class Fused:
         changed = np.ones(len(values), dtype=bool) if before is None else values != before
         if not changed.any():
             return
+        self._written = None  # until all is written, so that after an error nothing is taken for done
         self._vector.write(values)
         for stack in self._stacks:
             if changed[stack.sources].any():

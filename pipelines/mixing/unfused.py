@@ -142,6 +142,7 @@ class Unfused:
         """Write the vector of weights."""
         if self._written is not None and np.array_equal(values, self._written):
             return
+        self._written = None
         self._vector.write(values)
         for _, addition in self._hooks:
             addition.active = bool(values[addition.sources].any())
