@@ -71,8 +71,13 @@ class LowRank:
         return None
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
-        """Say why it can't belong to a weight of `shape`, or None."""
-        return None if self.weight_shape == shape else f"it is {self.weight_shape} and the base has {shape}"
+        """Say why it can't belong to a weight of `shape`, or None.
+
+        A 1×1 convolution's factors may be stored as a linear layer's, and the other way round.
+        """
+        if _without_ones(self.weight_shape) == _without_ones(shape):
+            return None
+        return f"it is {self.weight_shape} and the base has {shape}"
 
     def with_alpha(self, alpha: float) -> LowRank:
         """Return the same ΔW stated with another alpha (not 0), the difference folded into `up` (fp32)."""
@@ -269,6 +274,11 @@ class Adapter:
                     f"adapter {self.name!r} is damaged at token {token!r}: "
                     f"{problem if vectors else 'it is empty'}; fetch it again"
                 )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A weight's shape without the kernel of a 1×1 convolution."""
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
 def weight_shape(layer: Any) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -152,6 +153,12 @@ def export_adapter(
         raise AdapterError(f"{path.name!r} can't be an adapter file; expected a name ending in .safetensors")
     if not file and path.suffix:
         raise AdapterError(f"{path.name!r} can't be an adapter folder; expected a name without an ending")
+    if not path.name:
+        raise AdapterError(f"{str(path)!r} names no folder to make; give it a name of its own")
+    if not file and path.exists() and not _only_peft(path):
+        raise AdapterError(
+            f"{path.name!r} is there already and holds more than an adapter; choose another name"
+        )
     if base is not None:
         adapter.check(base)
     lora: LoraReport | None = None
@@ -159,7 +166,7 @@ def export_adapter(
         from pipelines.tools import as_lora as plain
 
         adapter, lora = plain(adapter, as_lora, base, allow_left_out=allow_left_out)
-    trial = path.with_name(f".{path.stem[:100]}.checking{path.suffix}")
+    trial = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.checking{path.suffix}")
     try:
         sha256 = write_adapter(adapter, trial, format, dtype)
         read = check_file(adapter, trial, format, base)
@@ -204,15 +211,27 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+def _only_peft(path: Path) -> bool:
+    """Whether a folder holds nothing but what an export of a folder writes, so that it may be replaced."""
+    names = {"adapter_config.json", "adapter_model.safetensors"}
+    return path.is_dir() and all(file.is_dir() or file.name in names for file in path.rglob("*"))
+
+
 def _put(trial: Path, path: Path) -> None:
     """Put the checked file or folder in the place of an older one, which is gone only afterwards."""
-    old = path.with_name(f".{path.name[:100]}.old")
+    old = None
     if trial.is_dir() and path.exists():
-        _remove(old)
+        old = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.old")
         path.rename(old)
-    trial.replace(path)
+    try:
+        trial.replace(path)
+    except OSError:
+        if old is not None:
+            old.rename(path)
+        raise
     sync_folder(path.parent)
-    _remove(old)
+    if old is not None:
+        _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -153,13 +153,14 @@ def interference(
     adapters: Mapping[str, Adapter],
     weights: Mapping[str, Weight] | None = None,
     base: Base | None = None,
+    blocks: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Interference:
     """Measure what adapters do to each other, per block and in all.
 
     weights: by name, one number or (UNet, text encoders); 1 where None; an adapter that isn't named
-    gets 0. base: needed by methods whose ΔW depends on the base's weights. A module that an adapter
-    doesn't touch counts as a change of 0. One module is in memory at a time; where methods have factors,
-    ΔW isn't formed.
+    gets 0. base: needed by methods whose ΔW depends on the base's weights. blocks: by name, what its
+    weight is multiplied by in some blocks. A module that an adapter doesn't touch counts as a change of 0.
+    One module is in memory at a time; where methods have factors, ΔW isn't formed.
 
     Raises: AdapterError for adapters of several families or that don't fit the base; ConfigError for an
     unknown name or a weight that isn't finite.
@@ -172,14 +173,19 @@ def interference(
     pairs = dict.fromkeys(adapters, (1.0, 1.0)) if weights is None else _pairs(adapters, weights)
     layers = layers_of(base, adapters.values())
     modules = dict.fromkeys(module for adapter in adapters.values() for module in adapter.factors)
-    total, blocks = _Tally(), {}
+    total, found = _Tally(), {}
     for block, members in modules_by_block(modules).items():
         tally = _Tally()
+        scaled = {
+            name: (unet * factor, text * factor)
+            for name, (unet, text) in pairs.items()
+            for factor in [(blocks or {}).get(name, {}).get(block, 1.0)]
+        }
         for module in members:
-            tally.add(_module(module, adapters, pairs, layers))
+            tally.add(_module(module, adapters, scaled, layers))
         total.add(tally)
-        blocks[block] = _block(tally, tuple(adapters))
-    return Interference(weights=pairs, blocks=blocks, total=_block(total, tuple(adapters)))
+        found[block] = _block(tally, tuple(adapters))
+    return Interference(weights=pairs, blocks=found, total=_block(total, tuple(adapters)))
 
 
 def _pairs(adapters: Mapping[str, Adapter], weights: Mapping[str, Weight]) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import AdapterError
 from pipelines.files import file_sha256, write_atomic
@@ -22,6 +22,12 @@ WeightValue = Annotated[float, Field(ge=-2, le=3, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
+def _printable_name(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("names hold no control characters")
+    return text
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +39,7 @@ class Ingredient(_Part):
     tensors_sha256: of the tensors' bytes alone, which stays when the metadata are edited; None if unknown.
     """
 
-    name: str = Field(max_length=200)
+    name: Annotated[str, AfterValidator(_printable_name)] = Field(max_length=200)
     sha256: Sha256
     bytes: int = Field(ge=0)
     tensors_sha256: Sha256 | None = None
@@ -80,6 +86,11 @@ class Recipe(_Part):
             raise AdapterError(f"{path.name!r} can't be written: {error.strerror or error}") from None
 
 
+def _printable(text: str) -> str:
+    """A text on one line, for messages: at most 80 characters, none that a terminal would act on."""
+    return "".join(c if c.isprintable() else " " for c in text)[:80]
+
+
 def ingredient(path: str | Path, name: str, triggers: Iterable[str] = (), **weights: Any) -> Ingredient:
     """Make a recipe's entry of an adapter file. weights: fields of `Ingredient`."""
     from pipelines.formats.container import data_sha256, read_header
@@ -111,7 +122,7 @@ def read_recipe(path: str | Path) -> Recipe:
         ) from None
     except ValidationError as error:
         mistake = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in mistake["loc"]) or "its top"
+        where = ".".join(_printable(str(step)) for step in mistake["loc"]) or "its top"
         raise AdapterError(f"{path.name!r} isn't a recipe: {where}: {mistake['msg'][:120]}") from None
     except (ValueError, RecursionError):
         raise AdapterError(f"{path.name!r} isn't a recipe: it isn't JSON") from None

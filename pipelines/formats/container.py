@@ -75,8 +75,14 @@ def read_header(path: Path) -> Header:
             start = file.read(8)
             _refuse_other_kinds(start, shown)
             length = struct.unpack("<Q", start)[0]
+            if length > size and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+                raise AdapterError(
+                    f"{shown!r} isn't a safetensors file: it begins with the text {start.decode()!r} (a web "
+                    "page, a recipe, or a pointer to the file); fetch it again"
+                )
             if length > MAX_HEADER_BYTES:
-                raise AdapterError(f"{shown!r} has a header of {length:,} bytes, at most 1,000,000 are read")
+                raise AdapterError(f"{shown!r} has a header of {length:,} bytes, at most 1,000,000 are read; "
+                                   "its metadata may be too long: resave it without them")  # fmt: skip
             raw = file.read(length)
     except OSError as error:
         raise AdapterError(f"{shown!r} can't be read: {error.strerror or error}; check the path") from None

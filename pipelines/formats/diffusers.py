@@ -20,6 +20,7 @@ from pipelines.errors import AdapterError
 from pipelines.families import Family, with_text_model
 from pipelines.formats.keys import DOWN, UP, ending_of, peft_endings, plain_unet_path
 from pipelines.formats.kohya import restated
+from pipelines.methods.peft_config import pattern_value
 
 _OLD = re.compile(
     r"(?:\.processor\.(to_q|to_k|to_v|to_out)_lora|\.(to_q|to_k|to_v|to_out)_lora|\.lora|\.lora_linear_layer)"
@@ -89,10 +90,10 @@ def stated_alpha(module: str, rank: int, metadata: Mapping[str, str], shown: str
     try:
         field = _fields(raw, component)
         alpha = field.get("lora_alpha", rank)
-        for pattern, value in (field.get("alpha_pattern") or {}).items():
-            plain = pattern.lstrip("^").removesuffix("$").replace("\\.", ".").removeprefix("text_model.")
-            if path == plain or path.endswith(f".{plain}"):
-                alpha = value
+        patterns = field.get("alpha_pattern") or {}
+        if patterns:  # names as they are in the model, with the level that canonical ones leave out
+            spelled = path if component == "unet" else with_text_model(path)
+            alpha = pattern_value(patterns, path, pattern_value(patterns, spelled, alpha))
         number = float(alpha) * (math.sqrt(rank) if field.get("use_rslora") else 1.0)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise AdapterError(

@@ -20,6 +20,7 @@ from pipelines.formats.metadata import about_of
 from pipelines.methods import METHODS, method_of
 
 # What the clues weigh. A hint outweighs habits of spelling, and is outweighed by what only one family has.
+_AXES = 4
 _OWN_WORD, _WIDTH, _STRUCTURE, _STATED, _TEXT_WIDTH, _HINT, _HABIT, _TRACE = 64, 16, 12, 10, 8, 6, 2, 1
 
 
@@ -109,7 +110,8 @@ class Clues:
         if (width := self._context) is not None and width in _published_widths():
             total += _WIDTH if width in family.context_widths else -_WIDTH
         if (axes := self._projection) is not None:
-            total += _STRUCTURE if family.linear_projection == (axes == 2) else -_STRUCTURE
+            # 1×1 convolutions are stored with two axes by some tools: less than what the file states.
+            total += _AXES if family.linear_projection == (axes == 2) else -_AXES
         if (width := self._text) is not None and len(family.text_encoders) == 1:
             total += _TEXT_WIDTH * (width in family.context_widths)
         return total

@@ -84,7 +84,7 @@ def unholdable(adapter: Adapter, form: Format) -> str | None:
             forms = [row.id for row in FORMATS.values() if row.holds(method)]
             return (
                 f"adapter {adapter.name!r} is {METHODS[method].label}, which the {form.id} form can't hold; "
-                f"write it as {' or '.join(forms)}, or as plain LoRA: --as-lora RANK"
+                f"write it as {' or '.join(forms)}, or export it as plain LoRA (--as-lora --rank N)"
             )
     return None
 

@@ -19,6 +19,7 @@ from studio.commands.arguments import (
     add_rank,
     add_writing,
     base_path,
+    place,
     rank_rule,
     say,
     target,
@@ -130,7 +131,11 @@ def take(args: argparse.Namespace) -> int:
     """Copy an adapter file into the library."""
     from pipelines.formats import inspect_adapter, read_adapter
 
-    path = Path(args.file).expanduser()
+    path = place(args.file)
+    if path.is_dir():
+        raise ConfigError(
+            f"{args.file!r} is a folder; convert it to a file first: pigment convert FOLDER --format pigment"
+        )
     if path.is_file() and path.suffix.lower() == ".safetensors":
         inspect_adapter(path)  # refuses most of what is wrong before torch is loaded
     entry, new = the_library(args).add(path, name=args.name, check=read_adapter)
@@ -144,6 +149,10 @@ def inspect(args: argparse.Namespace) -> int:
     from pipelines.formats import inspect_adapter
     from pipelines.formats.peft import is_peft
 
+    if args.against_base and not args.anatomy:
+        raise ConfigError("--against-base belongs to --anatomy")
+    if args.anatomy and (path.suffix.lower() == ".json" or (path.is_dir() and not is_peft(path))):
+        raise ConfigError("--anatomy is for one adapter, not for a recipe or a folder of files")
     if path.suffix.lower() == ".json":
         return _inspect_recipe(path, args)
     if path.is_dir() and not is_peft(path):

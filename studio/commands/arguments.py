@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -36,11 +37,22 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def place(ref: str) -> Path:
+    """A path that a person wrote, `~` included. Raises: ConfigError for one that the system can't look up."""
+    try:
+        path = Path(ref).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{ref[:80]!r} is no path that can be looked up: {reason[:100]}") from None
+    return path
+
+
 def base_path(ref: str) -> str:
     """A base as one that the whole studio understands: "pocket", or the whole path of a folder."""
     if ref == "pocket":
         return ref
-    path = Path(ref).expanduser().resolve()
+    path = place(ref).resolve()
     if not (path / "model_index.json").is_file():
         found = "a folder without model_index.json" if path.is_dir() else "no folder"
         raise BaseError(f"base {ref!r} is {found}; give a folder in diffusers' layout, or “pocket”")
@@ -66,7 +78,7 @@ def the_library(args: argparse.Namespace) -> Library:
 
 def adapter_file(ref: str, args: argparse.Namespace) -> Path:
     """The file (or folder of PEFT's) that `ref` names: a path, or the name of an adapter in the library."""
-    path = Path(ref).expanduser()
+    path = place(ref)
     if path.is_file() or path.is_dir():
         return path
     if path.suffix or len(path.parts) > 1:
@@ -102,6 +114,8 @@ def weighted(item: str) -> tuple[str, Weights]:
     from pipelines.mixing.weights import Weights
 
     name, colon, rest = item.rpartition(":")
+    if colon and place(item).exists():  # a file with a colon in its name, and no weight
+        return item, Weights()
     if not colon or (len(name) == 1 and name.isalpha() and rest[:1] in "/\\"):  # C:\file has no weight
         return item, Weights()
     found = _WEIGHTS.fullmatch(rest)
@@ -112,6 +126,8 @@ def weighted(item: str) -> tuple[str, Weights]:
         block, equals, factor = pair.partition("=")
         if not equals:
             raise ConfigError(f"adapter {item!r} has {pair!r} for a block; write BLOCK=FACTOR")
+        if block.strip() in blocks:
+            raise ConfigError(f"adapter {item!r} names block {block.strip()!r} twice; say it once")
         blocks[block.strip()] = _number(factor, item)
     unet = _number(found["unet"], item)
     text = None if found["text"] is None else _number(found["text"], item)
@@ -126,7 +142,10 @@ def weighted(item: str) -> tuple[str, Weights]:
 
 def _number(text: str, item: str) -> float:
     try:
-        return float(text)
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
     except ValueError:
         raise ConfigError(
             f"adapter {item!r} has {text!r} where a number is expected; write {WEIGHT_SYNTAX}, as zib:0.8"
@@ -138,10 +157,10 @@ def target(out: str | None, default: str, source: Path | None, *, ending: str = 
 
     Raises: ConfigError where its folder isn't there, or it is the source itself.
     """
-    path = Path(out) if out else Path(default)
+    path = place(out) if out else Path(default)
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--out: folder {str(path.absolute().parent)!r} isn't there; make it first")
-    if source is not None and path.absolute() == source.absolute():
+    if source is not None and path.resolve() == source.resolve():
         raise ConfigError(f"--out {str(path)!r} is the adapter itself; choose another name")
     if ending and path.suffix.lower() != ending:
         raise ConfigError(f"--out {str(path)!r} has another ending; expected a name ending in {ending}")
@@ -187,7 +206,9 @@ def shared_options() -> Parser:
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """`--json`."""
-    command.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+    command.add_argument(
+        "--json", action="store_true", help="print JSON for scripts (an object; of a folder, a list)"
+    )
 
 
 def add_part(command: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from studio.commands.arguments import (
     add_part,
     add_rank,
     add_writing,
+    place,
     rank_rule,
     say,
     target,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipelines.base import Base
     from pipelines.generate import AdapterUse, GenerationConfig
     from pipelines.mixer import Weights
+    from pipelines.recipe import Found
 
 
 @dataclass(frozen=True)
@@ -126,30 +128,47 @@ def generate(args: argparse.Namespace) -> int:
 
 def mix(args: argparse.Namespace) -> int:
     """Mix adapters: say what they do to each other, draw, save the recipe."""
+    _check_asked(args)
     out = target(args.out, "mix.png", None, ending=".png")
     heatmap = None if args.heatmap is None else target(args.heatmap, "", None, ending=".png")
     saved = None if args.recipe is None else target(args.recipe, "", None, ending=".json")
     levels = _levels(args.grid)
-    uses, prompt = _opened(args)
+    uses, prompt, recipe = _opened(args)
     if levels and not prompt:
         raise ConfigError("--grid needs a --prompt to draw")
     config = _config(args, prompt) if prompt else None
+    if args.out is not None and not prompt:
+        raise ConfigError("--out needs a --prompt to draw")
     base = the_base(args)
     adapters = _read(uses, args, base)
     for adapter in adapters.values():
         adapter.check(base)
+    uses = _settled(uses, base)
     if args.balance:
         uses = _balanced(uses, adapters, base, args.balance)
     from pipelines.interference import interference
 
-    report = interference(adapters, {use.name: use.weights.pair for use in uses}, base)
+    blocks = {use.name: use.weights.blocks for use in uses}
+    report = interference(adapters, {use.name: use.weights.pair for use in uses}, base, blocks)
     data: dict[str, Any] = {"weights": {use.name: _plain(use.weights) for use in uses}}
     data["interference"] = report.as_dict()
     lines = [
         f"{use.name}: {use.weights.unet:g} on the UNet, {use.weights.pair[1]:g} on the text encoders"
         for use in uses
     ]
+    if not all(use.weights.steady for use in uses):
+        lines.append("as it is where every adapter is whole; some come in with the steps")
     lines.append(report.as_text())
+    if recipe is not None and (note := recipe.base_note(base.sha256)):
+        lines.insert(0, note)
+        data["note"] = note
+    if config is not None:
+        if levels:
+            written = [_grid(base, uses, adapters, config, levels, out)]
+        else:
+            written = _draw(base, uses, adapters, config, out)
+        lines += [str(path) for path in written]
+        data["pictures"] = [str(path) for path in written]
     if heatmap is not None:
         from pipelines.heatmap import interference_picture
 
@@ -160,22 +179,44 @@ def mix(args: argparse.Namespace) -> int:
         _recipe(uses, adapters, base, prompt).save(saved)
         lines.append(str(saved))
         data["recipe"] = str(saved)
-    if config is not None:
-        if levels:
-            written = [_grid(base, uses, adapters, config, levels, out)]
-        else:
-            written = _draw(base, uses, adapters, config, out)
-        lines += [str(path) for path in written]
-        data["pictures"] = [str(path) for path in written]
     say(args, "\n".join(lines), data)
     return 0
 
 
-def _opened(args: argparse.Namespace) -> tuple[list[_Use], str]:
+def _check_asked(args: argparse.Namespace) -> None:
+    """Refuse options of `mix` that would have no effect."""
+    recipe = len(args.adapters) == 1 and args.adapters[0].lower().endswith(".json")
+    if args.grid and args.count != 1:
+        raise ConfigError("--grid draws one picture per mix; leave --count out")
+    if args.folder and not recipe:
+        raise ConfigError("--folder is where a recipe's adapters are looked for; give a recipe.json")
+    if args.folder and not place(args.folder).is_dir():
+        raise ConfigError(f"--folder {args.folder!r} is no folder")
+
+
+def _settled(uses: Sequence[_Use], base: Base) -> list[_Use]:
+    """The uses with weights that hold for this base. Raises: AdapterError for an unknown block and so on."""
+    from pipelines.families import block_of
+    from pipelines.mixing.weights import resolve
+
+    blocks = tuple(dict.fromkeys(block_of(module) for module in base.weighted()))
+    encoders = base.text_encoders()
+    return [replace(use, weights=resolve(use.name, use.weights, blocks, encoders)) for use in uses]
+
+
+def _scaled(weights: Weights, unet: float) -> Weights:
+    """Weights with another number on the UNet, and the text encoders' in the same proportion."""
+    if weights.text is None:
+        return replace(weights, unet=unet)
+    share = weights.text / weights.unet if weights.unet else 0.0
+    return replace(weights, unet=unet, text=unet * share)
+
+
+def _opened(args: argparse.Namespace) -> tuple[list[_Use], str, Found | None]:
     """The adapters and the prompt: of the command line, or of a recipe given in their place."""
     first = Path(args.adapters[0])
     if len(args.adapters) > 1 or first.suffix.lower() != ".json":
-        return _uses(args.adapters, args), args.prompt
+        return _uses(args.adapters, args), args.prompt, None
     from pipelines.recipe import find_adapters, read_recipe
 
     recipe = read_recipe(first)
@@ -186,9 +227,12 @@ def _opened(args: argparse.Namespace) -> tuple[list[_Use], str]:
         raise AdapterError(problem)
     uses: list[_Use] = []
     for number, one in enumerate(recipe.adapters):
-        name = one.name if one.name not in {use.name for use in uses} else f"{one.name} {number + 1}"
+        taken, name = {use.name for use in uses}, one.name
+        while name in taken:
+            name = f"{one.name} {number + 1}"
+            number += 1
         uses.append(_Use(name, found.files[one.sha256], one.weights()))
-    return uses, args.prompt or recipe.prompt
+    return uses, args.prompt or recipe.prompt, found
 
 
 def _plain(weights: Weights) -> dict[str, Any]:
@@ -203,7 +247,7 @@ def _balanced(uses: Sequence[_Use], adapters: Mapping[str, Adapter], base: Base,
     from pipelines.interference import balanced_weights
 
     proposed = balanced_weights(adapters, base, measure=measure)
-    return [replace(use, weights=replace(use.weights, unet=proposed[use.name], text=None)) for use in uses]
+    return [replace(use, weights=_scaled(use.weights, proposed[use.name])) for use in uses]
 
 
 def _recipe(uses: Sequence[_Use], adapters: Mapping[str, Adapter], base: Base, prompt: str) -> Any:
@@ -244,7 +288,7 @@ def _grid(
     from pipelines.mixer import Mixer
 
     def at(use: _Use, level: float) -> Weights:
-        return replace(use.weights, unet=level, text=None)
+        return _scaled(use.weights, level)
 
     with Mixer(base) as mixer:
         for name, adapter in adapters.items():
@@ -273,7 +317,7 @@ def merge(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"weights of {use.name!r}: a merged file holds no blocks and no steps; give NAME:WEIGHT/TEXT"
             )
-        if use.path.absolute() == out.absolute():
+        if use.path.resolve() == out.resolve():
             raise ConfigError(f"--out {str(out)!r} is one of the adapters; choose another name")
     from pipelines.export import export_adapter
     from pipelines.formats import read_adapter

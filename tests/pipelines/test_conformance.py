@@ -118,15 +118,28 @@ def test_a_tampered_file_of_any_form_is_not_kept(
     assert_unchanged(tiny_base, before)
 
 
+def _refusing(*_: object) -> Path:
+    raise OSError(28, "No space left on device")
+
+
 def test_an_older_folder_is_replaced_whole_or_not_at_all(
     tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = random_adapter_of(tiny_base, "lora", target_modules(tiny_base))
     first = export_adapter(adapter, tmp_path / "folder", "peft")
-    (tmp_path / "folder" / "note.txt").write_text("of an older export")
     second = export_adapter(adapter, tmp_path / "folder", "peft", "fp32")
     assert second.bytes > first.bytes
-    assert not (tmp_path / "folder" / "note.txt").exists()
+    (tmp_path / "folder" / "note.txt").write_text("somebody's own")
+    with pytest.raises(AdapterError, match="holds more than an adapter"):
+        export_adapter(adapter, tmp_path / "folder", "peft")
+    assert (tmp_path / "folder" / "note.txt").exists()
+    with pytest.raises(AdapterError, match="names no folder"):
+        export_adapter(adapter, Path(), "peft")
+    monkeypatch.setattr(Path, "replace", _refusing)
+    (tmp_path / "folder" / "note.txt").unlink()
+    with pytest.raises(AdapterError, match="can't be written"):
+        export_adapter(adapter, tmp_path / "folder", "peft")
+    assert read_adapter(tmp_path / "folder").factors.keys() == adapter.factors.keys()
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 

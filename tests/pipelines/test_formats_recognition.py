@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,15 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipelines.adapter import AnyFactors, Factors, LowRank
 from pipelines.base import Base, load_base
+from pipelines.errors import AdapterError
 from pipelines.families import FAMILIES
 from pipelines.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
 from pipelines.formats.container import Entry, Header
 from pipelines.formats.recognition import Ghost, ghost_factors
 from pipelines.methods import METHODS
+from pipelines.mixer import Mixer
 from tests.pipelines.making import modules_for, random_adapter_of, random_factors
 from tests.pipelines.test_formats_keys import published
 from tests.tiny import random_adapter, target_modules
@@ -172,3 +175,60 @@ def test_many_files_are_inspected_quickly_and_without_torch(tmp_path: Path) -> N
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, cwd=root, timeout=60)
+
+
+def test_one_by_one_convolutions_may_be_stored_with_two_axes(tiny_base: Base, tmp_path: Path) -> None:
+    """Some tools write a 1×1 convolution's factors like a linear layer's; what the file states counts more."""
+    modules = [name for name in tiny_base.modules() if name.endswith(("proj_in", "to_q"))]
+    adapter = random_adapter(tiny_base, modules)
+    path = tmp_path / "a.safetensors"
+    write_adapter(adapter, path, "kohya", "fp32")
+    flat = {key: value.flatten(1) if value.ndim == 4 else value for key, value in load_file(path).items()}
+    save_file(flat, path, {"ss_base_model_version": "sd_v1"})
+    back = read_adapter(path)
+    assert back.family == "sd15"
+    before = {name: module.weight.detach().clone() for name, module in tiny_base.modules().items()}
+    with Mixer(tiny_base) as mixer:
+        mixer.add("a", back)
+        mixer.set({"a": 1.0})
+        for name, factors in adapter.factors.items():
+            change = tiny_base.modules()[name].weight - before[name]
+            assert torch.allclose(change, factors.delta(), atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "text", ["<!DOCTYPE html><html>", "version https://git-lfs", '{"error": "not found"}']
+)
+def test_a_text_in_place_of_a_file_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_text(text * 9)
+    with pytest.raises(AdapterError, match="begins with the text"):
+        read_adapter(path)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "alphas"),
+    [
+        ({"attn2.to_k": 16, "to_k": 2}, {"attn2.to_k": 16.0, "attn1.to_k": 2.0, "attn1.to_q": 8.0}),
+        ({"to_k": 2, "attn2.to_k": 16}, {"attn2.to_k": 2.0, "attn1.to_k": 2.0, "attn1.to_q": 8.0}),
+        ({".*attn2.*": 16}, None),
+        ({"to_[kq]": 16}, None),
+    ],
+)
+def test_alpha_patterns_are_pefts_or_refused(
+    tiny_base: Base, tmp_path: Path, patterns: dict[str, int], alphas: dict[str, float] | None
+) -> None:
+    """The first pattern that a module ends with wins; regular expressions aren't guessed at."""
+    adapter = random_adapter(tiny_base, [n for n in tiny_base.modules() if n.endswith((".to_k", ".to_q"))])
+    path = tmp_path / "a.safetensors"
+    write_adapter(adapter, path, "diffusers", "fp32")
+    stated = {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": patterns}
+    save_file(load_file(path), path, {"lora_adapter_metadata": json.dumps(stated)})
+    if alphas is None:
+        with pytest.raises(AdapterError, match="pattern"):
+            read_adapter(path)
+        return
+    back = read_adapter(path)
+    for ending, alpha in alphas.items():
+        found = {factors.alpha for name, factors in back.factors.items() if name.endswith(ending)}
+        assert found == {alpha}, ending

@@ -222,6 +222,37 @@ def test_adapters_of_other_families_are_exported(
         assert report["loaded_modules"] == report["modules"]
 
 
+def test_the_text_side_keeps_its_proportion(run: Run, one: str, two: str, tiny_folder: Path) -> None:
+    base = ["--base", str(tiny_folder)]
+    data = run("mix", f"{one}:1/0", f"{two}:1/0.5", "--balance", "norm", *base)
+    assert data["weights"]["one"]["text"] == 0
+    assert data["weights"]["two"]["text"] == pytest.approx(data["weights"]["two"]["unet"] / 2)
+    drawing = ["--prompt", "x", "--grid", "1,0.5", "--steps", "1", *base]
+    run("mix", f"{one}:1/0", "--out", "without.png", *drawing)
+    run("mix", f"{one}:1", "--out", "with.png", *drawing)
+    assert Image.open("without.png").tobytes() != Image.open("with.png").tobytes()
+
+
+def test_blocks_count_in_the_report(run: Run, one: str, two: str, tiny_folder: Path) -> None:
+    data = run("mix", f"{one}:1,mid_block=0", two, "--base", str(tiny_folder))
+    blocks = data["interference"]["blocks"]
+    assert blocks["mid_block"]["share"]["one"] == 0 < blocks["down_blocks.0"]["share"]["one"]
+
+
+def test_a_recipe_of_another_base_is_said(run: Run, one: str, tiny_folder: Path, tmp_path: Path) -> None:
+    run("mix", one, "--recipe", "r.json", "--base", str(tiny_folder))
+    other = save_tiny_pipeline(tmp_path / "other", seed=5)
+    assert "made on base" in run("mix", "r.json", "--folder", ".", "--base", str(other))["note"]
+    assert "note" not in run("mix", "r.json", "--folder", ".", "--base", str(tiny_folder))
+
+
+def test_a_name_with_a_colon_is_a_file(run: Run, one: str) -> None:
+    odd = Path("tea: pot.safetensors")
+    odd.write_bytes(Path(one).read_bytes())
+    assert weighted(str(odd)) == (str(odd), weighted("x")[1])
+    assert weighted(f"{odd}:0.5")[0] == str(odd)
+
+
 WRONG = {
     "resize without a rule": ["resize", "one.safetensors"],
     "rank 0": ["resize", "one.safetensors", "--rank", "0"],
@@ -253,6 +284,38 @@ WRONG = {
     "another family's base": ["export", "one.safetensors", "--base", "SDXL"],
     "a shape that doesn't fit": ["mix", "one.safetensors"],
     "bench of nothing": ["bench"],
+    "a folder of somebody's own": ["convert", "one.safetensors", "--format", "peft", "--out", "own"],
+    "onto itself by another way": [
+        "resize",
+        "one.safetensors",
+        "--rank",
+        "1",
+        "--out",
+        "own/../one.safetensors",
+    ],
+    "a folder without a name": ["convert", "one.safetensors", "--format", "peft", "--out", "."],
+    "too long a name": ["inspect", "a" * 300],
+    "nobody's home": ["inspect", "~nosuchuser/x.safetensors"],
+    "nobody's base": ["mix", "one.safetensors", "--base", "~nosuchuser/x"],
+    "block without a number": ["mix", "one.safetensors:1,mid_block=nan", "--recipe", "q.json"],
+    "unknown block in a recipe": ["mix", "one.safetensors:1,attic=0", "--base", "BASE", "--recipe", "q.json"],
+    "block twice": ["mix", "one.safetensors:1,mid_block=0,mid_block=1"],
+    "failing late": [
+        "mix",
+        "one.safetensors:1,attic=0",
+        "--base",
+        "BASE",
+        "--heatmap",
+        "h.png",
+        "--prompt",
+        "x",
+    ],
+    "out without a prompt": ["mix", "one.safetensors", "--out", "x.png", "--base", "BASE"],
+    "grid with a count": ["mix", "one.safetensors", "--grid", "0,1", "--count", "3", "--prompt", "x"],
+    "folder without a recipe": ["mix", "one.safetensors", "--folder", "own"],
+    "anatomy of a folder": ["inspect", "own", "--anatomy"],
+    "against a base without anatomy": ["inspect", "one.safetensors", "--against-base"],
+    "import of a folder": ["import", "own"],
     "unknown bench": ["bench", "everything"],
 }
 
@@ -266,6 +329,8 @@ def test_wrong_input_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("bad.json").write_text('{"pigment_recipe": 1}')
+    Path("own/unet").mkdir(parents=True)
+    Path("own/thesis.txt").write_text("precious")
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     places = {"BASE": str(tiny_folders["sd15"]), "SDXL": str(tiny_folders["sdxl"])}
     assert main([places.get(argument, argument) for argument in arguments]) == 2
