@@ -178,7 +178,7 @@ def test_many_files_are_inspected_quickly_and_without_torch(tmp_path: Path) -> N
 
 
 def test_one_by_one_convolutions_may_be_stored_with_two_axes(tiny_base: Base, tmp_path: Path) -> None:
-    """Some tools write a 1×1 convolution's factors like a linear layer's; what the file states counts more."""
+    """Some tools write a 1×1 convolution's factors like a linear layer's; what is stated counts more."""
     modules = [name for name in tiny_base.modules() if name.endswith(("proj_in", "to_q"))]
     adapter = random_adapter(tiny_base, modules)
     path = tmp_path / "a.safetensors"
