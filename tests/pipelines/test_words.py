@@ -54,9 +54,9 @@ def in_diffusers(base: Base, adapter: Adapter) -> Any:
 def test_prompts_mean_what_they_mean_in_diffusers(request: pytest.FixtureRequest, family: str) -> None:
     base: Base = request.getfixturevalue(family)
     before, vocabulary = weights_of(base), vocabularies(base)
-    adapter = learned(base, {"<fox>": 3, "<hat>": 1})
+    adapter = learned(base, {"<fox>": 3, "<hat>": 1, "zwx": 1})
     pipeline = in_diffusers(base, adapter)
-    prompts = ["a <fox>", "<hat> <fox>", "no such"]
+    prompts = ["a <fox>", "<hat> <fox>", "no such", "a zwx, a (<hat>) by zwx's cat", "A Zwx"]
     plain = base.condition(prompts)
     with Mixer(base) as mixer:
         mixer.add("words", adapter)
@@ -135,8 +135,8 @@ def test_words_are_spelled_out_once_and_the_longest_first(tiny_base: Base) -> No
         mixer.set({"words": 1.0})
         words = tiny_base.words
         assert words is not None
-        spelled = words.expand("sks sksfox, sks_1 Sks", "text_encoder")
-        assert spelled == "sks sks_1 sksfox sksfox_1 sksfox_2, sks_1 Sks"
+        spelled = words.expand("sks sksfox, sks_1 Sks asks", "text_encoder")
+        assert spelled == "sks sks_1 sksfox sksfox_1 sksfox_2, sks_1 sks sks_1 asks"
         tokens = words.tokenizer("text_encoder").tokenize(spelled)
         assert tokens[:5] == ["sks", "sks_1", "sksfox", "sksfox_1", "sksfox_2"]
 
@@ -147,6 +147,11 @@ def test_words_are_spelled_out_once_and_the_longest_first(tiny_base: Base) -> No
         ({"a": 1}, "the word 'a', which the base's tokenizer knows already; give the word another name"),
         ({"<fox>": 1}, "adapters 'first' and 'second' both bring the word '<fox>'; remove one of them"),
         ({"<fox>_1": 1}, "both bring the word '<fox>_1'"),
+        ({"<FOX>": 1}, "both bring the word '<FOX>'"),
+        ({"Zwx": 1, "zwx": 1}, "adapter 'second' brings the word 'zwx' twice"),
+        ({"": 1}, "brings the word ''; expected one without spaces"),
+        ({" zwx": 1}, "brings the word ' zwx'; expected one without spaces"),
+        ({"my\tstyle": 1}, "expected one without spaces"),
     ],
 )
 def test_words_that_mean_something_else_are_refused(
@@ -174,6 +179,70 @@ def test_a_failure_leaves_the_words_as_they_were(tiny_base: Base, monkeypatch: p
             mixer.add("lora", random_adapter_of(tiny_base, "lora"))
         assert mixer.names == ("words",)
         assert torch.equal(tiny_base.encode_prompts(["a <fox>"]), seen)
+
+
+def test_letters_large_or_small_are_the_same_word(tiny_base: Base) -> None:
+    with Mixer(tiny_base) as mixer:
+        mixer.add("words", learned(tiny_base, {"MyStyle": 3}))
+        mixer.set({"words": 1.0})
+        exact = tiny_base.encode_prompts(["a MyStyle cat"])
+        for prompt in ("a mystyle cat", "a MYSTYLE cat"):
+            assert torch.equal(tiny_base.encode_prompts([prompt]), exact)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_word_within_another_word_isnt_taken(tiny_base: Base, count: int) -> None:
+    within = ["concatenate", "cat7", "7cat", "cat_x", "écat"]
+    plain = tiny_base.encode_prompts(within)
+    with Mixer(tiny_base) as mixer:
+        mixer.add("words", learned(tiny_base, {"cat7q": count, "cat": count, "<cat-toy>": count}))
+        mixer.set({"words": 1.0})
+        assert torch.equal(tiny_base.encode_prompts(within), plain)
+        assert tiny_base.words is not None
+        tokenizer = tiny_base.words.tokenizer("text_encoder")
+        for prompt, word in (("(cat)", "cat"), ("cat's", "cat"), ("a<cat-toy>s", "<cat-toy>")):
+            tokens = tokenizer.tokenize(tiny_base.words.expand(prompt, "text_encoder"))
+            assert [t for t in tokens if t.startswith(word)] == [word, f"{word}_1", f"{word}_2"][:count]
+
+
+def test_a_word_is_in_no_encoder_where_its_weight_is_zero(tiny_sdxl: Base) -> None:
+    prompt = "a <fox>"
+    own = tiny_sdxl.tokenizer_2
+    with Mixer(tiny_sdxl) as mixer:
+        mixer.add("words", learned(tiny_sdxl, {"<fox>": 2}))
+        mixer.add("more", learned(tiny_sdxl, {"<hat>": 1}))
+        for more in (0.0, 1.0):
+            mixer.set({"words": Weights(1.0, blocks={"text_encoder_2": 0.0}), "more": more})
+            words = tiny_sdxl.words
+            assert words is not None
+            assert words.expand(prompt, "text_encoder") == "a <fox> <fox>_1"
+            assert words.expand(prompt, "text_encoder_2") == prompt
+            assert "<fox>" in words.tokenizer("text_encoder").get_vocab()
+            assert "<fox>" not in words.tokenizer("text_encoder_2").get_vocab()
+            assert (words.tokenizer("text_encoder_2") is own) == (more == 0)
+        mixer.set({"words": 1.0})
+        assert tiny_sdxl.words is not None
+        assert tiny_sdxl.words.expand(prompt, "text_encoder_2") == "a <fox> <fox>_1"
+
+
+def test_an_error_while_hooking_leaves_the_words_as_they_were(
+    tiny_sdxl: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Mixer(tiny_sdxl) as mixer:
+        mixer.add("words", learned(tiny_sdxl, {"<fox>": 2}))
+        mixer.set({"words": 0.5})
+        seen = tiny_sdxl.encode_prompts(["a <fox>"])
+        embedding = tiny_sdxl.component("text_encoder_2").get_input_embeddings()  # type: ignore[operator]
+        with monkeypatch.context() as patched, pytest.raises(MemoryError):
+            patched.setattr(embedding, "register_forward_hook", _none_left)
+            mixer.set({"words": 1.0})
+        assert mixer.weights == {"words": (0.5, 0.5)}
+        assert torch.equal(tiny_sdxl.encode_prompts(["a <fox>"]), seen)
+        mixer.set({"words": 1.0})
+        assert not torch.equal(tiny_sdxl.encode_prompts(["a <fox>"]), seen)
+        mixer.set({})
+        assert not embedding._forward_hooks
+        assert not embedding._forward_pre_hooks
 
 
 def _none_left(_: object) -> None:
