@@ -132,10 +132,13 @@ def contributions(
             share: Share | None = known(weight, name)
             if share is None:
                 share = _weight_share(weight, factors, original)
+            if name not in held:
+                _check_range(name, weight, share, base.dtype)
             found.setdefault(weight.key, (weight, {}))[1][index] = share
             delta = known(bias, name)
             if name not in held:
                 delta = _bias_share(name, bias, factors, original)
+                _check_range(name, bias, delta, base.dtype)
             if delta is not None:
                 found.setdefault(bias.key, (bias, {}))[1][index] = delta
     return found
@@ -161,6 +164,25 @@ def _weight_share(slot: Slot, factors: AnyFactors, original: Original) -> Share:
     needed = METHODS[factors.method].needs_weight
     weight = original(slot).to(torch.float32) if needed else None
     return factors.delta(weight).to(torch.float32).reshape(rows, columns)
+
+
+def _check_range(name: str, slot: Slot, share: Share | None, dtype: torch.dtype) -> None:
+    """Refuse what isn't finite in a base's precision at every weight that a mix may have, 3 at most."""
+    limit = torch.finfo(dtype).max / 4
+    if isinstance(share, Product):
+        up, down = share.up.abs().amax(dim=0).double(), share.down.abs().amax(dim=1).double()
+        largest = float(up @ down)  # ΔW is no larger than this
+        if limit < largest < float("inf"):
+            largest = float((share.up.double() @ share.down.double()).abs().max())
+        if not float(torch.maximum(up, down).max()) <= torch.finfo(torch.float32).max / 4:
+            largest = float("inf")
+    else:
+        largest = 0.0 if share is None else float(share.abs().max())
+    if not largest <= limit:
+        raise AdapterError(
+            f"adapter {name!r} changes {slot.module} by numbers too large for {str(dtype)[6:]} (up to "
+            f"{largest:.2g}), so the mix wouldn't be finite; its file is damaged or its training went astray"
+        )
 
 
 def _bias_share(name: str, slot: Slot, factors: AnyFactors, original: Original) -> torch.Tensor | None:
