@@ -76,16 +76,19 @@ def resolve(name: str, weight: Weight, blocks: Sequence[str], encoders: Iterable
     text = given.pair[1]
     for number in (given.unet, text):
         _check(name, number)
+    if not isinstance(given.blocks, Mapping):
+        kind = type(given.blocks).__name__
+        raise AdapterError(f"blocks of {name!r} are a {kind}; expected numbers by the blocks' names")
     for block, factor in given.blocks.items():
         if block not in blocks:
-            raise AdapterError(f"weights of {name!r} name block {block!r}{nearest(block, blocks)}")
+            raise AdapterError(f"weights of {name!r} name block {block!r}{nearest(str(block), blocks)}")
         if not _is_number(factor):
             raise AdapterError(f"weight of {name!r} in {block} is {factor!r}; expected a number")
-        _check(name, factor * (text if block in encoders else given.unet), f" in {block}")
+        _check(name, _float(factor) * (text if block in encoders else given.unet), f" in {block}")
     for field_name, share in (("begin", given.begin), ("end", given.end)):
         if not (_is_number(share) and 0 <= share <= 1):
             raise AdapterError(
-                f"{field_name} of {name!r} is {share!r}; expected a share of the denoising from 0 to 1"
+                f"{field_name} of {name!r} is {_shown(share)}; expected a share of the denoising from 0 to 1"
             )
     return replace(
         given,
@@ -105,13 +108,25 @@ def _of_numbers(name: str, weight: float | tuple[float, float]) -> Weights:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _float(number: float) -> float:
+    """As a float; ±infinity for an integer that is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
+def _shown(value: object) -> str:
+    return f"{_float(value):g}" if isinstance(value, int | float) and _is_number(value) else repr(value)
 
 
 def _check(name: str, weight: float, where: str = "") -> None:
     if not _is_number(weight):
         raise AdapterError(f"weight of {name!r} is {weight!r}; expected a number")
-    if not math.isfinite(weight) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
         raise AdapterError(
-            f"weight of {name!r}{where} is {weight:g}; choose from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
+            f"weight of {name!r}{where} is {_shown(weight)}; choose from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}"
         )
