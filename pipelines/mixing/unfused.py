@@ -7,6 +7,7 @@ in quantised models too; they take the fused route.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -180,6 +181,15 @@ def _split(parts: Mapping[int, Share]) -> tuple[list[tuple[int, Product]], list[
     return low, [(adapter, part) for adapter, part in parts.items() if isinstance(part, torch.Tensor)]
 
 
+def _balanced(part: Product) -> Product:
+    """The same ΔW by factors of like size, so that neither leaves fp16's range; a power of two is exact."""
+    up, down = float(part.up.abs().max()), float(part.down.abs().max())
+    if up == 0 or down == 0:
+        return part
+    power = round((math.log2(down) - math.log2(up)) / 2)
+    return Product(part.up * 2.0**power, part.down * 2.0**-power)
+
+
 def _addition(
     base: Base,
     slot: Slot,
@@ -198,8 +208,9 @@ def _addition(
     at = blocks.index(slot.block)
     found = _Addition(sources=np.array([adapter * len(blocks) + at for adapter in parts]))
     if low:
-        down = torch.cat([part.down for _, part in low]).to(device, dtype)  # (R, in · kh · kw)
-        up = torch.cat([part.up for _, part in low], dim=1).to(device, dtype)  # (out, R)
+        balanced = [_balanced(part) for _, part in low]
+        down = torch.cat([part.down for part in balanced]).to(device, dtype)  # (R, in · kh · kw)
+        up = torch.cat([part.up for part in balanced], dim=1).to(device, dtype)  # (out, R)
         found.down = down.reshape(-1, *slot.shape[1:]) if convolution else down.t().contiguous()
         found.up = up[:, :, None, None] if convolution else up.t().contiguous()
         found.scales = view()
