@@ -139,7 +139,7 @@ def test_a_form_refuses_what_it_cant_hold(
     adapter = random_adapter_of(base, method, _some(base, method)[:1])
     path = tmp_path / ("adapter" if FORMATS[format].kind == "folder" else "adapter.safetensors")
     with pytest.raises(
-        AdapterError, match=f"{format} form can't hold; write it as .*pigment.*--as-lora RANK"
+        AdapterError, match=f"{format} form can't hold; write it as .*pigment.*--as-lora --rank N"
     ):
         write_adapter(adapter, path, format)
     assert list(tmp_path.iterdir()) == []
