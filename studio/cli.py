@@ -21,7 +21,8 @@ PORT = 7860
 def _studio(args: argparse.Namespace) -> int:
     from studio.server import serve
 
-    return serve(host=args.host, port=args.port, workspace=args.workspace, base=base_path(args.base))
+    base = base_path(args.base or "pocket")
+    return serve(host=args.host, port=args.port, workspace=args.workspace, base=base)
 
 
 def _train(argv: Sequence[str]) -> int:

@@ -21,11 +21,13 @@ from studio.commands.arguments import (
     base_path,
     place,
     rank_rule,
+    refuse_idle_base,
     say,
     target,
     the_adapter,
     the_base,
     the_library,
+    workspace_options,
 )
 
 
@@ -35,6 +37,8 @@ def export(args: argparse.Namespace) -> int:
     out = adapter_target(args, path.stem, path)
     from pipelines.export import export_adapter
 
+    if args.no_picture:
+        refuse_idle_base(args, "with --no-picture")
     base = None if args.no_picture else the_base(args)
     adapter = the_adapter(path, args, base)
     rule = rank_rule(args)
@@ -55,6 +59,8 @@ def convert(args: argparse.Namespace) -> int:
     out = adapter_target(args, path.stem, path)
     from pipelines.export import export_adapter
 
+    if not args.part:
+        refuse_idle_base(args, "without --part")
     base = the_base(args) if args.part else None
     report = export_adapter(the_adapter(path, args, base), out, args.format, args.dtype)
     say(args, report.as_text(), report.as_dict())
@@ -149,6 +155,8 @@ def inspect(args: argparse.Namespace) -> int:
     from pipelines.formats import inspect_adapter
     from pipelines.formats.peft import is_peft
 
+    if not args.anatomy:
+        refuse_idle_base(args, "without --anatomy")
     if args.against_base and not args.anatomy:
         raise ConfigError("--against-base belongs to --anatomy")
     if args.anatomy and (path.suffix.lower() == ".json" or (path.is_dir() and not is_peft(path))):
@@ -234,6 +242,7 @@ def _inspect_recipe(path: Path, args: argparse.Namespace) -> int:
 
 def add_commands(commands: Any, shared: Parser) -> None:
     """Add this module's commands to the parser."""
+    place_only = workspace_options()
     parser = commands.add_parser(
         "inspect", parents=[shared], help="say what an adapter file, a folder of them, or a recipe is"
     )
@@ -299,7 +308,9 @@ def add_commands(commands: Any, shared: Parser) -> None:
     parser.set_defaults(run=extract)
 
     parser = commands.add_parser(
-        "metadata", parents=[shared], help="change what a file says about itself, and not its tensors"
+        "metadata",
+        parents=[place_only],
+        help="change what a file says about itself, and not its tensors",
     )
     parser.add_argument("adapter", help="file, or name in the library")
     parser.add_argument(
@@ -314,7 +325,7 @@ def add_commands(commands: Any, shared: Parser) -> None:
     add_json(parser)
     parser.set_defaults(run=metadata)
 
-    parser = commands.add_parser("import", parents=[shared], help="take an adapter file into the library")
+    parser = commands.add_parser("import", parents=[place_only], help="take an adapter file into the library")
     parser.add_argument("file")
     parser.add_argument("--name", default="", help="default: the title in the file")
     parser.set_defaults(run=take)

@@ -63,7 +63,7 @@ def the_base(args: argparse.Namespace) -> Base:
     """Load the base that `--base` names."""
     from pipelines.base import load_base
 
-    return load_base(base_path(args.base))
+    return load_base(base_path(args.base or "pocket"))
 
 
 def the_library(args: argparse.Namespace) -> Library:
@@ -192,16 +192,28 @@ def say(args: argparse.Namespace, text: str, data: Any) -> None:
         print(text)
 
 
-def shared_options() -> Parser:
-    """`--workspace` and `--base`."""
-    shared = Parser(add_help=False)
-    shared.add_argument(
+def workspace_options() -> Parser:
+    """`--workspace`."""
+    options = Parser(add_help=False)
+    options.add_argument(
         "--workspace", default=None, metavar="DIR", help="default: $PIGMENT_WORKSPACE or ~/Pigment"
     )
-    shared.add_argument(
-        "--base", default="pocket", metavar="BASE", help="pocket (embedded) or a diffusers folder"
+    return options
+
+
+def shared_options() -> Parser:
+    """`--workspace` and `--base`; a base that isn't given is None, and stands for pocket."""
+    options = Parser(add_help=False, parents=[workspace_options()])
+    options.add_argument(
+        "--base", default=None, metavar="BASE", help="pocket (embedded, the default) or a diffusers folder"
     )
-    return shared
+    return options
+
+
+def refuse_idle_base(args: argparse.Namespace, when: str) -> None:
+    """Refuse a `--base` that nothing would look at."""
+    if args.base is not None:
+        raise ConfigError(f"--base has no effect {when}; leave it out")
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

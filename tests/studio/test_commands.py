@@ -284,6 +284,10 @@ WRONG = {
     "another family's base": ["export", "one.safetensors", "--base", "SDXL"],
     "a shape that doesn't fit": ["mix", "one.safetensors"],
     "bench of nothing": ["bench"],
+    "a base for metadata": ["metadata", "one.safetensors", "--set", "title=x", "--base", "BASE"],
+    "a base for converting": ["convert", "one.safetensors", "--base", "BASE"],
+    "a base without a picture": ["export", "one.safetensors", "--no-picture", "--base", "BASE"],
+    "a base without anatomy": ["inspect", "one.safetensors", "--base", "BASE"],
     "a folder of somebody's own": ["convert", "one.safetensors", "--format", "peft", "--out", "own"],
     "onto itself by another way": [
         "resize",
