@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from pipelines.errors import AdapterError, ConfigError
 from studio.commands.arguments import (
     WEIGHT_HELP,
     Parser,
-    adapter_file,
     adapter_target,
     add_json,
     add_part,
@@ -22,64 +21,17 @@ from studio.commands.arguments import (
     rank_rule,
     say,
     target,
-    the_adapter,
     the_base,
     the_library,
-    weighted,
 )
+from studio.commands.uses import Use, as_data, read_all, recipe_of, recorded, scaled, settled, uses_of
 
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
     from pipelines.base import Base
-    from pipelines.generate import AdapterUse, GenerationConfig
+    from pipelines.generate import GenerationConfig
     from pipelines.mixer import Weights
     from pipelines.recipe import Found
-
-
-@dataclass(frozen=True)
-class _Use:
-    """One adapter of a command line: its name in the mix, its file, its weights."""
-
-    name: str
-    path: Path
-    weights: Weights
-
-
-def _uses(items: Sequence[str], args: argparse.Namespace) -> list[_Use]:
-    """The adapters of a command line; two of one name get a number each."""
-    uses: list[_Use] = []
-    for item in items:
-        ref, weights = weighted(item)
-        path = adapter_file(ref, args)
-        stem = ref if not path.exists() or Path(ref).suffix == "" else path.stem
-        taken, name = {use.name for use in uses}, Path(stem).name
-        number = 2
-        while name in taken:
-            name, number = f"{Path(stem).name} {number}", number + 1
-        uses.append(_Use(name, path, weights))
-    return uses
-
-
-def _read(uses: Sequence[_Use], args: argparse.Namespace, base: Base | None) -> dict[str, Adapter]:
-    return {use.name: the_adapter(use.path, args, base) for use in uses}
-
-
-def _used(uses: Sequence[_Use], adapters: Mapping[str, Adapter]) -> tuple[AdapterUse, ...]:
-    """What a picture's settings record of the mix."""
-    from pipelines.generate import AdapterUse
-
-    return tuple(
-        AdapterUse(
-            name=adapters[use.name].name[:200],
-            sha256=adapters[use.name].sha256 or "",
-            weight=use.weights.unet,
-            text_weight=use.weights.text,
-            blocks=dict(use.weights.blocks),
-            begin=use.weights.begin,
-            end=use.weights.end,
-        )
-        for use in uses
-    )
 
 
 def _config(args: argparse.Namespace, prompt: str) -> GenerationConfig:
@@ -94,7 +46,7 @@ def _config(args: argparse.Namespace, prompt: str) -> GenerationConfig:
 
 
 def _draw(
-    base: Base, uses: Sequence[_Use], adapters: Mapping[str, Adapter], config: GenerationConfig, out: Path
+    base: Base, uses: Sequence[Use], adapters: Mapping[str, Adapter], config: GenerationConfig, out: Path
 ) -> list[Path]:
     """Draw a mix's pictures into files, numbered where there are several."""
     from pipelines.generate import generate
@@ -104,7 +56,7 @@ def _draw(
         for name, adapter in adapters.items():
             mixer.add(name, adapter)
         mixer.set({use.name: use.weights for use in uses})
-        pictures = generate(base, config.model_copy(update={"adapters": _used(uses, adapters)}))
+        pictures = generate(base, config.model_copy(update={"adapters": recorded(uses, adapters)}))
     written = []
     for number, picture in enumerate(pictures):
         path = out if len(pictures) == 1 else out.with_name(f"{out.stem}-{number + 1:02d}{out.suffix}")
@@ -116,12 +68,12 @@ def _draw(
 def generate(args: argparse.Namespace) -> int:
     """Draw pictures, with or without adapters."""
     config = _config(args, args.prompt)
-    uses = _uses(args.adapter, args)
+    uses = uses_of(args.adapter, args)
     if Path(args.out).suffix.lower() != ".png":
         raise ConfigError(f"--out {args.out!r} is no PNG; expected a name ending in .png")
     out = target(args.out, "", None, ending="")
     base = the_base(args)
-    written = _draw(base, uses, _read(uses, args, base), config, out)
+    written = _draw(base, uses, read_all(uses, args, base), config, out)
     say(args, "\n".join(str(path) for path in written), {"pictures": [str(path) for path in written]})
     return 0
 
@@ -140,17 +92,17 @@ def mix(args: argparse.Namespace) -> int:
     if args.out is not None and not prompt:
         raise ConfigError("--out needs a --prompt to draw")
     base = the_base(args)
-    adapters = _read(uses, args, base)
+    adapters = read_all(uses, args, base)
     for adapter in adapters.values():
         adapter.check(base)
-    uses = _settled(uses, base)
+    uses = settled(uses, base)
     if args.balance:
         uses = _balanced(uses, adapters, base, args.balance)
     from pipelines.interference import interference
 
     blocks = {use.name: use.weights.blocks for use in uses}
     report = interference(adapters, {use.name: use.weights.pair for use in uses}, base, blocks)
-    data: dict[str, Any] = {"weights": {use.name: _plain(use.weights) for use in uses}}
+    data: dict[str, Any] = {"weights": {use.name: as_data(use.weights) for use in uses}}
     data["interference"] = report.as_dict()
     lines = [
         f"{use.name}: {use.weights.unet:g} on the UNet, {use.weights.pair[1]:g} on the text encoders"
@@ -176,7 +128,7 @@ def mix(args: argparse.Namespace) -> int:
         lines.append(str(heatmap))
         data["heatmap"] = str(heatmap)
     if saved is not None:
-        _recipe(uses, adapters, base, prompt).save(saved)
+        recipe_of(uses, adapters, base, prompt).save(saved)
         lines.append(str(saved))
         data["recipe"] = str(saved)
     say(args, "\n".join(lines), data)
@@ -194,29 +146,11 @@ def _check_asked(args: argparse.Namespace) -> None:
         raise ConfigError(f"--folder {args.folder!r} is no folder")
 
 
-def _settled(uses: Sequence[_Use], base: Base) -> list[_Use]:
-    """The uses with weights that hold for this base. Raises: AdapterError for an unknown block and so on."""
-    from pipelines.families import block_of
-    from pipelines.mixing.weights import resolve
-
-    blocks = tuple(dict.fromkeys(block_of(module) for module in base.weighted()))
-    encoders = base.text_encoders()
-    return [replace(use, weights=resolve(use.name, use.weights, blocks, encoders)) for use in uses]
-
-
-def _scaled(weights: Weights, unet: float) -> Weights:
-    """Weights with another number on the UNet, and the text encoders' in the same proportion."""
-    if weights.text is None:
-        return replace(weights, unet=unet)
-    share = weights.text / weights.unet if weights.unet else 0.0
-    return replace(weights, unet=unet, text=unet * share)
-
-
-def _opened(args: argparse.Namespace) -> tuple[list[_Use], str, Found | None]:
+def _opened(args: argparse.Namespace) -> tuple[list[Use], str, Found | None]:
     """The adapters and the prompt: of the command line, or of a recipe given in their place."""
     first = Path(args.adapters[0])
     if len(args.adapters) > 1 or first.suffix.lower() != ".json":
-        return _uses(args.adapters, args), args.prompt, None
+        return uses_of(args.adapters, args), args.prompt, None
     from pipelines.recipe import find_adapters, read_recipe
 
     recipe = read_recipe(first)
@@ -225,44 +159,22 @@ def _opened(args: argparse.Namespace) -> tuple[list[_Use], str, Found | None]:
     found = find_adapters(recipe, [*entries, *folder])
     if problem := found.problem():
         raise AdapterError(problem)
-    uses: list[_Use] = []
+    uses: list[Use] = []
     for number, one in enumerate(recipe.adapters):
         taken, name = {use.name for use in uses}, one.name
         while name in taken:
             name = f"{one.name} {number + 1}"
             number += 1
-        uses.append(_Use(name, found.files[one.sha256], one.weights()))
+        uses.append(Use(name, found.files[one.sha256], one.weights()))
     return uses, args.prompt or recipe.prompt, found
 
 
-def _plain(weights: Weights) -> dict[str, Any]:
-    unet, text = weights.pair
-    return {
-        "unet": unet, "text": text, "blocks": dict(weights.blocks), "begin": weights.begin, "end": weights.end
-    }  # fmt: skip
-
-
-def _balanced(uses: Sequence[_Use], adapters: Mapping[str, Adapter], base: Base, measure: str) -> list[_Use]:
+def _balanced(uses: Sequence[Use], adapters: Mapping[str, Adapter], base: Base, measure: str) -> list[Use]:
     """Give each adapter the weight that makes their effects equal; the text side keeps its proportion."""
     from pipelines.interference import balanced_weights
 
     proposed = balanced_weights(adapters, base, measure=measure)
-    return [replace(use, weights=_scaled(use.weights, proposed[use.name])) for use in uses]
-
-
-def _recipe(uses: Sequence[_Use], adapters: Mapping[str, Adapter], base: Base, prompt: str) -> Any:
-    from pipelines.recipe import Recipe, RecipeBase, ingredient
-
-    entries = tuple(
-        ingredient(
-            use.path, use.name, adapters[use.name].triggers, weight=use.weights.unet,
-            text_weight=use.weights.text, blocks=dict(use.weights.blocks), begin=use.weights.begin,
-            end=use.weights.end,
-        )
-        for use in uses
-    )  # fmt: skip
-    about = RecipeBase(ref=base.ref, family=base.family.id, sha256=base.sha256)
-    return Recipe(base=about, adapters=entries, prompt=prompt)
+    return [replace(use, weights=scaled(use.weights, proposed[use.name])) for use in uses]
 
 
 def _levels(text: str | None) -> list[float]:
@@ -279,7 +191,7 @@ def _levels(text: str | None) -> list[float]:
 
 
 def _grid(
-    base: Base, uses: Sequence[_Use], adapters: Mapping[str, Adapter], config: GenerationConfig,
+    base: Base, uses: Sequence[Use], adapters: Mapping[str, Adapter], config: GenerationConfig,
     levels: Sequence[float], out: Path,
 ) -> Path:  # fmt: skip
     """Draw a mix at several weights: two adapters as rows and columns, any other number all together."""
@@ -287,8 +199,8 @@ def _grid(
     from pipelines.grids import labelled_grid
     from pipelines.mixer import Mixer
 
-    def at(use: _Use, level: float) -> Weights:
-        return _scaled(use.weights, level)
+    def at(use: Use, level: float) -> Weights:
+        return scaled(use.weights, level)
 
     with Mixer(base) as mixer:
         for name, adapter in adapters.items():
@@ -310,7 +222,7 @@ def _grid(
 
 def merge(args: argparse.Namespace) -> int:
     """Merge several adapters into one file, by ΔW."""
-    uses = _uses(args.adapters, args)
+    uses = uses_of(args.adapters, args)
     out = adapter_target(args, "merged", None)
     for use in uses:
         if use.weights.blocks or not use.weights.steady:
