@@ -95,6 +95,14 @@ def modules_for(base: Base, method: str) -> list[str]:
     return [name for name, layer in layers if name.endswith(endings) and isinstance(layer, kind)]
 
 
+def few(base: Base, method: str) -> list[str]:
+    """Some modules of each component and kind."""
+    chosen: dict[tuple[str, ...], str] = {}
+    for name in modules_for(base, method):
+        chosen.setdefault((name.split(".")[0], *name.rsplit(".", 2)[-2:]), name)
+    return list(chosen.values())
+
+
 def random_adapter_of(
     base: Base, method: str, modules: Iterable[str] | None = None, *, name: str = "tiny", **kw: Any
 ) -> Adapter:

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.adapter import Adapter, AnyFactors
-from pipelines.base import Base, load_base
+from pipelines.base import Base
 from pipelines.families import FAMILIES
 from pipelines.formats.peft import inspect_peft, is_peft, read_peft, write_peft
 from pipelines.methods import METHODS
-from tests.pipelines.making import ON_NORMS, modules_for, random_adapter_of, random_factors
+from tests.pipelines.making import ON_NORMS, few, random_adapter_of, random_factors
 
 WRITTEN = [row.id for row in METHODS.values() if row.peft_type]
 # DoRA's magnitudes per input aren't PEFT's: they are refused, see below.
@@ -28,27 +28,6 @@ ROUND_TRIPS = [(method, v) for method in WRITTEN for v in (0, 1) if (method, v) 
 TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3}
 
 Maker = Callable[[str], Base]
-
-
-@pytest.fixture(scope="module")
-def base_of(tiny_folders: dict[str, Path]) -> Maker:
-    """The tiny pipelines by family, loaded once: nothing here writes into them."""
-    loaded: dict[str, Base] = {}
-
-    def get(family: str) -> Base:
-        if family not in loaded:
-            loaded[family] = load_base(tiny_folders[family], device="cpu")
-        return loaded[family]
-
-    return get
-
-
-def few(base: Base, method: str) -> list[str]:
-    """Some modules of each component and kind."""
-    chosen: dict[tuple[str, ...], str] = {}
-    for name in modules_for(base, method):
-        chosen.setdefault((name.split(".")[0], *name.rsplit(".", 2)[-2:]), name)
-    return list(chosen.values())
 
 
 def merged_by_peft(base: Base, adapter: Adapter, folder: Path) -> dict[str, torch.Tensor]:

@@ -15,33 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.adapter import Adapter, Factors, LowRank
-from pipelines.base import Base, load_base
+from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.formats.peft import inspect_peft, read_peft, write_peft
-from tests.pipelines.making import modules_for, random_adapter_of
+from tests.pipelines.making import few, random_adapter_of
 
 Maker = Callable[[str], Base]
-
-
-@pytest.fixture(scope="module")
-def base_of(tiny_folders: dict[str, Path]) -> Maker:
-    """The tiny pipelines by family, loaded once: nothing here writes into them."""
-    loaded: dict[str, Base] = {}
-
-    def get(family: str) -> Base:
-        if family not in loaded:
-            loaded[family] = load_base(tiny_folders[family], device="cpu")
-        return loaded[family]
-
-    return get
-
-
-def few(base: Base, method: str) -> list[str]:
-    """Some modules of each component and kind."""
-    chosen: dict[tuple[str, ...], str] = {}
-    for name in modules_for(base, method):
-        chosen.setdefault((name.split(".")[0], *name.rsplit(".", 2)[-2:]), name)
-    return list(chosen.values())
 
 
 @pytest.fixture
