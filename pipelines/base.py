@@ -16,7 +16,7 @@ from torch import nn
 
 from pipelines.conditioning import Conditioning, Holder, Words
 from pipelines.device import Device, choose_device
-from pipelines.errors import BaseError
+from pipelines.errors import BaseError, ConfigError
 from pipelines.families import FAMILIES, Family, family_of_pipeline
 from pipelines.files import file_sha256
 
@@ -85,6 +85,16 @@ class Base:
         return int(self.vae.config["latent_channels"])
 
     @property
+    def in_channels(self) -> int:
+        """Channels that the UNet takes: the latents', and an inpainting UNet's mask and masked picture."""
+        return int(self.unet.config["in_channels"])
+
+    @property
+    def inpainting(self) -> bool:
+        """Whether the UNet takes a mask and the latents of the masked picture beside the latents."""
+        return self.in_channels == 2 * self.latent_channels + 1
+
+    @property
     def scaling_factor(self) -> float:
         """What encoded latents are multiplied by, so that their spread is near 1."""
         return float(self.vae.config["scaling_factor"])
@@ -128,43 +138,71 @@ class Base:
         return {name: self.component(name) for name in names}
 
     def condition(self, prompts: Sequence[str], *, negative: bool = False) -> Conditioning:
-        """Encode B prompts for the UNet; longer ones than the tokenizers' length are cut there.
+        """Encode B prompts for the UNet, literally; longer ones than the tokenizers' length are cut there.
 
+        What people write for pictures (weights, long prompts) goes through `pipelines.prompts.encode`.
         negative: they are negative prompts, of which empty ones may mean zeros (see `zero_empty`).
         Gradients flow where the caller has them on.
         """
         hidden, pooled = [], None
         for row in self.family.text_encoders:
-            out = self._encode(row.component, row.tokenizer, prompts)
-            hidden.append(out[0] if self.family.hidden_layer == -1 else out[1])
-            pooled = out[2]
-        found = Conditioning(torch.cat(hidden, dim=-1), pooled if self.family.pooled else None)
-        if not (negative and self.zero_empty):
-            return found
-        keep = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
-        zeroed = None if found.pooled is None else found.pooled * keep[:, None]
-        return Conditioning(found.hidden * keep[:, None, None], zeroed)
+            tokens = self.tokenizer_of(row.component)(
+                [self.expand(prompt, row.component) for prompt in prompts],
+                padding="max_length",
+                max_length=getattr(self, row.tokenizer).model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            found, pooled = self.encode_tokens(row.component, tokens.input_ids)
+            hidden.append(found)
+        told = Conditioning(torch.cat(hidden, dim=-1), pooled if self.family.pooled else None)
+        return self.zeroed(told, prompts) if negative else told
 
-    def _encode(
-        self, component: str, tokenizer: str, prompts: Sequence[str]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return a text encoder's last hidden state, the one that the family uses, and its projection."""
-        chosen = getattr(self, tokenizer)
+    def zeroed(self, told: Conditioning, negatives: Sequence[str]) -> Conditioning:
+        """Put zeros in the place of empty negative prompts, where the base wants them so (`zero_empty`)."""
+        if not self.zero_empty:
+            return told
+        keep = torch.tensor([bool(prompt) for prompt in negatives], device=self.device)
+        pooled = None if told.pooled is None else told.pooled * keep[:, None]
+        return Conditioning(told.hidden * keep[:, None, None], pooled)
+
+    def tokenizer_of(self, component: str) -> Any:
+        """Return a text encoder's tokenizer, with the learned words in use."""
         if self.words is not None:
-            chosen = self.words.tokenizer(component)
-            prompts = [self.words.expand(prompt, component) for prompt in prompts]
-        tokens = chosen(
-            list(prompts),
-            padding="max_length",
-            max_length=getattr(self, tokenizer).model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        layer = self.family.hidden_layer
+            return self.words.tokenizer(component)
+        return getattr(self, next(e.tokenizer for e in self.family.text_encoders if e.component == component))
+
+    def expand(self, prompt: str, component: str) -> str:
+        """Put the further vectors of learned words in use behind them; the prompt itself where none are."""
+        return prompt if self.words is None else self.words.expand(prompt, component)
+
+    def encode_tokens(
+        self, component: str, ids: torch.Tensor, clip_skip: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run a text encoder over token ids (B, L).
+
+        clip_skip: the layer to take, counted from the last, 1, as A1111 counts; None is the family's own
+        (2 for SDXL). Families that take the last layer by themselves see every layer through the final norm.
+        Returns: hidden states (B, L, D), and the projection (B, P) where the encoder has one.
+        Raises: ConfigError for a layer that isn't there.
+        """
         encoder: Any = self.component(component)
-        out = encoder(tokens.input_ids.to(self.device), output_hidden_states=layer != -1)
-        used = out.last_hidden_state if layer == -1 else out.hidden_states[layer]
-        return out.last_hidden_state, used, getattr(out, "text_embeds", None)
+        own = -self.family.hidden_layer
+        layer = own if clip_skip is None else clip_skip
+        if not 1 <= layer <= encoder.config.num_hidden_layers:
+            raise ConfigError(
+                f"CLIP skip is {layer}, {component} of base {self.ref!r} has "
+                f"{encoder.config.num_hidden_layers} layers; choose 1 to {encoder.config.num_hidden_layers}"
+            )
+        plain = own == layer == 1
+        out = encoder(ids.to(self.device), output_hidden_states=not plain)
+        pooled = getattr(out, "text_embeds", None)
+        if plain:
+            return out.last_hidden_state, pooled
+        hidden = out.hidden_states[-layer]
+        if own == 1:
+            hidden = getattr(encoder, "text_model", encoder).final_layer_norm(hidden)
+        return hidden, pooled
 
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         """Encode B prompts: (B, L, D), `condition` without what is pooled."""
@@ -193,7 +231,8 @@ class Base:
         with quiet():
             parts = {part: getattr(self, part) for part in self.family.parts}
             parts["scheduler"] = type(self.scheduler).from_config(self.scheduler.config)
-            pipeline_class = getattr(diffusers, self.family.pipeline_class)
+            name = self.family.inpaint_class if self.inpainting else self.family.pipeline_class
+            pipeline_class = getattr(diffusers, name)
             pipeline = pipeline_class(**parts, **pipeline_extras(pipeline_class, self.zero_empty))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -265,7 +304,7 @@ def _recognise(path: Path, ref: str) -> tuple[Family, dict[str, Any]]:
         raise BaseError(f"base {ref!r}: no such folder; give 'pocket' or a folder in diffusers' layout")
     index = _read_json(path / "model_index.json", ref)
     found = str(index.get("_class_name"))
-    if found not in {row.pipeline_class for row in FAMILIES.values()}:
+    if found not in {name for row in FAMILIES.values() for name in (row.pipeline_class, row.inpaint_class)}:
         known = ", ".join(f"{row.pipeline_class} ({row.label})" for row in FAMILIES.values())
         raise BaseError(f"base {ref!r} is a {found}; supported: {known}")
     unet = _read_json(path / "unet" / "config.json", ref) if (path / "unet").is_dir() else {}
@@ -283,10 +322,10 @@ def _recognise(path: Path, ref: str) -> tuple[Family, dict[str, Any]]:
             )
     channels = unet.get("in_channels")
     latent = _read_json(path / "vae" / "config.json", ref).get("latent_channels")
-    if channels != latent:
+    if not isinstance(latent, int) or channels not in (latent, 2 * latent + 1):
         raise BaseError(
-            f"base {ref!r} has a UNet of {channels} input channels over {latent} latent channels; "
-            f"expected equal numbers (inpainting bases aren't supported)"
+            f"base {ref!r} has a UNet of {channels} input channels over {latent} latent channels; expected "
+            f"{latent}, or {2 * latent + 1 if isinstance(latent, int) else 9} of an inpainting base"
         )
     return family, index
 

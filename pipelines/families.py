@@ -46,6 +46,7 @@ class Blocks:
 class Family:
     """One family of Stable Diffusion models.
 
+    pipeline_class, inpaint_class: what diffusers calls its pipelines, the latter over UNets that take a mask.
     linear_projection: whether its UNets project attention in and out by linear layers (the others by
     1×1 convolutions). context_widths: width of the text that cross-attention sees, in the published
     models: tells an adapter file's family by the shape of an attn2 key or value factor.
@@ -61,6 +62,7 @@ class Family:
     id: str
     label: str
     pipeline_class: str
+    inpaint_class: str
     text_encoders: tuple[TextEncoder, ...]
     blocks: Blocks
     linear_projection: bool
@@ -98,6 +100,7 @@ FAMILIES: dict[str, Family] = {
         id="sd15",
         label="Stable Diffusion 1.x",
         pipeline_class="StableDiffusionPipeline",
+        inpaint_class="StableDiffusionInpaintPipeline",
         text_encoders=(_ONE_ENCODER,),
         blocks=_SD_BLOCKS,
         linear_projection=False,
@@ -110,6 +113,7 @@ FAMILIES: dict[str, Family] = {
         id="sd2",
         label="Stable Diffusion 2.x",
         pipeline_class="StableDiffusionPipeline",
+        inpaint_class="StableDiffusionInpaintPipeline",
         text_encoders=(_ONE_ENCODER,),
         blocks=_SD_BLOCKS,
         linear_projection=True,
@@ -123,6 +127,7 @@ FAMILIES: dict[str, Family] = {
         id="sdxl",
         label="Stable Diffusion XL",
         pipeline_class="StableDiffusionXLPipeline",
+        inpaint_class="StableDiffusionXLInpaintPipeline",
         text_encoders=(
             TextEncoder(
                 component="text_encoder",
@@ -193,7 +198,7 @@ def family_of_pipeline(class_name: str, unet_config: Mapping[str, Any]) -> Famil
     """Return the row of a pipeline folder by its class and its UNet's config, or None."""
     linear = bool(unet_config.get("use_linear_projection", False))
     for family in FAMILIES.values():
-        if family.pipeline_class == class_name and family.linear_projection == linear:
+        if class_name in (family.pipeline_class, family.inpaint_class) and family.linear_projection == linear:
             return family
     return None
 

@@ -82,7 +82,8 @@ def save_tiny_pipeline(
 ) -> Path:
     """Write a random pipeline of some 0.3 MB to `folder`: 16×16 pixels, f2, 4 latent channels.
 
-    family: a key of FAMILIES. unet: fields of the UNet's config that differ from the usual ones.
+    family: a key of FAMILIES. unet: fields of the UNet's config that differ from the usual ones; with
+    `in_channels` 9 it is an inpainting pipeline.
     """
     import diffusers
     import transformers
@@ -90,7 +91,9 @@ def save_tiny_pipeline(
     from transformers import CLIPTextConfig
 
     row = FAMILIES[family]
-    index: dict[str, Any] = {"_class_name": row.pipeline_class, "unet": ["diffusers", "UNet2DConditionModel"]}
+    inpainting = (unet or {}).get("in_channels") == 9
+    name = row.inpaint_class if inpainting else row.pipeline_class
+    index: dict[str, Any] = {"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizers = {
@@ -120,7 +123,7 @@ def save_tiny_pipeline(
         for name, part in parts.items():
             part.save_pretrained(folder / name)
     index |= {"vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]}
-    index |= pipeline_extras(getattr(diffusers, row.pipeline_class), row.pooled)
+    index |= pipeline_extras(getattr(diffusers, name), row.pooled)
     for name in ("safety_checker", "feature_extractor", "image_encoder"):
         if name in index:
             index[name] = [None, None]

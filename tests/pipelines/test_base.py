@@ -14,6 +14,7 @@ from torch import nn
 from pipelines.base import ASSETS, Base, load_base
 from pipelines.device import choose_device
 from pipelines.errors import BaseError, ConfigError
+from pipelines.families import FAMILIES
 from tests.tiny import save_tiny_pipeline
 
 
@@ -124,9 +125,9 @@ def _other_shape(folder: Path) -> None:
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "cross_attention_dim": 24}))
 
 
-def _inpainting(folder: Path) -> None:
+def _instructed(folder: Path) -> None:
     config = json.loads((folder / "unet" / "config.json").read_text())
-    (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 9}))
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "in_channels": 8}))
 
 
 def _unknown_scheduler(folder: Path) -> None:
@@ -146,7 +147,7 @@ def _unknown_scheduler(folder: Path) -> None:
         (_cut_off, "can't be loaded"),
         (_half_the_weights, "text_encoder/ lacks"),
         (_other_shape, "can't be loaded"),
-        (_inpainting, "9 input channels over 4 latent channels"),
+        (_instructed, "8 input channels over 4 latent channels"),
         (_unknown_scheduler, "unknown scheduler"),
     ],
 )
@@ -185,3 +186,32 @@ def test_device_and_precision_are_chosen_by_name(tiny_folder: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="isn't there; this machine has cpu"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_an_inpainting_folder_loads_and_says_so(family: str, tmp_path: Path) -> None:
+    base = load_base(save_tiny_pipeline(tmp_path, family=family, unet={"in_channels": 9}), device="cpu")
+    assert base.inpainting and base.in_channels == 9
+    assert type(base.pipeline()).__name__ == FAMILIES[family].inpaint_class
+
+
+@pytest.mark.parametrize("fixture", ["tiny_base", "tiny_sd2"])
+def test_a_layer_before_the_last_goes_through_the_final_norm(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    base = request.getfixturevalue(fixture)
+    ids = base.tokenizer(["a cat"], padding="max_length", return_tensors="pt").input_ids
+    layers = base.text_encoder(ids, output_hidden_states=True).hidden_states
+    found, pooled = base.encode_tokens("text_encoder", ids, clip_skip=2)
+    assert torch.equal(found, base.text_encoder.final_layer_norm(layers[-2]))
+    assert not torch.equal(found, base.encode_tokens("text_encoder", ids)[0]) and pooled is None
+
+
+def test_layers_are_counted_from_the_last_and_beyond_them_is_an_error(tiny_sdxl: Base) -> None:
+    ids = tiny_sdxl.tokenizer(["a cat"], padding="max_length", return_tensors="pt").input_ids
+    for component in ("text_encoder", "text_encoder_2"):
+        own = tiny_sdxl.encode_tokens(component, ids)[0]
+        assert torch.equal(own, tiny_sdxl.encode_tokens(component, ids, clip_skip=2)[0])
+        assert not torch.equal(own, tiny_sdxl.encode_tokens(component, ids, clip_skip=1)[0])
+        with pytest.raises(ConfigError, match="choose 1 to 2"):
+            tiny_sdxl.encode_tokens(component, ids, clip_skip=3)

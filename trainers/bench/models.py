@@ -53,16 +53,23 @@ _VOCABULARY, _LENGTH = 49408, 77
 
 
 class StandInTokenizer:
-    """Numbers in the place of words, for models of random weights: every prompt is 77 of them."""
+    """Numbers in the place of words, for models of random weights; it answers as CLIP's tokenizers do."""
 
     model_max_length = _LENGTH
+    bos_token_id, pad_token_id, eos_token_id = 0, 1, 2
 
-    def __call__(self, prompts: Sequence[str], **_: Any) -> Any:
-        """Return an object whose `input_ids` are (B, 77), the same for the same prompt."""
-        rows = [
-            [(sum(prompt.encode()) + 31 * place) % 40_000 for place in range(_LENGTH)] for prompt in prompts
-        ]
-        return SimpleNamespace(input_ids=torch.tensor(rows))
+    def __call__(
+        self, prompts: str | Sequence[str], *, add_special_tokens: bool = True, **_: Any
+    ) -> SimpleNamespace:
+        """Return an object whose `input_ids` are (B, 77), or lists of words' ids without special tokens."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        rows = [[3 + sum(word.encode()) % 40_000 for word in text.split()] for text in texts]
+        if not add_special_tokens:
+            return SimpleNamespace(input_ids=rows[0] if isinstance(prompts, str) else rows)
+        filled = [[self.bos_token_id, *row[: _LENGTH - 2], self.eos_token_id] for row in rows]
+        return SimpleNamespace(
+            input_ids=torch.tensor([row + [self.pad_token_id] * (_LENGTH - len(row)) for row in filled])
+        )
 
 
 @dataclass(frozen=True)
