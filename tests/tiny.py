@@ -92,8 +92,8 @@ def save_tiny_pipeline(
 
     row = FAMILIES[family]
     inpainting = (unet or {}).get("in_channels") == 9
-    name = row.inpaint_class if inpainting else row.pipeline_class
-    index: dict[str, Any] = {"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}
+    pipeline = row.inpaint_class if inpainting else row.pipeline_class
+    index: dict[str, Any] = {"_class_name": pipeline, "unet": ["diffusers", "UNet2DConditionModel"]}
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizers = {
@@ -123,7 +123,7 @@ def save_tiny_pipeline(
         for name, part in parts.items():
             part.save_pretrained(folder / name)
     index |= {"vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]}
-    index |= pipeline_extras(getattr(diffusers, name), row.pooled)
+    index |= pipeline_extras(getattr(diffusers, pipeline), row.pooled)
     for name in ("safety_checker", "feature_extractor", "image_encoder"):
         if name in index:
             index[name] = [None, None]
