@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import AdapterError
+from pipelines.errors import AdapterError, StudioError
 from pipelines.files import write_atomic
 
 if TYPE_CHECKING:
@@ -54,44 +54,44 @@ class Header:
     data_start: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, error: type[StudioError] = AdapterError) -> Header:
     """Read and check the header of a safetensors file.
 
     At most 1 MB of header and 20,000 tensors; plain key names; the tensors' bytes must fill the
     rest of the file exactly, without overlap.
 
-    Raises: AdapterError in one line for everything else, pickle files included.
+    Raises: `error` in one line for everything else, pickle files included.
     """
     shown = path.name
     if path.suffix.lower() in _PICKLE_ENDINGS:
-        raise AdapterError(
+        raise error(
             f"{shown!r} is a pickle file, which is never opened; convert it to .safetensors elsewhere"
         )
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise AdapterError(f"{shown!r} is no file; expected a .safetensors file")
+            raise error(f"{shown!r} is no file; expected a .safetensors file")
         with open(path, "rb") as file:
             start = file.read(8)
-            _refuse_other_kinds(start, shown)
+            _refuse_other_kinds(start, shown, error)
             length = struct.unpack("<Q", start)[0]
             if length > size and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
-                raise AdapterError(
+                raise error(
                     f"{shown!r} isn't a safetensors file: it begins with the text {start.decode()!r} (a web "
                     "page, a recipe, or a pointer to the file); fetch it again"
                 )
             if length > MAX_HEADER_BYTES:
-                raise AdapterError(f"{shown!r} has a header of {length:,} bytes, at most 1,000,000 are read; "
+                raise error(f"{shown!r} has a header of {length:,} bytes, at most 1,000,000 are read; "
                                    "its metadata may be too long: resave it without them")  # fmt: skip
             raw = file.read(length)
-    except OSError as error:
-        raise AdapterError(f"{shown!r} can't be read: {error.strerror or error}; check the path") from None
+    except OSError as refusal:
+        raise error(f"{shown!r} can't be read: {refusal.strerror or refusal}; check the path") from None
     if len(raw) < length:
-        raise AdapterError(
+        raise error(
             f"{shown!r} is cut off: its header ends after {len(raw)} of {length} bytes; fetch it again"
         )
-    tensors, metadata = _parse(raw, shown)
-    _check_extent(tensors, size - 8 - length, shown)
+    tensors, metadata = _parse(raw, shown, error)
+    _check_extent(tensors, size - 8 - length, shown, error)
     return Header(tensors=tensors, metadata=metadata, data_start=8 + length)
 
 
@@ -103,31 +103,31 @@ def read_header_text(path: Path) -> dict[str, Any]:
     return header
 
 
-def _refuse_other_kinds(start: bytes, shown: str) -> None:
+def _refuse_other_kinds(start: bytes, shown: str, error: type[StudioError]) -> None:
     # A short header's length can begin with the bytes of a pickle (640 is 0x80 0x02); no pickle goes on
     # with zeros, so that as a length it would be above the limit.
     short = len(start) == 8 and struct.unpack("<Q", start)[0] <= MAX_HEADER_BYTES
     if not short and any(start.startswith(mark) for mark in _PICKLE_BYTES):
-        raise AdapterError(
+        raise error(
             f"{shown!r} is a pickle file, which is never opened; convert it to .safetensors elsewhere"
         )
     if len(start) < 8:
-        raise AdapterError(f"{shown!r} holds {len(start)} bytes; expected a .safetensors file")
+        raise error(f"{shown!r} holds {len(start)} bytes; expected a .safetensors file")
 
 
-def _parse(raw: bytes, shown: str) -> tuple[dict[str, Entry], dict[str, str]]:
+def _parse(raw: bytes, shown: str, error: type[StudioError]) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError):
-        raise AdapterError(f"{shown!r} isn't a safetensors file: its header isn't JSON") from None
+        raise error(f"{shown!r} isn't a safetensors file: its header isn't JSON") from None
     if not isinstance(header, dict):
-        raise AdapterError(f"{shown!r} isn't a safetensors file: its header holds no names")
+        raise error(f"{shown!r} isn't a safetensors file: its header holds no names")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise AdapterError(f"{shown!r} isn't a safetensors file: its metadata aren't texts")
+        raise error(f"{shown!r} isn't a safetensors file: its metadata aren't texts")
     if len(header) > MAX_TENSORS:
-        raise AdapterError(f"{shown!r} has {len(header):,} tensors, at most {MAX_TENSORS:,} are read")
-    return {key: _entry(key, value, shown) for key, value in header.items()}, metadata
+        raise error(f"{shown!r} has {len(header):,} tensors, at most {MAX_TENSORS:,} are read")
+    return {key: _entry(key, value, shown, error) for key, value in header.items()}, metadata
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -138,46 +138,36 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _entry(key: str, value: Any, shown: str) -> Entry:
+def _entry(key: str, value: Any, shown: str, error: type[StudioError]) -> Entry:
     if not _KEY.fullmatch(key) or ".." in key:
-        raise AdapterError(
-            f"{shown!r} has a tensor named {key[:60]!r}; expected letters, digits, '_', '-', '.'"
-        )
+        raise error(f"{shown!r} has a tensor named {key[:60]!r}; expected letters, digits, '_', '-', '.'")
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         whole = all(type(number) is int and 0 <= number < 2**62 for number in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole or not isinstance(dtype, str) or len(shape) > 8:
-        raise AdapterError(f"{shown!r} isn't a safetensors file: the entry of {key!r} is malformed")
+        raise error(f"{shown!r} isn't a safetensors file: the entry of {key!r} is malformed")
     if dtype not in BYTES_PER_NUMBER:
-        raise AdapterError(
-            f"{shown!r} has numbers of kind {dtype[:20]!r} at {key!r}; expected F32, F16 or BF16"
-        )
+        raise error(f"{shown!r} has numbers of kind {dtype[:20]!r} at {key!r}; expected F32, F16 or BF16")
     numbers = 1
     for side in shape:
         numbers *= side
     if end - begin != numbers * BYTES_PER_NUMBER[dtype]:
-        raise AdapterError(
-            f"{shown!r} isn't a safetensors file: {key!r} has {end - begin} bytes for shape {shape}"
-        )
+        raise error(f"{shown!r} isn't a safetensors file: {key!r} has {end - begin} bytes for shape {shape}")
     return Entry(dtype, shape, begin, end)
 
 
-def _check_extent(tensors: Mapping[str, Entry], available: int, shown: str) -> None:
+def _check_extent(tensors: Mapping[str, Entry], available: int, shown: str, error: type[StudioError]) -> None:
     position = 0
     for entry in sorted(tensors.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != position:
-            raise AdapterError(f"{shown!r} isn't a safetensors file: its tensors overlap or leave gaps")
+            raise error(f"{shown!r} isn't a safetensors file: its tensors overlap or leave gaps")
         position = entry.end
     if position > available:
-        raise AdapterError(
-            f"{shown!r} is cut off: {available:,} of {position:,} bytes are there; fetch it again"
-        )
+        raise error(f"{shown!r} is cut off: {available:,} of {position:,} bytes are there; fetch it again")
     if position < available:
-        raise AdapterError(
-            f"{shown!r} isn't a safetensors file: {available - position:,} bytes follow its tensors"
-        )
+        raise error(f"{shown!r} isn't a safetensors file: {available - position:,} bytes follow its tensors")
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
