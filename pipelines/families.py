@@ -8,7 +8,7 @@ its architecture. Nothing else in the code asks which family it has before it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -20,6 +20,9 @@ class TextEncoder:
     model_class: its class in transformers. tokenizer: its tokenizer's folder.
     kohya_prefix: what kohya files written here put before its modules. kohya_read: every prefix that is
     read as this encoder. embedding_key: its tensor in a textual-inversion file of A1111's form.
+    file_prefix: what its tensors' names begin with in a base of one file. file_spelling: how they go on
+    in the files written here, a key of `bases.spelling.SPELLINGS` (all are read). file_layers: layers
+    of the published encoder that the family uses; a file may hold more. None: all of them.
     """
 
     component: str
@@ -28,6 +31,15 @@ class TextEncoder:
     embedding_key: str = "emb_params"
     model_class: str = "CLIPTextModel"
     tokenizer: str = "tokenizer"
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether its module's names begin with `text_model.` (transformers 5 keeps that level only there)."""
+        return self.model_class == "CLIPTextModelWithProjection"
+
+    file_prefix: str = "cond_stage_model."
+    file_spelling: str = "transformers"
+    file_layers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +66,10 @@ class Family:
     unet_spelling: which names kohya files written here use, "diffusers" or "sgm"; both are read.
     hidden_layer: which hidden state of the text encoders the UNet sees: -1 the last, after its norm.
     pooled: whether the last text encoder's projection and the picture's sizes go to the UNet as well.
-    architecture: `modelspec.architecture` of a LoRA file. base_model_version: `ss_base_model_version`
-    of a kohya file. ss_v2: kohya's "True" for SD 2.x. unet_targets, text_targets: names of the target
-    sets (see TARGETS) that training uses unless told otherwise.
+    prediction_types: what its published UNets predict; more than one means that a file of tensors alone
+    doesn't tell. architecture: `modelspec.architecture` of a LoRA file. base_model_version:
+    `ss_base_model_version` of a kohya file. ss_v2: kohya's "True" for SD 2.x. unet_targets,
+    text_targets: names of the target sets (see TARGETS) that training uses unless told otherwise.
     """
 
     id: str
@@ -75,6 +88,7 @@ class Family:
     unet_kohya_prefix: str = "lora_unet_"
     hidden_layer: int = -1
     pooled: bool = False
+    prediction_types: tuple[str, ...] = ("epsilon",)
     unet_targets: str = "attention"
     text_targets: str = "attention"
 
@@ -94,6 +108,8 @@ _SD_BLOCKS = Blocks(down=(True, True, True, False), up=(False, True, True, True)
 _ONE_ENCODER = TextEncoder(
     component="text_encoder", kohya_prefix="lora_te_", kohya_read=("lora_te_", "lora_te1_")
 )
+# SD 2.x stops before the last of open_clip's 24 layers, and diffusers leaves that one out.
+_OPEN_CLIP_ENCODER = replace(_ONE_ENCODER, file_spelling="open_clip", file_layers=23)
 
 FAMILIES: dict[str, Family] = {
     "sd15": Family(
@@ -114,7 +130,7 @@ FAMILIES: dict[str, Family] = {
         label="Stable Diffusion 2.x",
         pipeline_class="StableDiffusionPipeline",
         inpaint_class="StableDiffusionInpaintPipeline",
-        text_encoders=(_ONE_ENCODER,),
+        text_encoders=(_OPEN_CLIP_ENCODER,),
         blocks=_SD_BLOCKS,
         linear_projection=True,
         context_widths=(1024,),
@@ -122,6 +138,7 @@ FAMILIES: dict[str, Family] = {
         architecture="stable-diffusion-v2-512/lora",
         base_model_version="sd_v2",
         ss_v2="True",
+        prediction_types=("epsilon", "v_prediction"),
     ),
     "sdxl": Family(
         id="sdxl",
@@ -134,6 +151,7 @@ FAMILIES: dict[str, Family] = {
                 kohya_prefix="lora_te1_",
                 kohya_read=("lora_te1_", "lora_te_"),
                 embedding_key="clip_l",
+                file_prefix="conditioner.embedders.0.",
             ),
             TextEncoder(
                 component="text_encoder_2",
@@ -142,6 +160,8 @@ FAMILIES: dict[str, Family] = {
                 embedding_key="clip_g",
                 model_class="CLIPTextModelWithProjection",
                 tokenizer="tokenizer_2",
+                file_prefix="conditioner.embedders.1.",
+                file_spelling="open_clip",
             ),
         ),
         blocks=Blocks(down=(False, True, True), up=(True, True, False)),
