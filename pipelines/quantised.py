@@ -1,0 +1,248 @@
+"""Bases in fewer bits: the UNet's linear layers through the libraries that diffusers supports.
+
+A layer is quantised where it stands, one after the other, so that never more than one is there twice.
+Convolutions, the layers that embed time and size, the text encoders and the VAE stay as they are. Adapters
+are then added by the layers (`pipelines.mixing.unfused`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    Layer = Callable[[nn.Linear], nn.Linear]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantiser:
+    """One way to hold a linear layer in fewer bits.
+
+    bits: per number, scales included. package: what is imported. extra: Pigment's extra that brings it.
+    needs: the hardware it runs on. layer: returns a layer's quantised form: the layer itself with another
+    weight, or another module; the layer as it was where its shape can't be.
+    """
+
+    label: str
+    bits: float
+    package: str
+    extra: str
+    needs: str
+    layer: Layer
+
+
+def _torchao(config: str, **options: Any) -> Layer:
+    def quantise(layer: nn.Linear) -> nn.Linear:
+        import torchao.quantization as ao
+
+        ao.quantize_(layer, getattr(ao, config)(set_inductor_config=False, **options))
+        return layer
+
+    return quantise
+
+
+def _torchao_int4(layer: nn.Linear) -> nn.Linear:
+    """Groups of the largest size that divides the layer's inputs; a layer that none divides stays."""
+    import torchao.quantization as ao
+
+    size = next((size for size in (128, 64, 32) if layer.in_features % size == 0), None)
+    if size is not None:
+        packing = "plain_int32" if layer.weight.device.type == "xpu" else "tile_packed_to_4d"
+        config = ao.Int4WeightOnlyConfig(
+            group_size=size, int4_packing_format=packing, set_inductor_config=False
+        )
+        ao.quantize_(layer, config)
+    return layer
+
+
+def _nf4(layer: nn.Linear) -> nn.Linear:
+    import bitsandbytes as bnb
+
+    made = bnb.nn.Linear4bit(
+        layer.in_features, layer.out_features, bias=False, compute_dtype=layer.weight.dtype,
+        quant_type="nf4", compress_statistics=False, device="meta",
+    )  # fmt: skip
+    made.weight = bnb.nn.Params4bit(
+        layer.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=False, module=made
+    )
+    return _instead(layer, made)
+
+
+def _bnb_int8(layer: nn.Linear) -> nn.Linear:
+    import bitsandbytes as bnb
+
+    made = bnb.nn.Linear8bitLt(
+        layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta"
+    )
+    made.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+    return _instead(layer, made)
+
+
+def _instead(layer: nn.Linear, made: Any) -> nn.Linear:
+    """Finish a bitsandbytes layer: it takes the bias over and is quantised by moving where it belongs."""
+    made.bias = layer.bias
+    moved: nn.Linear = made.to(layer.weight.device).eval()
+    return moved
+
+
+def _quanto(kind: str) -> Layer:
+    def quantise(layer: nn.Linear) -> nn.Linear:
+        from optimum import quanto
+
+        made: Any = quanto.nn.QLinear.from_module(layer, weights=getattr(quanto, kind))
+        made.freeze()
+        found: nn.Linear = made.eval()
+        return found
+
+    return quantise
+
+
+_ANY, _AMPERE = "a CPU or a CUDA card", "a CUDA card from Ampere on (or an Intel GPU), and bf16"
+
+QUANTISED: dict[str, Quantiser] = {
+    "int8": Quantiser(
+        label="8-bit weights (torchao)", bits=8.1, package="torchao", extra="quant", needs=_ANY,
+        layer=_torchao("Int8WeightOnlyConfig"),
+    ),
+    "int8-dynamic": Quantiser(
+        label="8-bit weights and activations (torchao)", bits=8.1, package="torchao", extra="quant",
+        needs=_ANY, layer=_torchao("Int8DynamicActivationInt8WeightConfig"),
+    ),
+    "int4": Quantiser(
+        label="4-bit weights (torchao)", bits=4.5, package="torchao", extra="quant", needs=_AMPERE,
+        layer=_torchao_int4,
+    ),
+    "fp8": Quantiser(
+        label="8-bit floating point weights (torchao)", bits=8.1, package="torchao", extra="quant",
+        needs=_ANY, layer=_torchao("Float8WeightOnlyConfig"),
+    ),
+    "nf4": Quantiser(
+        label="4-bit weights (bitsandbytes)", bits=4.5, package="bitsandbytes", extra="cuda", needs=_ANY,
+        layer=_nf4,
+    ),
+    "bnb-int8": Quantiser(
+        label="8-bit weights (bitsandbytes)", bits=8.1, package="bitsandbytes", extra="cuda", needs=_ANY,
+        layer=_bnb_int8,
+    ),
+    "quanto-int8": Quantiser(
+        label="8-bit weights (quanto)", bits=8.1, package="optimum.quanto", extra="quant", needs=_ANY,
+        layer=_quanto("qint8"),
+    ),
+    "quanto-int4": Quantiser(
+        label="4-bit weights (quanto)", bits=4.5, package="optimum.quanto", extra="quant", needs=_ANY,
+        layer=_quanto("qint4"),
+    ),
+}  # fmt: skip
+
+
+def check_quantiser(name: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Try a quantiser on a small layer.
+
+    Raises: ConfigError for an unknown name, a package that is missing (names the extra), and one that
+    doesn't run on this device in this precision (names what it needs).
+    """
+    import importlib
+
+    import torch
+
+    if name not in QUANTISED:
+        raise ConfigError(f"unknown quantisation {name!r}{nearest(name, QUANTISED)}")
+    row = QUANTISED[name]
+    where = f"on {device} in {str(dtype)[6:]}"
+    try:
+        importlib.import_module(row.package)
+    except Exception as error:  # a broken build raises more than ImportError
+        how = f'pip install "pigment-studio[{row.extra}]"'
+        missing = f"{row.package} isn't installed" if isinstance(error, ImportError) else _first_line(error)
+        raise ConfigError(f"quantisation {name!r} can't be used: {missing}; {how}") from error
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            layer = torch.nn.Linear(128, 128).to(device, dtype).requires_grad_(False)
+            x = torch.randn(1, 16, 128).to(device, dtype)
+            exact = layer(x).float()
+            found = row.layer(layer)(x).float()
+    except Exception as error:
+        raise ConfigError(
+            f"quantisation {name!r} doesn't run {where} ({_first_line(error)}); it needs {row.needs}"
+        ) from error
+    wrong = float((found - exact).norm() / exact.norm())
+    if not 0 < wrong < 0.3:
+        raise ConfigError(
+            f"quantisation {name!r} gives wrong numbers {where} (off by {wrong:.0%}); it needs {row.needs}"
+        )
+
+
+def quantise(unet: nn.Module, name: str) -> int:
+    """Quantise a UNet's attention blocks in place; returns how many layers were.
+
+    Raises: ConfigError where a layer can't be, or none was.
+    """
+    from torch import nn
+
+    row, done = QUANTISED[name], 0
+    for path, parent, child in list(_layers(unet)):
+        layer = getattr(parent, child)
+        before = layer.weight
+        try:
+            made = row.layer(layer)
+        except Exception as error:
+            raise ConfigError(
+                f"quantisation {name!r} fails at unet.{path} ({_first_line(error)}); it needs {row.needs}"
+            ) from error
+        if made is not layer:
+            setattr(parent, child, made)
+        if isinstance(made, nn.Linear) and made.weight is not before:
+            done += 1
+    if not done:
+        raise ConfigError(f"quantisation {name!r} found no layer in this base that it can hold in fewer bits")
+    return done
+
+
+def _layers(unet: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Paths, parents and names of the plain linear layers in attention blocks."""
+    from torch import nn
+
+    for path, module in unet.named_modules():
+        if ".attentions." not in f".{path}.":
+            continue
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and type(child.weight.data) is _plain():
+                yield f"{path}.{name}", module, name
+
+
+def _plain() -> type:
+    import torch
+
+    return torch.Tensor
+
+
+def dequantised(layer: nn.Module) -> torch.Tensor | None:
+    """What a bitsandbytes layer's weight stands for, (out, in); None for any other layer.
+
+    The other libraries' weights say it themselves (`dequantize`).
+    """
+    weight: Any = getattr(layer, "weight", None)
+    if (state := getattr(weight, "quant_state", None)) is not None:
+        from bitsandbytes import functional
+
+        found: torch.Tensor = functional.dequantize_4bit(weight.data, state)
+        return found
+    # After its first forward pass a layer of 8 bits has moved them into its state.
+    inner = getattr(layer, "state", None)
+    scales = getattr(weight, "SCB", None)
+    scales = getattr(inner, "SCB", None) if scales is None else scales
+    if scales is None:
+        return None
+    return weight.data.float() * (scales.to(weight.device).float() / 127)[:, None]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160].rstrip(".") if text else type(error).__name__
