@@ -1,0 +1,100 @@
+"""Prompts with weights and of any length, as the UNet sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipelines.prompts.chunks import Chunk, Cutter
+from pipelines.prompts.weights import parse_weights, refuse_unsupported
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.base import Base
+    from pipelines.conditioning import Conditioning
+
+_Cut = list[list[Chunk]]
+"""Per prompt, its chunks for one text encoder."""
+
+
+def encode(
+    base: Base, prompts: Sequence[str], negatives: Sequence[str], *, clip_skip: int | None = None
+) -> tuple[Conditioning, Conditioning]:
+    """Encode B prompts and their negative prompts: (positive, negative), of one length.
+
+    Shorter ones are filled up with chunks of no words, to the length of the longest of them all: a
+    prompt's numbers depend on what it is encoded with, so encode a picture's own two together. What is
+    pooled is of the first chunk. A prompt without brackets that fits into one chunk gives bit for bit
+    what `base.condition` gives. negatives: empty where guidance is off.
+    clip_skip: the text encoders' layer, counted from the last, 1; None: the family's own.
+
+    Raises: ConfigError for a weight that can't be read, for what isn't supported (see the package), or
+    for a layer that isn't there.
+    """
+    for prompt in prompts:
+        refuse_unsupported(prompt)
+    for prompt in negatives:
+        refuse_unsupported(prompt, negative=True)
+    parsed = [parse_weights(prompt) for prompt in (*prompts, *negatives)]
+    components = [row.component for row in base.family.text_encoders]
+    cut = {name: [Cutter(base, name).cut(segments) for segments in parsed] for name in components}
+    count = max((len(chunks) for part in cut.values() for chunks in part), default=1)
+    positive = _told(base, {name: part[: len(prompts)] for name, part in cut.items()}, count, clip_skip)
+    if not negatives:
+        return positive, _none_of(positive)
+    negative = _told(base, {name: part[len(prompts) :] for name, part in cut.items()}, count, clip_skip)
+    return positive, base.zeroed(negative, negatives)
+
+
+def _told(base: Base, cut: dict[str, _Cut], count: int, clip_skip: int | None) -> Conditioning:
+    """Encode every prompt's chunks, all first ones together, then all second ones …"""
+    import torch
+
+    from pipelines.conditioning import Conditioning
+
+    hidden: list[torch.Tensor] = []
+    pooled: torch.Tensor | None = None
+    for component, prompts in cut.items():
+        empty = Cutter(base, component).empty()
+        runs = []
+        for index in range(count):
+            chunks = [chunks[index] if index < len(chunks) else empty for chunks in prompts]
+            ids = torch.tensor([chunk.ids for chunk in chunks])  # (B, L)
+            found, projected = base.encode_tokens(component, ids, clip_skip)
+            if not index:
+                pooled = projected
+            runs.append(_emphasised(found, chunks))
+        hidden.append(runs[0] if count == 1 else torch.cat(runs, dim=1))  # (B, count · L, D)
+    return Conditioning(torch.cat(hidden, dim=-1), pooled if base.family.pooled else None)
+
+
+def _emphasised(hidden: torch.Tensor, chunks: Sequence[Chunk]) -> torch.Tensor:
+    """Multiply the hidden states (B, L, D) by their tokens' weights, and give each chunk its mean back.
+
+    Chunks of weights 1 stay as they are, bit for bit; the others are reckoned in fp32.
+    Source: A1111 web UI, `modules/sd_emphasis.py`, "Original". Deviation: the mean is each prompt's own,
+    so that it doesn't depend on the batch.
+    """
+    import torch
+
+    if all(weight == 1.0 for chunk in chunks for weight in chunk.weights):
+        return hidden
+    rows = []
+    for row, chunk in zip(hidden, chunks, strict=True):  # (L, D)
+        if all(weight == 1.0 for weight in chunk.weights):
+            rows.append(row)
+            continue
+        weights = torch.tensor(chunk.weights, dtype=torch.float32, device=row.device)
+        weighted = row.float() * weights[:, None]
+        mean, now = row.float().mean(), weighted.mean()
+        scale = torch.where(now == 0, torch.ones_like(now), mean / now)
+        rows.append((weighted * scale).to(row.dtype))
+    return torch.stack(rows)
+
+
+def _none_of(told: Conditioning) -> Conditioning:
+    """Return no prompts, of the shapes of these."""
+    from pipelines.conditioning import Conditioning
+
+    return Conditioning(told.hidden[:0], None if told.pooled is None else told.pooled[:0])
