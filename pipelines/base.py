@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,26 +13,26 @@ import torch
 from torch import nn
 
 from pipelines.conditioning import Conditioning, Holder, Words
-from pipelines.device import Device, choose_device
-from pipelines.errors import BaseError, ConfigError
-from pipelines.families import FAMILIES, Family, family_of_pipeline
-from pipelines.files import file_sha256
+from pipelines.device import choose_device
+from pipelines.errors import ConfigError
+from pipelines.families import Family
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+    from pipelines.bases.source import Source
 
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pickle", ".pkl")
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 @dataclass(eq=False, kw_only=True)
 class Base:
     """A loaded base model; its modules are shared by everything that is given it.
 
-    ref: what was asked for ("pocket" or a path, as text). path: its folder. zero_empty: whether an
-    empty negative prompt means zeros and not the encoded empty text (`force_zeros_for_empty_prompt`).
+    ref: what was asked for ("pocket", a path or a hub id, as text). path: its folder or file. source: where
+    its parts are read from, None for one that was made without files. zero_empty: whether an empty negative
+    prompt means zeros and not the encoded empty text (`force_zeros_for_empty_prompt`).
     holder: the mixer whose adapters are written into the weights now; None while they are the base's
     own. words: the learned words of those adapters, or None.
     """
@@ -52,22 +50,18 @@ class Base:
     text_encoder_2: CLIPTextModelWithProjection | None = field(default=None, repr=False)
     tokenizer_2: CLIPTokenizer | None = field(default=None, repr=False)
     zero_empty: bool = False
+    source: Source | None = field(default=None, repr=False)
     holder: Holder | None = field(default=None, repr=False)
     words: Words | None = field(default=None, repr=False)
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over the names and contents of the parts' JSON and safetensors files.
+        """SHA-256 of the base's file, or over the parts of its folder (see `Source.sha256`).
 
-        Read from the folder at first use, so it names the base whatever adapters are mixed in.
+        Read at first use, so it names the base whatever adapters are mixed in.
         """
-        digest = hashlib.sha256()
-        for part in self.family.parts:
-            for file in sorted((self.path / part).rglob("*")):
-                if file.suffix in (".json", ".safetensors", ".txt"):
-                    name = file.relative_to(self.path).as_posix()
-                    digest.update(f"{name}\0{file_sha256(file)}\n".encode())
-        return digest.hexdigest()
+        assert self.source is not None, "a base made without files has no hash"
+        return self.source.sha256
 
     @property
     def vae_scale_factor(self) -> int:
@@ -255,131 +249,47 @@ def pipeline_extras(pipeline_class: type, zero_empty: bool) -> dict[str, Any]:
 
 
 def load_base(
-    ref: str | Path = "pocket", *, device: str | None = None, dtype: str | torch.dtype | None = None
+    ref: str | Path = "pocket",
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    vae: str | Path | None = None,
+    config: str | Path | None = None,
+    prediction_type: str | None = None,
 ) -> Base:
     """Load a base model, in evaluation mode and without gradients.
 
-    ref: "pocket" for the embedded base, or a folder in diffusers' layout. device, dtype: see
-    `choose_device`; on a CPU the precision is fp32.
+    ref: "pocket" for the embedded base, a folder in diffusers' layout, one .safetensors file in the original
+    layout, or a hub id. device, dtype: see `choose_device`; on a CPU the precision is fp32. vae, config,
+    prediction_type: see `open_source`.
 
     Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
     """
-    path = ASSETS / "pocket" if str(ref) == "pocket" else Path(ref).expanduser()
-    family, index = _recognise(path, str(ref))
-    chosen = choose_device(device, dtype)
-    from safetensors import SafetensorError
+    from pipelines.bases.loading import load_networks, load_tokenizers, make_scheduler_of, settled
+    from pipelines.bases.source import open_source
 
-    broken = (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError)
-    try:
-        with quiet():
-            parts = _load_parts(path, family, chosen)
-    except broken as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise BaseError(f"base {str(ref)!r} can't be loaded: {reason}; fetch its folder again") from error
+    chosen = choose_device(device, dtype)
+    half = chosen.dtype != torch.float32
+    source = open_source(ref, vae=vae, config=config, prediction_type=prediction_type, half=half)
+    dtypes = dict.fromkeys(source.networks, chosen.dtype)
+    if source.configs["vae"].get("force_upcast") and chosen.dtype == torch.float16:
+        dtypes["vae"] = torch.float32  # its activations overflow fp16; its config says so
+    with quiet():
+        parts: dict[str, Any] = {**load_tokenizers(source)}
+        parts |= load_networks(source, dict.fromkeys(source.networks, chosen.device), dtypes)
+        width = int(source.configs["unet"].get("cross_attention_dim") or 0)
+        source = settled(source, parts["unet"], width, chosen.device, chosen.dtype)
+        parts["scheduler"] = make_scheduler_of(source)
     return Base(
         ref=str(ref),
-        path=path,
-        family=family,
+        path=source.path,
+        family=source.family,
         device=chosen.device,
         dtype=chosen.dtype,
-        zero_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
+        zero_empty=bool(source.index.get("force_zeros_for_empty_prompt", False)),
+        source=source,
         **parts,
     )
-
-
-def _recognise(path: Path, ref: str) -> tuple[Family, dict[str, Any]]:
-    """Tell the family of a pipeline folder from its index and its UNet's config, or raise BaseError.
-
-    Returns: the family's row, and what `model_index.json` says.
-    """
-    if path.suffix.lower() in _PICKLES:
-        raise BaseError(
-            f"base {ref!r} is a pickle file, which is never opened; convert it to a diffusers folder"
-        )
-    if path.is_file():
-        raise BaseError(
-            f"base {ref!r} is a file; expected a folder in diffusers' layout (with model_index.json)"
-        )
-    if not path.is_dir():
-        raise BaseError(f"base {ref!r}: no such folder; give 'pocket' or a folder in diffusers' layout")
-    index = _read_json(path / "model_index.json", ref)
-    found = str(index.get("_class_name"))
-    if found not in {name for row in FAMILIES.values() for name in (row.pipeline_class, row.inpaint_class)}:
-        known = ", ".join(f"{row.pipeline_class} ({row.label})" for row in FAMILIES.values())
-        raise BaseError(f"base {ref!r} is a {found}; supported: {known}")
-    unet = _read_json(path / "unet" / "config.json", ref) if (path / "unet").is_dir() else {}
-    family = family_of_pipeline(found, unet)
-    if family is None:
-        raise BaseError(f"base {ref!r} is a {found} whose UNet has use_linear_projection = "
-                        f"{unet.get('use_linear_projection')}; no supported family is built so")  # fmt: skip
-    for part in family.parts:
-        if not (path / part).is_dir():
-            raise BaseError(f"base {ref!r} has no {part}/ folder; fetch it again, whole")
-    for part in (*family.components, "vae"):
-        if not list((path / part).glob("*.safetensors")):
-            raise BaseError(
-                f"base {ref!r} has no .safetensors file in {part}/; pickle weights are never opened"
-            )
-    channels = unet.get("in_channels")
-    latent = _read_json(path / "vae" / "config.json", ref).get("latent_channels")
-    if not isinstance(latent, int) or channels not in (latent, 2 * latent + 1):
-        raise BaseError(
-            f"base {ref!r} has a UNet of {channels} input channels over {latent} latent channels; expected "
-            f"{latent}, or {2 * latent + 1 if isinstance(latent, int) else 9} of an inpainting base"
-        )
-    return family, index
-
-
-def _read_json(path: Path, ref: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BaseError(
-            f"base {ref!r} has no {path.name} in {path.parent.name}/; expected diffusers' layout"
-        ) from None
-    except (OSError, ValueError):
-        raise BaseError(
-            f"base {ref!r}: {path.parent.name}/{path.name} isn't readable JSON; fetch it again"
-        ) from None
-    if not isinstance(value, dict):
-        raise BaseError(f"base {ref!r}: {path.parent.name}/{path.name} holds no settings; fetch it again")
-    return value
-
-
-def _load_parts(path: Path, family: Family, chosen: Device) -> dict[str, Any]:
-    import diffusers
-    import transformers
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTokenizer
-
-    parts: dict[str, Any] = {"unet": _load_model(UNet2DConditionModel, path / "unet", chosen)}
-    for row in family.text_encoders:
-        kind = getattr(transformers, row.model_class)
-        parts[row.component] = _load_model(kind, path / row.component, chosen)
-        parts[row.tokenizer] = CLIPTokenizer.from_pretrained(path / row.tokenizer, local_files_only=True)
-    parts["vae"] = _load_model(AutoencoderKL, path / "vae", chosen)
-    name = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))[
-        "_class_name"
-    ]
-    scheduler_class = getattr(diffusers, name, None)
-    if not (isinstance(name, str) and name.endswith("Scheduler") and scheduler_class is not None):
-        raise ValueError(f"unknown scheduler {name!r}")
-    parts["scheduler"] = scheduler_class.from_pretrained(path / "scheduler", local_files_only=True)
-    return parts
-
-
-def _load_model(kind: Any, folder: Path, chosen: Device) -> Any:
-    """Load one network from safetensors only, frozen and in evaluation mode.
-
-    Raises: ValueError where the file lacks weights, which the libraries would fill with random numbers.
-    """
-    model, report = kind.from_pretrained(
-        folder, dtype=chosen.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    lacking = [key for key in report["missing_keys"] if not key.endswith("position_ids")]
-    if lacking:
-        raise ValueError(f"{folder.name}/ lacks {len(lacking)} weights, for instance {sorted(lacking)[0]}")
-    return model.to(chosen.device).eval().requires_grad_(False)
 
 
 @contextmanager

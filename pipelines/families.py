@@ -31,15 +31,14 @@ class TextEncoder:
     embedding_key: str = "emb_params"
     model_class: str = "CLIPTextModel"
     tokenizer: str = "tokenizer"
-
-    @property
-    def prefixed(self) -> bool:
-        """Whether its module's names begin with `text_model.` (transformers 5 keeps that level only there)."""
-        return self.model_class == "CLIPTextModelWithProjection"
-
     file_prefix: str = "cond_stage_model."
     file_spelling: str = "transformers"
     file_layers: int | None = None
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether its module's names begin with `text_model.`, which transformers 5 keeps there only."""
+        return self.model_class == "CLIPTextModelWithProjection"
 
 
 @dataclass(frozen=True, kw_only=True)

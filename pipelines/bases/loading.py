@@ -1,0 +1,121 @@
+"""From a source to modules: made without weights, then filled tensor by tensor, on the device at once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.bases.reading import fill
+from pipelines.bases.source import Source, predicting
+from pipelines.errors import BaseError
+
+_BROKEN = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, AssertionError, IndexError,
+           ZeroDivisionError, MemoryError)  # fmt: skip
+
+
+def load_networks(
+    source: Source, devices: Mapping[str, torch.device], dtypes: Mapping[str, torch.dtype]
+) -> dict[str, nn.Module]:
+    """Return every network of a source by part, in evaluation mode and without gradients.
+
+    devices, dtypes: where each part's weights go, and in which precision.
+    Raises: BaseError for configs that nothing can be built from and weights that don't fit them.
+    """
+    made: dict[str, nn.Module] = {}
+    for part in source.networks:
+        try:
+            model = _empty(source, part)
+        except _BROKEN as error:
+            raise BaseError(f"base {source.ref!r} can't be loaded: {part}: {first_line(error)}; "
+                            "fetch it again") from error  # fmt: skip
+        fill(model, source.state(part), devices[part], dtypes[part], f"base {source.ref!r}: {part}")
+        made[part] = model.eval().requires_grad_(False)
+    return made
+
+
+def _empty(source: Source, part: str) -> nn.Module:
+    """Make a part's module from its config, without weights."""
+    import transformers
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    config = dict(source.configs[part])
+    with init_empty_weights(include_buffers=False):
+        if part == "unet":
+            return UNet2DConditionModel.from_config(config)
+        if part == "vae":
+            return AutoencoderKL.from_config(config)
+        row = next(row for row in source.family.text_encoders if row.component == part)
+        model: nn.Module = getattr(transformers, row.model_class)(
+            transformers.CLIPTextConfig.from_dict(config)
+        )
+        return model
+
+
+def load_tokenizers(source: Source) -> dict[str, Any]:
+    """Return every tokenizer of a source by name. Raises: BaseError for one that can't be read."""
+    from transformers import CLIPTokenizer
+
+    made = {}
+    for name, where in source.tokenizers.items():
+        try:
+            if isinstance(where, Path):
+                made[name] = CLIPTokenizer.from_pretrained(where, local_files_only=True)
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                for file, text in where.items():
+                    (Path(folder) / file).write_text(text, encoding="utf-8")
+                made[name] = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except (*_BROKEN, ImportError) as error:
+            raise BaseError(
+                f"base {source.ref!r} can't be loaded: {name}: {first_line(error)}; fetch it again"
+            ) from error
+    return made
+
+
+def make_scheduler_of(source: Source) -> Any:
+    """Return the scheduler that a source's config describes. Raises: BaseError for an unknown one."""
+    import diffusers
+
+    config = dict(source.configs["scheduler"])
+    name = config.get("_class_name")
+    kind = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
+    if kind is None:
+        raise BaseError(f"base {source.ref!r} can't be loaded: unknown scheduler {name!r}; fetch it again")
+    try:
+        return kind.from_config(config)
+    except (*_BROKEN, NotImplementedError) as error:
+        raise BaseError(
+            f"base {source.ref!r} can't be loaded: scheduler: {first_line(error)}; fetch it again"
+        ) from error
+
+
+def settled(source: Source, unet: nn.Module, width: int, device: torch.device, dtype: torch.dtype) -> Source:
+    """Return a source that says what its UNet predicts, asking the UNet where the files don't say.
+
+    width: of the text that cross-attention sees.
+    """
+    if source.prediction_type is not None:
+        return source
+    from pipelines.bases.recognise import probe_prediction
+
+    scheduler = make_scheduler_of(source)
+
+    def call(latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        text = torch.zeros(len(latents), 77, width, device=device, dtype=dtype)
+        with torch.no_grad():
+            out: torch.Tensor = unet(latents.to(device, dtype), timestep, text, return_dict=False)[0]
+        return out.float().cpu()
+
+    return predicting(source, probe_prediction(call, scheduler.alphas_cumprod, source.configs["unet"]))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, short."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
