@@ -12,7 +12,7 @@ _WHERE = {
     "Adapter": "adapter",
     "Base": "base",
     "Factors": "adapter",
-    "GenerationConfig": "generate",
+    "GenerationConfig": "generation",
     "LowRank": "adapter",
     "Mixer": "mixer",
     "Recipe": "recipe",

@@ -13,13 +13,16 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import StudioError
 from studio.jobs import Job, Jobs
 from studio.library import Library
 from studio.locks import FileLock
 from studio.workspace import Workspace, new_id
+
+if TYPE_CHECKING:
+    from pipelines.denoise import Step
 
 POLL = 0.2  # seconds between two looks at the stop flag
 KEPT_ADAPTERS = 16  # loaded adapters beyond which unused ones are dropped
@@ -151,12 +154,13 @@ class Maker:
 
         looked = 0.0
 
-        def on_step(step: int, total: int) -> bool:
+        def on_step(step: Step) -> bool:
             nonlocal looked
             now = time.monotonic()
             if now - looked > POLL:
                 looked = now
-                if self.jobs.beat(job.id, step=turn * total + step, total=turns * total, message="Drawing"):
+                done, total = turn * step.total + step.done, turns * step.total
+                if self.jobs.beat(job.id, step=done, total=total, message="Drawing"):
                     raise Stopped
             return True
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipelines.base import Base, load_base
 from pipelines.errors import ConfigError, PictureError
-from pipelines.generate import AdapterUse, GenerationConfig, generate, generate_prompts
+from pipelines.generate import AdapterUse, GenerationConfig, Step, generate, generate_prompts
 from pipelines.grids import psnr
 from pipelines.picture import a1111_parameters, read_settings
 from pipelines.samplers import SAMPLERS, make_scheduler
@@ -74,27 +74,77 @@ def test_every_option_changes_the_picture(tiny_base: Base) -> None:
         {"width": 32},
         {"height": 32},
         {"sampler": "euler_a"},
+        {"guidance_rescale": 0.7},
+        {"eta": 1.0},
     ):
         assert generate(tiny_base, FEW.model_copy(update=change))[0].image.tobytes() != plain, change
 
 
-def test_sizes_are_honoured_and_uneven_ones_refused(tiny_base: Base) -> None:
+def test_sizes_are_honoured_and_uneven_ones_rounded(tiny_base: Base) -> None:
     assert generate(tiny_base, FEW.model_copy(update={"width": 24, "height": 8}))[0].image.size == (24, 8)
-    with pytest.raises(ConfigError, match="width 17 isn't a multiple of 2; use 16 or 18"):
-        generate(tiny_base, FEW.model_copy(update={"width": 17}))
+    picture = generate(tiny_base, FEW.model_copy(update={"width": 17}))[0]
+    assert picture.image.size == (18, 16)
+    assert picture.settings["notes"] == ["width 17 isn't a multiple of 2: drawn at 18"]
+    assert picture.settings["generation"]["width"] == 18
 
 
 def test_steps_are_counted_and_can_be_stopped(tiny_base: Base) -> None:
     config = FEW.model_copy(update={"num_images": 3})
     seen: list[tuple[int, int]] = []
 
-    def watch(step: int, total: int) -> bool | None:
-        seen.append((step, total))
-        return False if step == 5 else None
+    def watch(step: Step) -> bool | None:
+        seen.append((step.done, step.total))
+        return False if step.done == 5 else None
 
     pictures = generate(tiny_base, config, on_step=watch)
     assert seen == [(1, 9), (2, 9), (3, 9), (4, 9), (5, 9)]
     assert len(pictures) == 1
+
+
+def test_a_batch_draws_what_each_draws_alone(tiny_base: Base) -> None:
+    config = FEW.model_copy(update={"num_images": 5, "sampler": "euler_a", "seed": 2})
+    counts: list[tuple[int, int]] = []
+    batched = generate(
+        tiny_base,
+        config.model_copy(update={"batch_size": 2}),
+        on_step=lambda step: counts.append((step.done, step.total)),
+    )
+    assert counts == [(step, 9) for step in range(1, 10)]
+    for picture, alone in zip(batched, generate(tiny_base, config), strict=True):
+        assert picture.seed == alone.seed
+        assert np.abs(np.asarray(picture.image, int) - np.asarray(alone.image, int)).max() <= 1
+    said = [picture.settings["notes"] for picture in batched]
+    assert [len(notes) for notes in said] == [1, 1, 1, 1, 0] and "batch of 2" in said[0][0]
+
+
+def test_the_steps_estimate_ends_at_the_picture(tiny_base: Base) -> None:
+    """A step's clean estimate equals diffusers' `pred_original_sample`, and at the end the latents."""
+    seen: list[Step] = []
+    generate(tiny_base, FEW, on_step=seen.append)
+    assert [step.estimate().shape for step in seen] == [(1, 4, 8, 8)] * 3
+    spread = (seen[-1].estimate() - seen[-1].latents).abs().max() / seen[-1].latents.abs().max()
+    assert spread < 0.1  # DDIM's last step leads to the estimate, but for the alpha of its end
+    assert not torch.equal(seen[0].estimate(), seen[0].latents)
+
+
+def test_eta_needs_a_sampler_that_takes_it(tiny_base: Base) -> None:
+    with pytest.raises(ConfigError, match=r"eta is 0\.5, which sampler 'euler' has no use for"):
+        generate(tiny_base, FEW.model_copy(update={"eta": 0.5, "sampler": "euler"}))
+
+
+@pytest.mark.parametrize("options", [{"guidance_rescale": 0.7}, {"eta": 0.6}])
+def test_rescale_and_eta_equal_plain_diffusers(tmp_path: Path, options: dict[str, float]) -> None:
+    base = load_base(save_tiny_pipeline(tmp_path / "b", prediction_type="v_prediction"), device="cpu")
+    ours = generate(base, FEW.model_copy(update={"seed": 3, "guidance_scale": 9.0, **options}))[0].image
+    plain = generate(base, FEW.model_copy(update={"seed": 3, "guidance_scale": 9.0}))[0].image
+    pipeline = base.pipeline()
+    pipeline.scheduler = make_scheduler(base, "ddim")
+    generator = torch.Generator().manual_seed(3)
+    theirs = pipeline(
+        "a fox", num_inference_steps=3, guidance_scale=9.0, generator=generator, height=16, width=16,
+        **options,
+    ).images[0]  # fmt: skip
+    assert psnr(ours, theirs) > 48 and psnr(plain, theirs) < 40
 
 
 def test_prompts_and_seeds_must_pair(tiny_base: Base) -> None:
@@ -147,7 +197,10 @@ def test_settings_in_the_file_draw_the_picture_again(tiny_base: Base, tmp_path: 
     picture.save(path)
     settings = read_settings(path)
     assert settings == picture.settings
-    assert settings["base"] == {"ref": tiny_base.ref, "sha256": tiny_base.sha256}
+    assert settings["version"] == 2
+    assert settings["base"] == {
+        "ref": tiny_base.ref, "sha256": tiny_base.sha256, "family": "sd15", "prediction_type": "epsilon"
+    }  # fmt: skip
     again = GenerationConfig.model_validate(settings["generation"])
     assert (again.seed, again.num_images, again.prompt, again.adapters) == (42, 1, prompt, uses)
     assert (again.width, again.height) == (16, 16)
