@@ -102,7 +102,7 @@ def pieces(shapes: Mapping[str, Shape], family: Family) -> dict[str, dict[str, P
     """Say how each tensor of diffusers is had from a file in the original layout.
 
     shapes: every tensor of the file. Returns: part ("unet", "vae", a text encoder's name) to diffusers'
-    name to Piece; a part that the file lacks is empty. Names of text encoders are those of transformers'
+    name to Piece, without parts that the file lacks. Names of text encoders are those of transformers'
     modules: with `text_model.` where the class has a projection. Tensors outside the parts are left to
     `leftovers`, and whether a part is whole is `check`'s to say.
 
@@ -134,7 +134,7 @@ def pieces(shapes: Mapping[str, Shape], family: Family) -> dict[str, dict[str, P
             f"{len(unknown)} of {len(shapes)} tensors have no place in {family.label}: {some(unknown)}; "
             "expected the original layout of a whole, unchanged model"
         )
-    return found
+    return {part: those for part, those in found.items() if those}
 
 
 def vae_pieces(shapes: Mapping[str, Shape]) -> dict[str, Piece]:

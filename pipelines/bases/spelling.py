@@ -56,7 +56,7 @@ def vae_to_file(path: str, blocks: int) -> str | None:
     number = int(hit[2]) if side == "encoder" else blocks - 1 - int(hit[2])
     if number < 0 or (hit[4] is not None and hit[4] not in _RESNET_PARTS):
         return None
-    part = {"conv_shortcut": "nin_shortcut"}.get(hit[4], hit[4])
+    part = "nin_shortcut" if hit[4] == "conv_shortcut" else hit[4]
     return f"{side}.{hit[1]}.{number}." + (
         f"{hit[1]}sample.conv" if part is None else f"block.{hit[3]}.{part}"
     )
@@ -81,7 +81,7 @@ def vae_from_file(path: str, blocks: int) -> str | None:
     if hit is None or hit[1] != ("down" if side == "encoder" else "up"):
         return None
     number = int(hit[2]) if side == "encoder" else blocks - 1 - int(hit[2])
-    part = {"nin_shortcut": "conv_shortcut"}.get(hit[4], hit[4])
+    part = "conv_shortcut" if hit[4] == "nin_shortcut" else hit[4]
     if number < 0 or (part is not None and part not in _RESNET_PARTS):
         return None
     name = f"{side}.{hit[1]}_blocks.{number}."
