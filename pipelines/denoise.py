@@ -6,13 +6,10 @@ has no cases for them.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -147,26 +144,6 @@ def initial_noise(base: Base, seed: int, size: tuple[int, int]) -> tuple[torch.T
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = (1, base.latent_channels, size[0] // base.vae_scale_factor, size[1] // base.vae_scale_factor)
     return torch.randn(shape, generator=generator), generator
-
-
-def step_arguments(
-    scheduler: Any, generators: Sequence[torch.Generator], eta: float, sampler: str
-) -> dict[str, Any]:
-    """The arguments a scheduler's step takes: some draw noise, one generator per picture.
-
-    Raises: ConfigError for an eta above 0 with a sampler that takes none.
-    """
-    taken = inspect.signature(scheduler.step).parameters
-    arguments: dict[str, Any] = {}
-    if "generator" in taken:
-        arguments["generator"] = list(generators)
-    if eta and "eta" not in taken:
-        raise ConfigError(
-            f"eta is {eta:g}, which sampler {sampler!r} has no use for; set it to 0 or choose 'ddim'"
-        )
-    if "eta" in taken:
-        arguments["eta"] = eta
-    return arguments
 
 
 @contextmanager

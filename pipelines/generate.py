@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.denoise import OnStep, Plan, Step, at_rest_after, denoise, initial_noise, step_arguments
+from pipelines.denoise import OnStep, Plan, Step, at_rest_after, denoise, initial_noise
 from pipelines.errors import ConfigError
 from pipelines.generation import AdapterUse, GenerationConfig
 from pipelines.picture import Picture, read_settings
-from pipelines.samplers import make_scheduler
+from pipelines.samplers import make_scheduler, set_timesteps, step_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -111,19 +111,20 @@ def make_plan(
     import torch
 
     scheduler: Any = make_scheduler(base, config.sampler)
-    scheduler.set_timesteps(config.num_inference_steps, device=base.device)
+    timesteps = set_timesteps(scheduler, config.num_inference_steps, base.device)
     drawn = [initial_noise(base, seed, size) for seed in seeds]
     generators = [generator for _, generator in drawn]
     latents = torch.cat([noise for noise, _ in drawn]).to(base.device, base.dtype)  # (B, C, h, w)
+    latents = latents * scheduler.init_noise_sigma
     return Plan(
         scheduler=scheduler,
-        timesteps=scheduler.timesteps,
-        latents=latents * scheduler.init_noise_sigma,
+        timesteps=timesteps,
+        latents=latents,
         arguments=context.arguments(size),
         steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
         guidance_rescale=config.guidance_rescale,
-        step_arguments=step_arguments(scheduler, generators, config.eta, config.sampler),
+        step_arguments=step_arguments(scheduler, config.sampler, latents, generators, config.eta),
     )
 
 
