@@ -69,9 +69,10 @@ class Stored:
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape as diffusers has it."""
-        return tuple(
-            self._cut(torch.empty(self.file.header.tensors[self.piece.key].shape, device="meta")).shape
-        )
+        shape = self.file.header.tensors[self.piece.key].shape
+        if self.piece.rows is not None:
+            shape = (self.piece.rows[1] - self.piece.rows[0], *shape[1:])
+        return self.piece.shape or (shape[::-1] if self.piece.transposed else shape)
 
     @property
     def dtype(self) -> torch.dtype:

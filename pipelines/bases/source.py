@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,14 @@ class Source:
         """The parts that have tensors."""
         return (*self.family.components, "vae")
 
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many numbers each network holds."""
+        return {
+            part: sum(math.prod(stored.shape) for stored in self.states[part].values())
+            for part in self.networks
+        }
+
     @cached_property
     def sha256(self) -> str:
         """Of one file: its SHA-256, which other tools show. Of a folder: over its parts' names and bytes."""
@@ -110,6 +119,8 @@ def open_source(
 
     Raises: BaseError that says what was found, what is supported, what to do.
     """
+    if prediction_type not in (None, *PREDICTIONS):
+        raise BaseError(f"unknown prediction type {prediction_type!r}; choose {' or '.join(PREDICTIONS)}")
     path = local_path(ref, half=half, on_progress=on_progress)
     if path.suffix.lower() in PICKLES:
         raise BaseError(f"base {str(ref)!r} is a pickle file, which is never opened; "
@@ -119,7 +130,8 @@ def open_source(
     if path.is_dir():
         found = _open_folder(path, str(ref), half)
     elif path.is_file():
-        found = _open_file(path, str(ref), None if config is None else Path(config).expanduser())
+        own = None if config is None else Path(config).expanduser()
+        found = _open_file(path, str(ref), own, prediction_type)
     else:
         raise BaseError(f"base {str(ref)!r}: no such folder or file; give 'pocket', a folder in diffusers' "
                         "layout, a .safetensors file, or a hub id like org/name")  # fmt: skip
@@ -200,12 +212,14 @@ def _module_key(key: str, prefixed: bool | None) -> str:
     return key
 
 
-def _open_file(path: Path, ref: str, config: Path | None) -> Source:
+def _open_file(path: Path, ref: str, config: Path | None, asked: str | None) -> Source:
     from pipelines.bases.configs import shipped
     from pipelines.bases.recognise import recognise
 
     file = TensorFile(path)
     found = recognise(file.header, path)
+    if asked is not None:
+        found = replace(found, prediction_type=asked)
     family, record = found.family, read_record(file.header.metadata, found.family, path.name)
     tokenizers: dict[str, Path | Mapping[str, str]] = {}
     if config is not None:
@@ -214,6 +228,9 @@ def _open_file(path: Path, ref: str, config: Path | None) -> Source:
             part: read_json(config / part / "config.json", ref) for part in (*family.components, "vae")
         }
         configs["scheduler"] = read_json(config / "scheduler" / "scheduler_config.json", ref)
+        if found.prediction_type is None:
+            told = str(configs["scheduler"].get("prediction_type", "epsilon"))
+            found = replace(found, prediction_type=told)
         tokenizers = {row.tokenizer: config / row.tokenizer for row in family.text_encoders}
     else:
         own = shipped(found)

@@ -168,7 +168,7 @@ def test_a_missing_folder_a_file_and_a_pickle_are_refused(tmp_path: Path) -> Non
     file.write_bytes(b"")
     for ref, says in [
         (tmp_path / "nowhere", "no such folder"),
-        (file, "is a file"),
+        (file, "holds 0 bytes"),
         (tmp_path / "m.ckpt", "pickle"),
     ]:
         with pytest.raises(BaseError, match=says):
