@@ -60,6 +60,10 @@ class Device:
         away = self.offload == "blocks" or (self.offload == "parts" and part != "unet")
         return torch.device("cpu") if away else self.device
 
+    def landing(self, part: str) -> torch.device:
+        """Where a loader puts a part: its home, but a UNet that is to be quantised off the device first."""
+        return torch.device("cpu") if self.quantise is not None and part == "unet" else self.home(part)
+
     def describe(self) -> str:
         """Say device, precision and every choice in one line, for the log and the page."""
         precision = next((name for name, dtype in DTYPES.items() if dtype == self.dtype), str(self.dtype))

@@ -65,6 +65,7 @@ class Family:
     unet_spelling: which names kohya files written here use, "diffusers" or "sgm"; both are read.
     hidden_layer: which hidden state of the text encoders the UNet sees: -1 the last, after its norm.
     pooled: whether the last text encoder's projection and the picture's sizes go to the UNet as well.
+    vae_overflows: whether the published VAE leaves fp16's range, so that it runs in fp32 there.
     prediction_types: what its published UNets predict; more than one means that a file of tensors alone
     doesn't tell. architecture: `modelspec.architecture` of a LoRA file. base_model_version:
     `ss_base_model_version` of a kohya file. ss_v2: kohya's "True" for SD 2.x. unet_targets,
@@ -87,6 +88,7 @@ class Family:
     unet_kohya_prefix: str = "lora_unet_"
     hidden_layer: int = -1
     pooled: bool = False
+    vae_overflows: bool = False
     prediction_types: tuple[str, ...] = ("epsilon",)
     unet_targets: str = "attention"
     text_targets: str = "attention"
@@ -172,6 +174,7 @@ FAMILIES: dict[str, Family] = {
         unet_spelling="sgm",
         hidden_layer=-2,
         pooled=True,
+        vae_overflows=True,
     ),
 }
 

@@ -25,7 +25,8 @@ class Quantiser:
     """One way to hold a linear layer in fewer bits.
 
     bits: per number, scales included. package: what is imported. extra: Pigment's extra that brings it.
-    needs: the hardware it runs on. layer: returns a layer's quantised form: the layer itself with another
+    needs: the hardware it runs on. moves: whether a layer can be copied to the device and dropped there.
+    layer: returns a layer's quantised form: the layer itself with another
     weight, or another module; the layer as it was where its shape can't be.
     """
 
@@ -35,6 +36,7 @@ class Quantiser:
     extra: str
     needs: str
     layer: Layer
+    moves: bool = True
 
 
 def _torchao(config: str, **options: Any) -> Layer:
@@ -125,10 +127,12 @@ QUANTISED: dict[str, Quantiser] = {
     "nf4": Quantiser(
         label="4-bit weights (bitsandbytes)", bits=4.5, package="bitsandbytes", extra="cuda", needs=_ANY,
         layer=_nf4,
+        moves=False,
     ),
     "bnb-int8": Quantiser(
         label="8-bit weights (bitsandbytes)", bits=8.1, package="bitsandbytes", extra="cuda", needs=_ANY,
         layer=_bnb_int8,
+        moves=False,
     ),
     "quanto-int8": Quantiser(
         label="8-bit weights (quanto)", bits=8.1, package="optimum.quanto", extra="quant", needs=_ANY,
@@ -179,26 +183,31 @@ def check_quantiser(name: str, device: torch.device, dtype: torch.dtype) -> None
         )
 
 
-def quantise(unet: nn.Module, name: str) -> int:
+def quantise(unet: nn.Module, name: str, device: torch.device) -> int:
     """Quantise a UNet's attention blocks in place; returns how many layers were.
 
+    device: where it's done, layer by layer, whatever device the layers are on and stay on.
     Raises: ConfigError where a layer can't be, or none was.
     """
-    from torch import nn
 
     row, done = QUANTISED[name], 0
     for path, parent, child in list(_layers(unet)):
         layer = getattr(parent, child)
-        before = layer.weight
+        home = layer.weight.device
         try:
+            if home != device:
+                layer.to(device)
+            before = layer.weight
             made = row.layer(layer)
+            if home != device:
+                made.to(home)
         except Exception as error:
             raise ConfigError(
                 f"quantisation {name!r} fails at unet.{path} ({_first_line(error)}); it needs {row.needs}"
             ) from error
         if made is not layer:
             setattr(parent, child, made)
-        if isinstance(made, nn.Linear) and made.weight is not before:
+        if made is not layer or type(made.weight.data) is not type(before.data):
             done += 1
     if not done:
         raise ConfigError(f"quantisation {name!r} found no layer in this base that it can hold in fewer bits")

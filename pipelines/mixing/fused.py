@@ -56,7 +56,7 @@ class Fused:
     def originals(self) -> dict[tuple[str, str], torch.Tensor]:
         """The base's own values of the parameters that are written, as kept."""
         return {
-            slot.key: stack.kept.base[index].view(slot.shape)
+            slot.key: stack.kept.own(index)
             for stack in self._stacks
             for index, slot in enumerate(stack.kept.slots)
         }
@@ -64,7 +64,7 @@ class Fused:
     def dense(self) -> dict[tuple[tuple[str, str], int], torch.Tensor]:
         """The ΔW that are held as such, by slot and adapter, so that they needn't be computed again."""
         return {
-            (slot.key, span.adapter): stack.dense[index, span.start]
+            (slot.key, span.adapter): stack.change(index, span)
             for stack in self._stacks
             if stack.dense is not None
             for index, slot in enumerate(stack.kept.slots)
@@ -85,7 +85,7 @@ class Fused:
         for stack in self._stacks:
             for index, slot in enumerate(stack.kept.slots):
                 if slot.key not in staying:
-                    slot.parameter.data = stack.kept.base[index].view(slot.shape).clone()
+                    slot.parameter.data = stack.kept.own(index).clone()
 
     def undo(self) -> None:
         """Write the base's own weights where this engine was put; allocates nothing."""
@@ -129,7 +129,8 @@ def fuse(
             )
     groups = group_slots(found)
     indices = [index for group in groups for index in group.indices(blocks)]
-    vector = Vector(indices, base.device)
+    places = [group.device for group in groups for _ in group.indices(blocks)]
+    vector = Vector(indices, places)
     views = iter(vector.views)
     originals = {} if previous is None else previous.originals()
     kept = {} if previous is None else previous.kept()
@@ -139,8 +140,11 @@ def fuse(
         if store is None:
             values = [originals.get(slot.key, slot.parameter.detach()) for slot in group.slots]
             own = torch.stack(
-                [value.reshape(slot.matrix) for value, slot in zip(values, group.slots, strict=True)]
+                [
+                    slot.rows(value, group.channels_last)
+                    for value, slot in zip(values, group.slots, strict=True)
+                ]
             )
-            store = Kept(group.slots, own)
+            store = Kept(group.slots, own, channels_last=group.channels_last)
         stacks.append(make_stack(store, group, blocks, views))
     return Fused(vector, stacks)

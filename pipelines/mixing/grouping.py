@@ -25,6 +25,16 @@ class Group:
     dense: list[int]
 
     @property
+    def device(self) -> torch.device:
+        """Where the slots' parameters are."""
+        return self.slots[0].parameter.device
+
+    @property
+    def channels_last(self) -> bool:
+        """How the slots' parameters lie in memory."""
+        return self.slots[0].channels_last
+
+    @property
     def scales_up(self) -> bool:
         """Whether the weights go into `up`, the smaller factor."""
         rows, columns = self.slots[0].matrix
@@ -63,7 +73,8 @@ def group_slots(found: Contributions) -> list[Group]:
             if isinstance(part, Product)
         ]
         dense = [adapter for adapter, part in parts.items() if not isinstance(part, Product)]
-        key = (slot.component, slot.matrix, slot.parameter.dtype, *low, *dense)
+        layout = slot.shape if slot.channels_last else ()  # as (kh, kw, in), equal only where these are
+        key = (slot.component, slot.matrix, slot.parameter.dtype, layout, *low, *dense)
         groups.setdefault(key, (low, dense, []))[2].append((slot, parts))
     return [
         Group(tuple(slot for slot, _ in members), tuple(parts for _, parts in members), low, dense)
@@ -119,7 +130,8 @@ def _low_rank(group: Group, total: int, half: bool, device: torch.device) -> dic
             part = parts[adapter]
             assert isinstance(part, Product)
             up[index, :, start : start + part.up.shape[1]] = part.up
-            down[index, start : start + part.down.shape[0]] = part.down
+            rows = group.slots[index].rows(part.down, group.channels_last)
+            down[index, start : start + part.down.shape[0]] = rows
             start += rank
     factors = {"up": up, "down": down}
     larger = "down" if group.scales_up else "up"
@@ -133,7 +145,8 @@ def _low_rank(group: Group, total: int, half: bool, device: torch.device) -> dic
 def _dense(group: Group) -> torch.Tensor:
     """Return (n, m, rows, columns): the ΔW of the m adapters that come without factors."""
     rows = []
-    for parts in group.parts:
+    for slot, parts in zip(group.slots, group.parts, strict=True):
         found = [parts[adapter] for adapter in group.dense]
-        rows.append(torch.stack([part for part in found if isinstance(part, torch.Tensor)]))
+        dense = [slot.rows(part, group.channels_last) for part in found if isinstance(part, torch.Tensor)]
+        rows.append(torch.stack(dense))
     return torch.stack(rows)

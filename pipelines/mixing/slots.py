@@ -67,6 +67,31 @@ class Slot:
         first, *others = self.shape
         return (first, math.prod(others)) if others else (1, first)
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether a convolution's weight lies in memory as (out, kh, kw, in)."""
+        weight = self.parameter
+        if weight.dim() != 4:
+            return False
+        _, into, height, width = weight.shape
+        return weight.stride() == (into * height * width, 1, into * width, into)
+
+    def rows(self, value: torch.Tensor, channels_last: bool) -> torch.Tensor:
+        """A value of n · `shape` as the matrix (n, …) whose columns stand as they do in memory.
+
+        value: (n, in · kh · kw), or (n, in, kh, kw) of a convolution's weight.
+        """
+        if not channels_last:
+            return value.reshape(len(value), -1) if len(self.shape) > 1 else value.reshape(1, -1)
+        return value.reshape(-1, *self.shape[1:]).permute(0, 2, 3, 1).reshape(len(value), -1)
+
+    def shaped(self, rows: torch.Tensor, channels_last: bool) -> torch.Tensor:
+        """The view of such a matrix that the layer takes as its parameter."""
+        if not channels_last:
+            return rows.view(self.shape)
+        out, into, height, width = self.shape
+        return rows.view(out, height, width, into).permute(0, 3, 1, 2)
+
 
 @dataclass(frozen=True, eq=False)
 class Product:
@@ -117,7 +142,7 @@ Known = Callable[[Slot, str], torch.Tensor | None]
 def contributions(
     base: Base, adapters: Mapping[str, Adapter], original: Original, known: Known, held: Collection[str]
 ) -> Contributions:
-    """Return what adapters add to the base's parameters, computed on its device.
+    """Return what adapters add to the base's parameters, computed where these are.
 
     held: names of those for whom `known` gives all biases that they change.
     Raises: AdapterError for what a module of this base can't take.
@@ -128,7 +153,7 @@ def contributions(
         for index, (name, adapter) in enumerate(adapters.items()):
             if module not in adapter.factors:
                 continue
-            factors = _on(base.device, adapter.factors[module])
+            factors = _on(weight.parameter.device, adapter.factors[module])
             share: Share | None = known(weight, name)
             if share is None:
                 share = _weight_share(weight, factors, original)

@@ -29,18 +29,26 @@ class Span:
 
 @dataclass(eq=False)
 class Kept:
-    """The slots of a stack: `base` (n, rows, columns) is their own, `mixed` is what the layers use."""
+    """The slots of a stack: `base` (n, rows, columns) is their own, `mixed` is what the layers use.
+
+    channels_last: whether the columns stand as (kh, kw, in), so that a layer's weight keeps its layout.
+    """
 
     slots: tuple[Slot, ...]
     base: torch.Tensor
     mixed: torch.Tensor | None = None
+    channels_last: bool = False
+
+    def own(self, index: int) -> torch.Tensor:
+        """The base's own value of a slot, in its shape and layout."""
+        return self.slots[index].shaped(self.base[index], self.channels_last)
 
     def install(self) -> None:
         """Let the layers use `mixed`, made at first use: what they used till then is freed stack by stack."""
         if self.mixed is None:
             self.mixed = self.base.clone()
         for index, slot in enumerate(self.slots):
-            slot.parameter.data = self.mixed[index].view(slot.shape)
+            slot.parameter.data = slot.shaped(self.mixed[index], self.channels_last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +71,14 @@ class Stack:
     scales: torch.Tensor | None = None
     dense: torch.Tensor | None = None
     dense_scales: torch.Tensor | None = None
+
+    def change(self, index: int, span: Span) -> torch.Tensor:
+        """ΔW of a slot by one of the `dense_spans`, of the slot's matrix."""
+        assert self.dense is not None
+        slot, found = self.kept.slots[index], self.dense[index, span.start]
+        if not self.kept.channels_last:
+            return found
+        return slot.shaped(found, channels_last=True).reshape(slot.matrix)
 
     def write(self, values: np.ndarray) -> None:
         """Recompute `mixed` whole from `base`; adapters at zero outside the others take no part."""

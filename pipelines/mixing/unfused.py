@@ -170,7 +170,7 @@ def unfuse(
         columns = [adapter * len(blocks) + at for adapter, part in low for _ in range(part.down.shape[0])]
         indices += [np.array(columns, dtype=np.int64)] if low else []
         indices += [np.array([a * len(blocks) + at for a, _ in dense], dtype=np.int64)] if dense else []
-    vector = Vector(indices, base.device, base.dtype)
+    vector = Vector(indices, [base.device] * len(indices), base.dtype)
     views = iter(vector.views)
     hooks = [(slot, _addition(base, slot, parts, blocks, lambda: next(views))) for slot, parts in matrices]
     return Unfused(vector, hooks, inner)
