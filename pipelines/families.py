@@ -67,7 +67,8 @@ class Family:
     pooled: whether the last text encoder's projection and the picture's sizes go to the UNet as well.
     vae_overflows: whether the published VAE leaves fp16's range, so that it runs in fp32 there.
     prediction_types: what its published UNets predict; more than one means that a file of tensors alone
-    doesn't tell. architecture: `modelspec.architecture` of a LoRA file. base_model_version:
+    doesn't tell. architecture: `modelspec.architecture` of a LoRA file. base_architectures: of a
+    whole model, by "inpainting" or what it predicts; the first stands in for others. base_model_version:
     `ss_base_model_version` of a kohya file. ss_v2: kohya's "True" for SD 2.x. unet_targets,
     text_targets: names of the target sets (see TARGETS) that training uses unless told otherwise.
     """
@@ -82,6 +83,7 @@ class Family:
     context_widths: tuple[int, ...]
     file_marks: tuple[str, ...]
     architecture: str
+    base_architectures: Mapping[str, str]
     base_model_version: str
     ss_v2: str = "False"
     unet_spelling: str = "diffusers"
@@ -124,6 +126,10 @@ FAMILIES: dict[str, Family] = {
         context_widths=(768,),
         file_marks=("sd_v1", "sd_1", "stable-diffusion-v1"),
         architecture="stable-diffusion-v1/lora",
+        base_architectures={
+            "epsilon": "stable-diffusion-v1",
+            "inpainting": "stable-diffusion-v1-inpainting",
+        },
         base_model_version="sd_v1",
     ),
     "sd2": Family(
@@ -137,6 +143,11 @@ FAMILIES: dict[str, Family] = {
         context_widths=(1024,),
         file_marks=("sd_v2", "sd_2", "stable-diffusion-v2"),
         architecture="stable-diffusion-v2-512/lora",
+        base_architectures={
+            "epsilon": "stable-diffusion-v2-512",
+            "v_prediction": "stable-diffusion-v2-768-v",
+            "inpainting": "stable-diffusion-v2-inpainting",
+        },
         base_model_version="sd_v2",
         ss_v2="True",
         prediction_types=("epsilon", "v_prediction"),
@@ -170,6 +181,10 @@ FAMILIES: dict[str, Family] = {
         context_widths=(2048,),
         file_marks=("sdxl", "stable-diffusion-xl"),
         architecture="stable-diffusion-xl-v1-base/lora",
+        base_architectures={
+            "epsilon": "stable-diffusion-xl-v1-base",
+            "inpainting": "stable-diffusion-xl-v1-inpainting",
+        },
         base_model_version="sdxl_base_v1-0",
         unet_spelling="sgm",
         hidden_layer=-2,
