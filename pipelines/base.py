@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipelines.conditioning import Conditioning, Holder, Words
-from pipelines.device import choose_device
+from pipelines.device import Device, Placement, choose_device
 from pipelines.errors import ConfigError
 from pipelines.families import Family
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    from pipelines.bases.hub import OnProgress
     from pipelines.bases.source import Source
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -31,7 +32,8 @@ class Base:
     """A loaded base model; its modules are shared by everything that is given it.
 
     ref: what was asked for ("pocket", a path or a hub id, as text). path: its folder or file. source: where
-    its parts are read from, None for one that was made without files. zero_empty: whether an empty negative
+    its parts are read from, None for one that was made without files. setup: where and how it was put at
+    loading. zero_empty: whether an empty negative
     prompt means zeros and not the encoded empty text (`force_zeros_for_empty_prompt`).
     holder: the mixer whose adapters are written into the weights now; None while they are the base's
     own. words: the learned words of those adapters, or None.
@@ -51,6 +53,7 @@ class Base:
     tokenizer_2: CLIPTokenizer | None = field(default=None, repr=False)
     zero_empty: bool = False
     source: Source | None = field(default=None, repr=False)
+    setup: Device | None = field(default=None, repr=False)
     holder: Holder | None = field(default=None, repr=False)
     words: Words | None = field(default=None, repr=False)
 
@@ -256,31 +259,37 @@ def load_base(
     vae: str | Path | None = None,
     config: str | Path | None = None,
     prediction_type: str | None = None,
+    placement: Placement | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Base:
     """Load a base model, in evaluation mode and without gradients.
 
     ref: "pocket" for the embedded base, a folder in diffusers' layout, one .safetensors file in the original
-    layout, or a hub id. device, dtype: see `choose_device`; on a CPU the precision is fp32. vae, config,
-    prediction_type: see `open_source`.
+    layout, or a hub id. device, dtype, placement: see `choose_device`; on a CPU the precision is fp32. vae,
+    config, prediction_type, on_progress: see `open_source`.
 
     Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
     """
     from pipelines.bases.loading import load_networks, load_tokenizers, make_scheduler_of, settled
     from pipelines.bases.source import open_source
+    from pipelines.preparing import prepare
 
-    chosen = choose_device(device, dtype)
-    half = chosen.dtype != torch.float32
-    source = open_source(ref, vae=vae, config=config, prediction_type=prediction_type, half=half)
+    half = choose_device(device, dtype).dtype != torch.float32
+    source = open_source(
+        ref, vae=vae, config=config, prediction_type=prediction_type, half=half, on_progress=on_progress
+    )
+    chosen = choose_device(device, dtype, placement, source.parameters)
+    homes = {part: chosen.landing(part) for part in source.networks}
     dtypes = dict.fromkeys(source.networks, chosen.dtype)
-    if source.configs["vae"].get("force_upcast") and chosen.dtype == torch.float16:
-        dtypes["vae"] = torch.float32  # its activations overflow fp16; its config says so
+    if source.family.vae_overflows and source.configs["vae"].get("force_upcast", True):
+        dtypes["vae"] = torch.float32 if chosen.dtype == torch.float16 else chosen.dtype
     with quiet():
-        parts: dict[str, Any] = {**load_tokenizers(source)}
-        parts |= load_networks(source, dict.fromkeys(source.networks, chosen.device), dtypes)
+        parts: dict[str, Any] = {**load_tokenizers(source.tokenizers, source.ref)}
+        parts |= load_networks(source, homes, dtypes)
         width = int(source.configs["unet"].get("cross_attention_dim") or 0)
-        source = settled(source, parts["unet"], width, chosen.device, chosen.dtype)
+        source = settled(source, parts["unet"], width, homes["unet"], chosen.dtype)
         parts["scheduler"] = make_scheduler_of(source)
-    return Base(
+    base = Base(
         ref=str(ref),
         path=source.path,
         family=source.family,
@@ -288,8 +297,11 @@ def load_base(
         dtype=chosen.dtype,
         zero_empty=bool(source.index.get("force_zeros_for_empty_prompt", False)),
         source=source,
+        setup=chosen,
         **parts,
     )
+    prepare(base, chosen)
+    return base
 
 
 @contextmanager

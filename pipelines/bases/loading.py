@@ -58,12 +58,15 @@ def _empty(source: Source, part: str) -> nn.Module:
         return model
 
 
-def load_tokenizers(source: Source) -> dict[str, Any]:
-    """Return every tokenizer of a source by name. Raises: BaseError for one that can't be read."""
+def load_tokenizers(tokenizers: Mapping[str, Path | Mapping[str, str]], ref: str) -> dict[str, Any]:
+    """Return tokenizers by name, of folders or of the texts of their files.
+
+    Raises: BaseError for one that can't be read, naming the base `ref`.
+    """
     from transformers import CLIPTokenizer
 
     made = {}
-    for name, where in source.tokenizers.items():
+    for name, where in tokenizers.items():
         try:
             if isinstance(where, Path):
                 made[name] = CLIPTokenizer.from_pretrained(where, local_files_only=True)
@@ -74,7 +77,7 @@ def load_tokenizers(source: Source) -> dict[str, Any]:
                 made[name] = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (*_BROKEN, ImportError) as error:
             raise BaseError(
-                f"base {source.ref!r} can't be loaded: {name}: {first_line(error)}; fetch it again"
+                f"base {ref!r} can't be loaded: {name}: {first_line(error)}; fetch it again"
             ) from error
     return made
 

@@ -234,7 +234,8 @@ def _open_file(path: Path, ref: str, config: Path | None, asked: str | None) -> 
         tokenizers = {row.tokenizer: config / row.tokenizer for row in family.text_encoders}
     else:
         own = shipped(found)
-        index, configs, tokenizers = dict(own.index), dict(own.configs), dict(own.tokenizers)
+        index, tokenizers = dict(own.index), dict(own.tokenizers)
+        configs = {part: dict(given) for part, given in own.configs.items()}
         if record is not None:
             index = dict(record.index)
             configs = {part: dict(given) for part, given in record.configs.items()}

@@ -10,9 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.mixer import Mixer
-from trainers.bench import mix
+from trainers.bench import mix, records
 from trainers.bench.measuring import held_bytes, median, percentile, shares
-from trainers.bench.models import StandInTokenizer, adapters, random_base, targets
+from trainers.bench.models import adapters, random_base, targets
 
 TINY = [
     "--moves",
@@ -59,7 +59,7 @@ def test_it_measures_a_folder_and_records_beside_other_models(
     kept = json.loads(record.read_text())
     kept["models"]["elsewhere"] = {"blend_ms_p50": 1.0, "machine": "another"}
     record.write_text(json.dumps(kept))
-    mix._record(report)
+    records.record(report, record)
     again = json.loads(record.read_text())["models"]
     assert again["elsewhere"] == kept["models"]["elsewhere"]
     assert again[tiny_folder.name]["command"] == report["command"]
@@ -86,7 +86,7 @@ def test_small_random_models_have_the_published_layers(family: str) -> None:
     # The counts of the full-size UNets' attention and feed-forward, as linear layers.
     unet = [name for name in targets(base) if name.startswith("unet.")]
     assert len(unet) == {"sd15": 160, "sdxl": 722}[family]
-    assert isinstance(base.tokenizer, StandInTokenizer)
+    assert base.tokenizer("a photo of a cat", add_special_tokens=False).input_ids[:2] == [320, 1125]
     hidden = base.condition(["a fox", "b"]).hidden
     assert hidden.shape == (2, 77, base.unet.config["cross_attention_dim"])
     assert torch.isfinite(hidden).all()

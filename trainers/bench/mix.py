@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, StudioError
-from trainers.evidence.provenance import machine, versions
+from trainers.bench.records import check_place, provenance, record, short, write
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "mix.json"
 SHOWN = (
@@ -72,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(options)
         report = run(options)
         if options.out:
-            _write(options.out, report)
+            write(options.out, report)
         if options.record:
-            _record(report)
+            record(report, RECORD)
         if options.json:
             print(json.dumps(report, indent=2, ensure_ascii=False))
     except StudioError as error:
@@ -91,8 +90,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; give at least 1")
-    if options.record and not RECORD.parent.parent.is_dir():
-        raise ConfigError("there is no tests/bench beside this Pigment to record in; run it from a clone")
+    if options.record:
+        check_place(RECORD)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             for name in SHOWN:
                 value = found[one.name][name]
                 print(f"  {name:26} {value:.4g}" if isinstance(value, float) else f"  {name:26} {value}")
-    return {"models": found, **_provenance(options)}
+    return {"models": found, **provenance("mix", parser(), options)}
 
 
 def _measure(one: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -150,56 +149,7 @@ def _measure(one: Any, options: argparse.Namespace) -> dict[str, Any]:
         pictures = measure_pictures(base, other, mixer, plan)
         moves = measure_moves(base, other, mixer, made, plan)
     figures = {**about, **moves, **pictures}
-    return {name: _short(value) for name, value in figures.items()}
-
-
-def _short(value: Any) -> Any:
-    """Four significant digits of a float, also in a list."""
-    if isinstance(value, list):
-        return [_short(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def _provenance(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine(),
-        "versions": versions(),
-        "command": command_line(options),
-    }
-
-
-def command_line(options: argparse.Namespace) -> str:
-    """The command that was given, without folders: only what differs from the defaults."""
-    words = ["pigment", "bench", "mix"]
-    for name, default in vars(parser().parse_args([])).items():
-        given = getattr(options, name)
-        if given == default or name in {"out", "json"}:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        values = [Path(source).name for source in given] if name == "model" else [str(given)]
-        words += [flag] if given is True else [word for value in values for word in (flag, value)]
-    return " ".join(words)
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    from pipelines.files import write_atomic
-
-    write_atomic(path, [(json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()])
-
-
-def _record(report: dict[str, Any]) -> None:
-    """Keep the figures in the checkout, beside those of models that another run measured.
-
-    Each model says where its figures come from; at the top stands the latest run.
-    """
-    kept: dict[str, Any] = {}
-    if RECORD.is_file():
-        kept = json.loads(RECORD.read_text(encoding="utf-8"))["models"]
-    origin = {name: report[name] for name in ("date", "machine", "versions", "command")}
-    models = {name: {**figures, **origin} for name, figures in report["models"].items()}
-    RECORD.parent.mkdir(exist_ok=True)
-    _write(RECORD, {**report, "models": {**kept, **models}})
+    return {name: short(value) for name, value in figures.items()}
 
 
 if __name__ == "__main__":

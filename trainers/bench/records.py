@@ -1,0 +1,70 @@
+"""Figures as JSON files that say where they come from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ConfigError
+from pipelines.files import write_atomic
+from trainers.evidence.provenance import machine, versions
+
+
+def short(value: Any) -> Any:
+    """Four significant digits of a float, also within lists and objects."""
+    if isinstance(value, dict):
+        return {name: short(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [short(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def provenance(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
+    """Date, machine, versions and command of a measurement `pigment bench name`."""
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine(),
+        "versions": versions(),
+        "command": command_line(name, parser, options),
+    }
+
+
+def command_line(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """The command that was given, without folders: only what differs from the defaults."""
+    words = ["pigment", "bench", name]
+    for field, default in vars(parser.parse_args([])).items():
+        given = getattr(options, field)
+        if given == default or field in {"out", "json"}:
+            continue
+        flag = f"--{field.replace('_', '-')}"
+        values = [Path(source).name for source in given] if field == "model" else [str(given)]
+        words += [flag] if given is True else [word for value in values for word in (flag, value)]
+    return " ".join(words)
+
+
+def write(path: Path, report: dict[str, Any]) -> None:
+    """Write figures to a JSON file, whole or not at all."""
+    write_atomic(path, [(json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()])
+
+
+def check_place(path: Path) -> None:
+    """Raise ConfigError where there is no checkout to keep figures in."""
+    if not path.parent.parent.is_dir():
+        raise ConfigError("there is no tests/bench beside this Pigment to record in; run it from a clone")
+
+
+def record(report: dict[str, Any], path: Path) -> None:
+    """Keep the figures in the checkout, beside those of models that another run measured.
+
+    Each model says where its figures come from; at the top stands the latest run.
+    """
+    kept: dict[str, Any] = {}
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))["models"]
+    origin = {name: report[name] for name in ("date", "machine", "versions", "command")}
+    models = {name: {**figures, **origin} for name, figures in report["models"].items()}
+    path.parent.mkdir(exist_ok=True)
+    write(path, {**report, "models": {**kept, **models}})
