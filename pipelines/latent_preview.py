@@ -86,7 +86,7 @@ def _fitted(base: Base) -> LatentToRGB:
 
 
 def _made_up(side: int) -> torch.Tensor:
-    """Return (N, 3, side, side) pictures in [-1, 1]: colours that fade into each other, with one plain patch."""
+    """Return (N, 3, side, side) in [-1, 1]: colours that fade into each other around a patch."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
