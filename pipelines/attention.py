@@ -121,8 +121,8 @@ def failure(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
         attention_dispatch._check_attention_backend_requirements(backend)
         with torch.no_grad():
             found = attention_dispatch.dispatch_attention_fn(q, k, v, backend=backend).float()
-            turned = (x.float().transpose(1, 2) for x in (q, k, v))
-            exact = functional.scaled_dot_product_attention(*turned, dropout_p=0.0).transpose(1, 2)
+            turned = [x.float().transpose(1, 2) for x in (q, k, v)]
+            exact = functional.scaled_dot_product_attention(turned[0], turned[1], turned[2]).transpose(1, 2)
     except Exception as error:  # whatever a missing package, kernel or driver makes of it
         return _first_line(error)
     wrong = float((found - exact).norm() / exact.norm())

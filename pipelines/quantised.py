@@ -77,8 +77,12 @@ def _nf4(layer: nn.Linear) -> nn.Linear:
 
 
 def _bnb_int8(layer: nn.Linear) -> nn.Linear:
+    import logging
+
     import bitsandbytes as bnb
 
+    # It says at every product that it casts to fp16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     made = bnb.nn.Linear8bitLt(
         layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta"
     )

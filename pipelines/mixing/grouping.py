@@ -130,8 +130,8 @@ def _low_rank(group: Group, total: int, half: bool, device: torch.device) -> dic
             part = parts[adapter]
             assert isinstance(part, Product)
             up[index, :, start : start + part.up.shape[1]] = part.up
-            rows = group.slots[index].rows(part.down, group.channels_last)
-            down[index, start : start + part.down.shape[0]] = rows
+            turned = group.slots[index].rows(part.down, group.channels_last)
+            down[index, start : start + len(turned)] = turned
             start += rank
     factors = {"up": up, "down": down}
     larger = "down" if group.scales_up else "up"

@@ -14,6 +14,7 @@ from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.families import block_of
 from pipelines.methods import METHODS
+from pipelines.quantised import dequantised
 
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -128,6 +129,8 @@ def own_value(slot: Slot) -> torch.Tensor:
     if weight.is_quantized or type(weight).dequantize is not torch.Tensor.dequantize:
         found = weight.dequantize()
         assert isinstance(found, torch.Tensor)
+        return found.detach()
+    if (found := dequantised(slot.layer)) is not None:
         return found.detach()
     raise AdapterError(
         f"the weight of {slot.module} is {weight.dtype} of type {type(weight).__name__}, which can't be "
