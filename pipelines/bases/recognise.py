@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ class Recognised:
 
     in_channels: of its UNet: those of a latent, or twice as many and one where it takes a mask.
     prediction_type: "epsilon" or "v_prediction", None where the file can't tell it (see
-    `probe_prediction`). zero_snr: whether it was trained to begin at pure noise. parts: the networks whose
+    `probe_prediction`). stated: whether the file says so itself, and not its family's published models.
+    zero_snr: whether it was trained to begin at pure noise. parts: the networks whose
     tensors it holds. other_sizes: how it differs from the published models of its family, None: not at
     all. recorded: whether it carries configs of its own. notes: what else people should know.
     """
@@ -45,6 +47,7 @@ class Recognised:
     in_channels: int
     inpainting: bool
     prediction_type: str | None
+    stated: bool = False
     zero_snr: bool = False
     parts: tuple[str, ...] = ()
     other_sizes: str | None = None
@@ -84,7 +87,10 @@ def recognise(header: Header, path: Path) -> Recognised:
             f"{latent}, and {2 * latent + 1} of inpainting models; choose such a file"
         )
     inpainting = in_channels != latent
-    prediction_type, zero_snr = _prediction(shapes, header.metadata, path, family, inpainting)
+    prediction_type = _stated_prediction(shapes, header.metadata, path)
+    stated = prediction_type is not None
+    if not stated and (inpainting or len(family.prediction_types) == 1):
+        prediction_type = family.prediction_types[0]  # published inpainting models all predict epsilon
     others = leftovers(shapes, family)
     notes = [f"{len(others)} tensors outside the model aren't used: {some(others)}"] if others else []
     parts = _parts(shapes, family)
@@ -97,7 +103,8 @@ def recognise(header: Header, path: Path) -> Recognised:
         in_channels=in_channels,
         inpainting=inpainting,
         prediction_type=prediction_type,
-        zero_snr=zero_snr,
+        stated=stated,
+        zero_snr=_is_zero_snr(shapes, header.metadata),
         parts=parts,
         other_sizes=_other_sizes(shapes, family, shown),
         recorded=RECORD in header.metadata,
@@ -121,6 +128,7 @@ def probe_prediction(
     alphas_cumprod: ᾱ of every training timestep. shape: of the latents, of the size that it was trained at
     or half of it. generator: of the noise, on its own device.
 
+    Raises: BaseError where the answer isn't finite or doesn't vary.
     Source: the idea is A1111's (`modules/sd_models_config.py`, is_using_v_parameterization_for_sd2), which
     compares means; v: Salimans and Ho 2022, https://arxiv.org/abs/2202.00512, appendix D.
     """
@@ -133,6 +141,11 @@ def probe_prediction(
         predicted = unet_call(noise, timesteps).float().to(noise.device)
     both = torch.stack([noise.flatten(), predicted.flatten()])
     correlation = float(torch.corrcoef(both)[0, 1])
+    if not math.isfinite(correlation):
+        raise BaseError(
+            "the UNet answers pure noise with nothing that can be judged (not numbers, or all the same); state "
+            "the prediction type, epsilon or v_prediction, or choose another precision"
+        )
     return "epsilon" if correlation > 0.5 else "v_prediction"
 
 
@@ -227,34 +240,26 @@ def _transformer_blocks(config: Mapping[str, Any]) -> int:
     return (2 * layers + 1) * around + depths[-1]
 
 
-def _prediction(
-    shapes: Mapping[str, Shape], metadata: Mapping[str, str], path: Path, family: Family, inpainting: bool
-) -> tuple[str | None, bool]:
-    """Return what the UNet predicts, None where the file can't say, and whether it begins at pure noise.
+def _stated_prediction(shapes: Mapping[str, Shape], metadata: Mapping[str, str], path: Path) -> str | None:
+    """Return what the file says that the UNet predicts, or None.
 
-    Asked in turn: the configs that Pigment wrote into the file, the marks of A1111 and ComfyUI (`v_pred`,
-    `ztsnr`), the metadata, the file beside it, and what the family's published models predict: inpainting
-    ones all predict epsilon.
+    Asked in turn: the configs that Pigment wrote into it, the mark of A1111 and ComfyUI (`v_pred`), the
+    metadata, the file beside it.
     """
-    recorded = _recorded_scheduler(metadata)
-    beside = _beside(path)
-    zero_snr = (
-        "ztsnr" in shapes
-        or bool(recorded.get("rescale_betas_zero_snr"))
-        or metadata.get("ss_zero_terminal_snr") == "True"
-    )
     stated = (
-        recorded.get("prediction_type"),
+        _recorded_scheduler(metadata).get("prediction_type"),
         "v" if "v_pred" in shapes else None,
         metadata.get("modelspec.prediction_type"),
-        beside,
+        _beside(path),
     )
-    for word in stated:
-        if isinstance(word, str) and word.lower() in _STATED:
-            return _STATED[word.lower()], zero_snr
-    if inpainting or len(family.prediction_types) == 1:
-        return family.prediction_types[0], zero_snr
-    return None, zero_snr
+    known = (_STATED.get(word.lower()) for word in stated if isinstance(word, str))
+    return next((word for word in known if word is not None), None)
+
+
+def _is_zero_snr(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> bool:
+    """Whether a file says that it begins at pure noise: by its configs, the mark `ztsnr`, or kohya's word."""
+    recorded = _recorded_scheduler(metadata).get("rescale_betas_zero_snr")
+    return "ztsnr" in shapes or bool(recorded) or metadata.get("ss_zero_terminal_snr") == "True"
 
 
 def _recorded_scheduler(metadata: Mapping[str, str]) -> Mapping[str, Any]:
