@@ -143,8 +143,8 @@ def probe_prediction(
     correlation = float(torch.corrcoef(both)[0, 1])
     if not math.isfinite(correlation):
         raise BaseError(
-            "the UNet answers pure noise with nothing that can be judged (not numbers, or all the same); state "
-            "the prediction type, epsilon or v_prediction, or choose another precision"
+            "the UNet answers pure noise with nothing that can be judged (not numbers, or all the same); "
+            "state the prediction type, epsilon or v_prediction, or choose another precision"
         )
     return "epsilon" if correlation > 0.5 else "v_prediction"
 

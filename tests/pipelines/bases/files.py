@@ -81,3 +81,8 @@ def single_file(state: Mapping[str, Mapping[str, torch.Tensor]], family: str) ->
 def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
     """Names to shapes."""
     return {key: tuple(value.shape) for key, value in tensors.items()}
+
+
+def without(shapes: Shapes, *starts: str) -> Shapes:
+    """The shapes without names that begin so."""
+    return {key: shape for key, shape in shapes.items() if not key.startswith(starts)}
