@@ -1,4 +1,4 @@
-"""One tensor seen from the other side: a piece of a file's for diffusers, a whole of diffusers' for a file."""
+"""One tensor seen from the other side: a piece of a file for diffusers, a whole of pieces for a file."""
 
 from __future__ import annotations
 
