@@ -1,0 +1,232 @@
+"""Weights that visit: a pretend device is the CPU itself, onto which copies are made and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.base import Base, load_base
+from pipelines.device import Device
+from pipelines.errors import ConfigError
+from pipelines.mixer import Mixer
+from pipelines.offload import Offload, blocks, offload_blocks, offload_whole
+from pipelines.preparing import offloaded, prepare, restore
+from tests.pipelines.making import random_adapter_of
+from tests.tiny import assert_unchanged, random_adapter, target_modules, weights_of
+
+CPU = torch.device("cpu")
+
+
+def aligned(base: Base) -> Base:
+    """With weights where copies would lie too: products of mapped ones may round otherwise."""
+    for part in parts(base):
+        for tensor in (*part.parameters(), *part.buffers()):
+            tensor.data = tensor.data.clone()
+    return base
+
+
+def device(how: Any) -> Device:
+    return Device(CPU, torch.float32, offload=how)
+
+
+def outputs(base: Base) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    made = torch.Generator().manual_seed(0)
+    latents, pixels = torch.randn(1, 4, 8, 8, generator=made), torch.rand(1, 3, 16, 16, generator=made)
+    text = base.encode_prompts(["a zwx cat"])
+    with torch.no_grad():
+        noise = base.unet(latents, torch.tensor(300), text).sample
+    return noise, text, base.decode_latents(latents), base.encode_images(pixels)[0]
+
+
+def same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def parts(base: Base) -> list[nn.Module]:
+    return [*(base.component(name) for name in base.family.components), base.vae]
+
+
+def tensors(base: Base) -> dict[str, tuple[int, int]]:
+    """Which tensors the parts hold, and where their numbers are."""
+    return {
+        f"{index}.{name}": (id(tensor), tensor.data_ptr())
+        for index, part in enumerate(parts(base))
+        for name, tensor in (*part.named_parameters(), *part.named_buffers())
+    }
+
+
+def size(module: nn.Module) -> int:
+    return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+@pytest.mark.parametrize("how", ["parts", "blocks"])
+def test_outputs_are_the_same_bits_and_nothing_stays(tiny_base: Base, how: str) -> None:
+    plain, before = outputs(aligned(tiny_base)), tensors(tiny_base)
+    prepare(tiny_base, device(how))
+    offload = offloaded(tiny_base)
+    assert offload is not None
+    assert same(outputs(tiny_base), plain)
+    assert tensors(tiny_base) == before
+    assert offload.resident == 0
+    blocks_of = [*blocks(tiny_base.vae), *(blocks(tiny_base.unet) if how == "blocks" else [])]
+    assert offload.peak == max(size(m) for m in (tiny_base.text_encoder, *blocks_of))
+    restore(tiny_base)
+    peak = offload.peak = 0
+    assert same(outputs(tiny_base), plain)
+    assert offload.peak == peak
+
+
+def test_the_unet_visits_only_block_by_block(tiny_base: Base) -> None:
+    seen: dict[str, int] = {}
+    prepare(tiny_base, device("blocks"))
+    offload = offloaded(tiny_base)
+    assert offload is not None
+    for block in blocks(tiny_base.unet):
+        name = type(block).__name__
+        block.register_forward_pre_hook(lambda *_, name=name: seen.update({name: offload.resident}))
+    outputs(tiny_base)
+    whole = size(tiny_base.unet)
+    assert len(seen) >= 6
+    assert all(0 < there < 0.6 * whole for there in seen.values())
+    assert sum(size(block) for block in blocks(tiny_base.unet)) == whole
+
+
+def test_sdxl_with_two_encoders(tiny_folders: dict[str, Path]) -> None:
+    base = aligned(load_base(tiny_folders["sdxl"], device="cpu"))
+    plain, before = base.condition(["a cat"]), tensors(base)
+    prepare(base, device("parts"))
+    offload = offloaded(base)
+    assert offload is not None
+    found = base.condition(["a cat"])
+    assert torch.equal(found.hidden, plain.hidden)
+    assert plain.pooled is not None
+    assert found.pooled is not None
+    assert torch.equal(found.pooled, plain.pooled)
+    assert offload.peak == max(size(base.text_encoder), size(base.component("text_encoder_2")))
+    assert tensors(base) == before
+
+
+@pytest.mark.parametrize("route", ["fused", "unfused"])
+def test_a_move_of_the_mixer_acts_on_the_next_visit(tiny_base: Base, route: Any) -> None:
+    before, plain = weights_of(tiny_base), outputs(aligned(tiny_base))
+    adapters = {
+        "a": random_adapter(tiny_base, target_modules(tiny_base, "all", "attention+mlp"), strength=0.1),
+        "b": random_adapter_of(tiny_base, "loha", rank=8, seed=1, strength=0.1),
+    }
+
+    def mixed() -> list[tuple[torch.Tensor, ...]]:
+        found = []
+        with Mixer(tiny_base, route=route) as mixer:
+            for name, adapter in adapters.items():
+                mixer.add(name, adapter)
+            for weights in ({"a": 0.5}, {"a": 0.5, "b": -0.7}, {}, {"b": 1.0}):
+                mixer.set(weights)
+                found.append(outputs(tiny_base))
+        return found
+
+    exact = mixed()
+    prepare(tiny_base, device("blocks"))
+    found = mixed()
+    assert all(same(one, other) for one, other in zip(found, exact, strict=True))
+    assert same(found[2], plain)
+    assert not same(found[0], found[1])
+    assert_unchanged(tiny_base, before)
+    assert same(outputs(tiny_base), plain)
+
+
+class Failing(nn.Module):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.inner, self.error = nn.Linear(3, 3), error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.error is not None:
+            raise self.error
+        found: torch.Tensor = self.inner(x)
+        return found
+
+
+def test_an_error_gives_the_tensors_back() -> None:
+    module, offload = Failing(ValueError("no")), Offload(CPU)
+    offload_whole(offload, module)
+    own = module.inner.weight
+    with pytest.raises(ValueError, match="no"):
+        module(torch.ones(1, 3))
+    assert module.inner.weight is own
+    assert offload.resident == 0
+    assert offload.peak == size(module)
+
+
+def test_a_visit_that_was_broken_off_ends_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, offload = Failing(KeyboardInterrupt()), Offload(CPU)
+    offload_whole(offload, module)
+    own = module.inner.weight
+    with pytest.raises(KeyboardInterrupt):
+        module(torch.ones(1, 3))
+    own.data.fill_(2.0)
+    module.error = None  # type: ignore[assignment]
+    assert torch.equal(module(torch.ones(1, 3)), module.inner(torch.ones(1, 3)))
+    assert module.inner.weight is own
+    assert float((module(torch.ones(1, 3)) - module.inner.bias).detach().min()) == pytest.approx(6.0)
+    assert offload.resident == 0
+
+
+def test_a_copy_that_fails_gives_the_tensors_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import offload as where
+
+    module, offload, done = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), Offload(CPU), []
+    copy = where._copy
+
+    def full(own: torch.Tensor, on: torch.device) -> torch.Tensor:
+        if len(done) == 3:
+            raise torch.OutOfMemoryError("full")
+        done.append(own)
+        return copy(own, on)
+
+    offload.add(module)
+    before = dict(module.named_parameters())
+    monkeypatch.setattr(where, "_copy", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        module(torch.ones(1, 3))
+    assert all(own is before[name] for name, own in module.named_parameters())
+    assert offload.resident == 0
+
+
+def test_tied_weights_are_copied_once_and_layers_may_be_called_alone() -> None:
+    module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    module[1].weight = module[0].weight
+    x, offload = torch.ones(1, 4), Offload(CPU)
+    exact = module(x)
+    offload_whole(offload, module)
+    assert torch.equal(module(x), exact)
+    assert offload.peak == module[0].weight.nbytes
+    alone = module[0](x)
+    assert torch.equal(module[1](alone), exact)
+    assert offload.peak == module[0].weight.nbytes
+    offload.remove()
+    assert torch.equal(module(x), exact)
+
+
+def test_weights_that_learn_get_their_gradients() -> None:
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), torch.randn(2, 4)
+    module(x).sum().backward()
+    exact = [own.grad.clone() for own in module.parameters() if own.grad is not None]
+    module.zero_grad()
+    offload_blocks(Offload(CPU), module)
+    module(x).sum().backward()
+    found = [own.grad for own in module.parameters() if own.grad is not None]
+    assert len(found) == len(exact) == 4
+    assert all(torch.equal(one, other) for one, other in zip(found, exact, strict=True))
+
+
+def test_the_base_under_a_mix_is_not_offloaded(tiny_base: Base) -> None:
+    with Mixer(tiny_base) as mixer:
+        mixer.add("a", random_adapter(tiny_base))
+        with pytest.raises(ConfigError, match="a mix is in the base"):
+            prepare(tiny_base, device("parts"))
+    assert offloaded(tiny_base) is None
