@@ -20,6 +20,7 @@ _GAP = 6
 _FONT_SIZE = 15
 _INK, _PAPER = (28, 28, 32), (255, 255, 255)
 _MAX_LABEL_LINES = 5
+_MOST_PIXELS = 12_000  # of all cells along one side: with labels a file stays under 16 384
 
 
 def labelled_grid(
@@ -64,6 +65,30 @@ def labelled_grid(
             enlarged = picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
             grid.paste(enlarged, (left + column * (width + _GAP), y))
     return grid
+
+
+def stacked(pictures: Sequence[Image]) -> Image:
+    """Put pictures under each other on white, at the left; one alone is given back as it is."""
+    from PIL import Image
+
+    if len(pictures) == 1:
+        return pictures[0]
+    size = (max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
+    whole = Image.new("RGB", size, _PAPER)
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
+def shrunk(cell: tuple[int, int], counts: tuple[int, int]) -> int:
+    """Return the whole number by which cells are made smaller, so that a grid's sides stay in bounds.
+
+    cell: (width, height) in pixels. counts: columns and rows.
+    """
+    sides = (cell[0] * counts[0], cell[1] * counts[1])
+    return max(1, *(math.ceil(side / _MOST_PIXELS) for side in sides))
 
 
 def _check_grid(
