@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import PictureError
 from pipelines.files import write_atomic
-from pipelines.samplers import SAMPLERS
+from pipelines.parameters.stored import A1111_CHUNK, PIGMENT_CHUNK, checked_settings
+from pipelines.parameters.writing import a1111_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PIGMENT_CHUNK = "pigment"
-A1111_CHUNK = "parameters"
+__all__ = ["A1111_CHUNK", "PIGMENT_CHUNK", "Picture", "a1111_parameters", "read_settings"]
+
 _MAX_SIDE = 16_384
 
 
@@ -52,7 +53,7 @@ class Picture:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """Read the exact settings back from a PNG file written by `Picture.save`.
+    """Read the exact settings, of any version, back from a PNG file written by `Picture.save`.
 
     `GenerationConfig.model_validate(settings["generation"])` draws it again.
     Raises: PictureError for no PNG, no settings, or settings that aren't readable.
@@ -72,42 +73,4 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise PictureError(f"{path.name!r} isn't a readable PNG picture") from None
     if not isinstance(text, str):
         raise PictureError(f"{path.name!r} holds no Pigment settings; choose a picture that Pigment drew")
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError):
-        settings = None
-    if not isinstance(settings, dict) or not isinstance(settings.get("generation"), dict):
-        raise PictureError(f"{path.name!r} holds Pigment settings that aren't readable")
-    return settings
-
-
-def a1111_parameters(settings: dict[str, Any]) -> str:
-    """Return the settings as A1111 writes them under `parameters`.
-
-    Adapters follow the prompt as <lora:name:weight>, or <lora:name:text weight:UNet weight>.
-    """
-    generation, base = settings["generation"], settings["base"]
-    tags = "".join(f" <lora:{use['name']}:{_weights(use)}>" for use in generation["adapters"])
-    lines = [generation["prompt"] + tags]
-    if generation["negative_prompt"]:
-        lines.append(f"Negative prompt: {generation['negative_prompt']}")
-    fields = {
-        "Steps": generation["num_inference_steps"],
-        "Sampler": SAMPLERS[generation["sampler"]].label,
-        "CFG scale": f"{generation['guidance_scale']:g}",
-        "Seed": generation["seed"],
-        "Size": f"{generation['width']}x{generation['height']}",
-        "Model hash": base["sha256"][:10],
-        "Model": base["ref"].replace(",", " ").rsplit("/", 1)[-1],
-    }
-    if generation["adapters"]:
-        hashes = ", ".join(f"{use['name']}: {use['sha256'][:12]}" for use in generation["adapters"])
-        fields["Lora hashes"] = f'"{hashes}"'
-    lines.append(", ".join(f"{name}: {value}" for name, value in fields.items()))
-    return "\n".join(lines)
-
-
-def _weights(use: dict[str, Any]) -> str:
-    if use.get("text_weight") is None:
-        return f"{use['weight']:g}"
-    return f"{use['text_weight']:g}:{use['weight']:g}"
+    return checked_settings(text, path.name)

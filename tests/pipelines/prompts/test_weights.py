@@ -10,7 +10,7 @@ from pipelines.errors import ConfigError
 from pipelines.prompts.weights import parse_weights, refuse_unsupported
 
 # What A1111 documents of its own parser, and what follows from its rules.
-READ = {
+READ: dict[str, list[list[tuple[str, float]]]] = {
     "normal text": [[("normal text", 1.0)]],
     "an (important) word": [[("an ", 1.0), ("important", 1.1), (" word", 1.0)]],
     "(unbalanced": [[("unbalanced", 1.1)]],
