@@ -6,17 +6,17 @@ has no cases for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
 
     from pipelines.base import Base
 
-__all__ = ["OnStep", "Plan", "Step", "at_rest_after", "denoise", "initial_noise"]
+__all__ = ["Kept", "OnStep", "Plan", "Steering", "Step", "at_rest_after", "denoise", "initial_noise"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,6 +37,46 @@ OnStep = Callable[[Step], bool | None]
 """Called after each denoising step; returning False stops."""
 
 
+class Steering(Protocol):
+    """What moves the UNet's layers from step to step, such as ControlNets."""
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        timestep: torch.Tensor,
+        arguments: Mapping[str, Any],
+        place: tuple[int, int],
+    ) -> dict[str, Any]:
+        """Return further arguments of the UNet.
+
+        inputs: (B, C, h, w) as it sees them, 2B where guided, without what is beside the latents.
+        arguments: what it is told otherwise. place: the step's index, and how many there are.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a mask leaves as it was, put back after each step.
+
+    latents: (1 or B, C, h, w) fp32, clean. noise: (B, C, h, w) fp32. hole: (1, 1, h, w), 1 where it is
+    drawn anew.
+    """
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    hole: torch.Tensor
+
+    def put_back(self, scheduler: Any, latents: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+        """Return (B, C, h, w) latents with what is kept at its own noise.
+
+        following: (1,), the timestep that they are for, or (0,) after the last.
+        """
+        known = self.latents
+        if len(following):
+            known = scheduler.add_noise(known.expand_as(self.noise), self.noise, following)
+        return ((1 - self.hole) * known + self.hole * latents).to(latents.dtype)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Plan:
     """One way from noise to latents.
@@ -45,6 +85,7 @@ class Plan:
     latents: (B, C, h, w), noisy as the first timestep wants them. arguments: the UNet's, of B pictures,
     or of B negative and then B positive ones where guidance_scale > 1. steps: how many they are to
     people (a scheduler may ask the UNet more than once in a step). step_arguments: the scheduler's.
+    beside: (B, C', h, w) that the UNet sees next to the latents. kept: what is put back after each step.
     """
 
     scheduler: Any = field(repr=False)
@@ -55,6 +96,9 @@ class Plan:
     guidance_scale: float
     guidance_rescale: float = 0.0
     step_arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+    beside: torch.Tensor | None = None
+    kept: Kept | None = None
+    steering: Steering | None = None
 
 
 def denoise(base: Base, plan: Plan, on_step: OnStep | None = None) -> torch.Tensor | None:
@@ -73,13 +117,21 @@ def denoise(base: Base, plan: Plan, on_step: OnStep | None = None) -> torch.Tens
             base.holder.at(index, count)
         scaled = scheduler.scale_model_input(latents, timestep)  # (B, C, h, w)
         inputs = torch.cat([scaled, scaled]) if guided else scaled
-        noise_pred = base.unet(inputs, timestep, return_dict=False, **plan.arguments)[0]
+        arguments = plan.arguments
+        if plan.steering is not None:
+            arguments = {**arguments, **plan.steering(inputs, timestep, arguments, (index, count))}
+        if plan.beside is not None:
+            beside = torch.cat([plan.beside, plan.beside]) if guided else plan.beside
+            inputs = torch.cat([inputs, beside], dim=1)  # (B, C + C', h, w)
+        noise_pred = base.unet(inputs, timestep, return_dict=False, **arguments)[0]
         if guided:
             negative, positive = noise_pred.chunk(2)
             noise_pred = negative + plan.guidance_scale * (positive - negative)
             if plan.guidance_rescale:
                 noise_pred = rescaled(noise_pred, positive, plan.guidance_rescale)
         latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **plan.step_arguments)[0]
+        if plan.kept is not None:
+            latents = plan.kept.put_back(scheduler, latents, plan.timesteps[index + 1 : index + 2])
         if on_step is not None:
             done = -(-(index + 1) * plan.steps // count)
             told = Step(

@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from pipelines.errors import nearest
+from pipelines.drawing.hires import UPSCALERS
+from pipelines.errors import ConfigError, nearest
 from pipelines.samplers import SAMPLERS
 
-__all__ = ["AdapterUse", "GenerationConfig"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipelines.mixing.weights import Weights
+
+__all__ = ["AdapterUse", "GenerationConfig", "Inputs", "PictureUse", "recorded"]
 
 
 def _known_sampler(name: str) -> str:
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}{nearest(name, SAMPLERS)}")
     return name
+
+
+def _known_upscaler(name: str) -> str:
+    if name not in UPSCALERS:
+        raise ValueError(f"unknown upscaler {name!r}{nearest(name, UPSCALERS)}")
+    return name
+
+
+class PictureUse(BaseModel):
+    """A picture that was drawn from, recorded so that the same one is asked for again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(default="", title="Picture", description="Its file's name.", max_length=300)
+    sha256: str = Field(
+        title="SHA-256", description="Over its mode, size and pixels, 64 hexadecimal digits.", max_length=64
+    )
+
+    @classmethod
+    def of(cls, image: Image, name: str = "") -> PictureUse:
+        """Record a picture."""
+        digest = hashlib.sha256(f"{image.mode} {image.width}×{image.height}\n".encode())
+        digest.update(image.tobytes())
+        return cls(name=name[:300], sha256=digest.hexdigest())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inputs:
+    """The pictures that a drawing starts from, as they were handed in.
+
+    image: what is drawn over. mask: white where it is drawn anew. None: not used.
+    """
+
+    image: Image | None = None
+    mask: Image | None = None
 
 
 class AdapterUse(BaseModel):
@@ -43,9 +86,20 @@ class AdapterUse(BaseModel):
         default=0.0, title="End", description="Share of the steps from which it is whole.", ge=0, le=1
     )
 
+    def weights(self) -> Weights:
+        """Return what `Mixer.set` takes for it."""
+        from pipelines.mixing.weights import Weights
+
+        return Weights(
+            unet=self.weight, text=self.text_weight, blocks=dict(self.blocks), begin=self.begin, end=self.end
+        )
+
 
 class GenerationConfig(BaseModel):
-    """What to draw. Sizes in pixels; a size of None is the base's own."""
+    """What to draw. Sizes in pixels; a size of None is the base's own.
+
+    Pictures are recorded here and handed to `generate` as `Inputs`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,10 +125,14 @@ class GenerationConfig(BaseModel):
         default=0.0, title="Guidance rescale", ge=0, le=1,
         description="How much of the contrast that guidance adds is taken back; for v-prediction about 0.7.",
     )  # fmt: skip
-    width: int | None = Field(default=None, title="Width", description="In pixels; empty: the base's own.",
-                              ge=8, le=4096)  # fmt: skip
-    height: int | None = Field(default=None, title="Height", description="In pixels; empty: the base's own.",
-                               ge=8, le=4096)  # fmt: skip
+    width: int | None = Field(
+        default=None, title="Width", ge=8, le=4096,
+        description="In pixels; empty: the base's own, or that of the picture that is drawn over.",
+    )  # fmt: skip
+    height: int | None = Field(
+        default=None, title="Height", ge=8, le=4096,
+        description="In pixels; empty: the base's own, or that of the picture that is drawn over.",
+    )  # fmt: skip
     sampler: Annotated[str, AfterValidator(_known_sampler)] = Field(
         default="ddim", title="Sampler", description="The way from noise to picture."
     )
@@ -85,3 +143,79 @@ class GenerationConfig(BaseModel):
     adapters: tuple[AdapterUse, ...] = Field(
         default=(), title="Adapters", description="What the mixer holds, recorded in the picture."
     )
+    clip_skip: int | None = Field(
+        default=None, title="CLIP skip", ge=1, le=12,
+        description="Which of the text encoder's layers is heard, from the last; empty: the family's own.",
+    )  # fmt: skip
+    image: PictureUse | None = Field(
+        default=None, title="Picture", description="What is drawn over; empty: nothing."
+    )
+    strength: float = Field(
+        default=0.75, title="Strength", ge=0, le=1,
+        description="How far a picture is drawn over: 0 leaves it, 1 starts from noise.",
+    )  # fmt: skip
+    mask: PictureUse | None = Field(
+        default=None, title="Mask", description="White where the picture is drawn anew; empty: everywhere."
+    )
+    mask_blur: float = Field(
+        default=4, title="Mask blur", ge=0, le=256, allow_inf_nan=False, json_schema_extra={"unit": "pixels"},
+        description="How softly what is drawn goes over into the picture.",
+    )  # fmt: skip
+    mask_padding: int | None = Field(
+        default=None, title="Only masked, padding", ge=0, le=4096, json_schema_extra={"unit": "pixels"},
+        description="Draw only the mask's surroundings, this much wider, at full size; empty: the whole.",
+    )  # fmt: skip
+    mask_invert: bool = Field(
+        default=False, title="Invert the mask", description="Draw anew what is black in the mask."
+    )
+    hires_scale: float = Field(
+        default=1.0, title="Hires scale", ge=1, le=4, allow_inf_nan=False,
+        description="How many times larger a second pass draws the picture; 1: no second pass.",
+    )  # fmt: skip
+    hires_steps: int | None = Field(
+        default=None, title="Hires steps", ge=1, le=1000,
+        description="Steps of the second pass; empty: as many as of the first.",
+    )  # fmt: skip
+    hires_strength: float = Field(
+        default=0.6, title="Hires strength", ge=0, le=1,
+        description="How far the second pass draws the picture over.",
+    )  # fmt: skip
+    hires_upscaler: Annotated[str, AfterValidator(_known_upscaler)] = Field(
+        default="latent", title="Hires upscaler", description="How the picture is made larger in between."
+    )
+
+
+def recorded(config: GenerationConfig, inputs: Inputs) -> GenerationConfig:
+    """Return the settings with the pictures that are handed in recorded in them.
+
+    Raises: ConfigError for a picture other than the one recorded, or one that is recorded but not given.
+    """
+    return config.model_copy(
+        update={
+            "image": _same(config.image, inputs.image, "picture"),
+            "mask": _same(config.mask, inputs.mask, "mask"),
+        }
+    )
+
+
+def _same(record: PictureUse | None, image: Image | None, what: str) -> PictureUse | None:
+    """Return the record of a picture, checked against the one given; a new one where there was none."""
+    if image is None:
+        if record is None:
+            return None
+        raise ConfigError(f"the settings name a {what}, {_shown(record)}, which wasn't given; give it too")
+    given = PictureUse.of(image)
+    if record is None:
+        return given
+    if record.sha256 != given.sha256:
+        raise ConfigError(
+            f"the {what} isn't the one that the settings name: expected {_shown(record)}, "
+            f"got sha256 {given.sha256[:12]}; give that one, or take it out of the settings"
+        )
+    return record
+
+
+def _shown(record: PictureUse) -> str:
+    """A picture's name, where it has one, and the beginning of its hash."""
+    name = f"{record.name!r}, " if record.name else ""
+    return f"{name}sha256 {record.sha256[:12]}"
