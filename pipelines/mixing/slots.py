@@ -130,8 +130,9 @@ def own_value(slot: Slot) -> torch.Tensor:
         found = weight.dequantize()
         assert isinstance(found, torch.Tensor)
         return found.detach()
-    if (found := dequantised(slot.layer)) is not None:
-        return found.detach()
+    own = dequantised(slot.layer)
+    if own is not None:
+        return own.detach()
     raise AdapterError(
         f"the weight of {slot.module} is {weight.dtype} of type {type(weight).__name__}, which can't be "
         "dequantised, and an adapter's ΔW depends on it; load the base unquantised"

@@ -119,7 +119,7 @@ def test_a_move_of_the_mixer_acts_on_the_next_visit(tiny_base: Base, route: Any)
     }
 
     def mixed() -> list[tuple[torch.Tensor, ...]]:
-        found = []
+        found: list[tuple[torch.Tensor, ...]] = []
         with Mixer(tiny_base, route=route) as mixer:
             for name, adapter in adapters.items():
                 mixer.add(name, adapter)
@@ -178,7 +178,8 @@ def test_a_visit_that_was_broken_off_ends_with_the_next(monkeypatch: pytest.Monk
 def test_a_copy_that_fails_gives_the_tensors_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines import offload as where
 
-    module, offload, done = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), Offload(CPU), []
+    module, offload = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), Offload(CPU)
+    done: list[torch.Tensor] = []
     copy = where._copy
 
     def full(own: torch.Tensor, on: torch.device) -> torch.Tensor:

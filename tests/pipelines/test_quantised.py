@@ -45,7 +45,7 @@ def stand_in(layer: nn.Linear) -> nn.Linear:
     made = RoundedLinear(layer.in_features, layer.out_features, bias=False, device="meta")
     made.bias = layer.bias
     del made.weight
-    made.weight = ((layer.weight.data * 64).round() / 64).as_subclass(Rounded)  # type: ignore[assignment]
+    made.weight = ((layer.weight.data * 64).round() / 64).as_subclass(Rounded)
     return made
 
 
