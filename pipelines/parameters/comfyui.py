@@ -192,6 +192,8 @@ def _latents(graph: Graph, gathered: Gathered, run: _Pass, chain: list[Node], la
         if _SIZED.search(node.kind):
             gathered.put("width", graph.value(node, "width"), "width")
             gathered.put("height", graph.value(node, "height"), "height")
+            if isinstance(run.denoise, int | float) and run.denoise < 1:
+                gathered.leave("denoise", run.denoise)
             count = graph.value(node, "batch_size")
             if count not in (None, 1):
                 gathered.leave("batch_size", count)

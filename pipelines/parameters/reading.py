@@ -116,6 +116,8 @@ def _strings(info: dict[Any, Any]) -> dict[str, str]:
 
 def _exif(image: Any) -> dict[str, str]:
     """Return the comment and the description of a picture's EXIF data, as far as they are there."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return {}  # Pillow would decode the pixels to look behind them
     try:
         exif = image.getexif()
         comment = exif.get_ifd(_EXIF_POINTER).get(_USER_COMMENT)
