@@ -14,6 +14,7 @@ from torch import nn
 from pipelines.bases.reading import fill
 from pipelines.bases.source import Source, open_source
 from pipelines.errors import BaseError
+from pipelines.families import Family
 
 _BROKEN = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, AssertionError, IndexError,
            ZeroDivisionError, MemoryError)  # fmt: skip
@@ -30,7 +31,7 @@ def load_networks(
     made: dict[str, nn.Module] = {}
     for part in source.networks:
         try:
-            model = _empty(source, part)
+            model = empty_network(source.family, part, source.configs[part])
         except _BROKEN as error:
             raise BaseError(f"base {source.ref!r} can't be loaded: {part}: {first_line(error)}; "
                             "fetch it again") from error  # fmt: skip
@@ -39,21 +40,21 @@ def load_networks(
     return made
 
 
-def _empty(source: Source, part: str) -> nn.Module:
-    """Make a part's module from its config, without weights."""
+def empty_network(family: Family, part: str, config: Mapping[str, Any]) -> nn.Module:
+    """Make a part's module from its config, without weights. Raises: what the libraries raise."""
     import transformers
     from accelerate import init_empty_weights
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers.initialization import no_init_weights
 
-    config = dict(source.configs[part])
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         if part == "unet":
-            return UNet2DConditionModel.from_config(config)
+            return UNet2DConditionModel.from_config(dict(config))
         if part == "vae":
-            return AutoencoderKL.from_config(config)
-        row = next(row for row in source.family.text_encoders if row.component == part)
+            return AutoencoderKL.from_config(dict(config))
+        row = next(row for row in family.text_encoders if row.component == part)
         model: nn.Module = getattr(transformers, row.model_class)(
-            transformers.CLIPTextConfig.from_dict(config)
+            transformers.CLIPTextConfig.from_dict(dict(config))
         )
         return model
 
