@@ -18,7 +18,7 @@ from pipelines.parameters.restored import (
     number,
     stem,
 )
-from pipelines.prompts import split_tags
+from pipelines.prompts import split_tags, without_choices
 
 _TAG = re.compile(r"<(?:lora|lyco):[^>]*>")
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[xX×*]\s*(\d{1,6})\s*")
@@ -64,7 +64,7 @@ def parse_a1111(text: str) -> Restored:
     parts = take_apart(text)
     gathered = Gathered("a1111")
     tags = _adapters(gathered, parts.prompt)
-    gathered.put("negative_prompt", parts.negative, "Negative prompt")
+    gathered.put("negative_prompt", without_choices(parts.negative), "Negative prompt")
     known: dict[str, str] = {}
     for key, value in parts.settings.items():
         name = key.casefold().strip()
@@ -101,7 +101,7 @@ def _adapters(gathered: Gathered, prompt: str) -> bool:
             continue
         gathered.adapters.append(AdapterHint(read.name, None, read.weight, read.text_weight))
     rest = _TAG.sub("", prompt).strip() if found else prompt
-    gathered.put("prompt", rest, "Prompt")
+    gathered.put("prompt", without_choices(rest), "Prompt")
     return bool(found)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.parameters.graph import Graph, Node, read_graph
 from pipelines.parameters.restored import AdapterHint, Gathered, Restored, stem
+from pipelines.prompts import without_choices
 
 _SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "KSampler (Efficient)",
              "KSamplerAdvanced (Efficient)", "KSampler Adv. (Efficient)")  # fmt: skip
@@ -168,7 +169,8 @@ def _worded(text: Any) -> str:
     """Write a ComfyUI prompt so that it means the same here."""
     if not isinstance(text, str):
         return "" if text is None else str(text)
-    return _BRACKETS.sub(r"\\\1", _WORDS.sub(lambda found: found[0].lower(), text)).strip()
+    small = _WORDS.sub(lambda found: found[0].lower(), text)
+    return without_choices(_BRACKETS.sub(r"\\\1", small)).strip()
 
 
 def _clip_skip(graph: Graph, gathered: Gathered, encoder: Node) -> None:

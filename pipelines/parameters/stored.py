@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from pipelines.errors import PictureError
+from pipelines.prompts.literal import literal
 
 PIGMENT_CHUNK = "pigment"
 A1111_CHUNK = "parameters"
@@ -15,6 +16,9 @@ VERSIONS = (1, 2)
 
 def checked_settings(text: str, name: str) -> dict[str, Any]:
     """Read Pigment's settings from a picture's text. name: the file's, for the errors.
+
+    Prompts of version 1 were drawn as they stood: they are returned in the words that mean that now. What
+    was longer than the encoder was cut then, and isn't any more.
 
     Raises: PictureError for text that isn't such settings, or of a version that isn't known.
     """
@@ -30,4 +34,9 @@ def checked_settings(text: str, name: str) -> dict[str, Any]:
             f"{name!r} holds Pigment settings of version {str(version)[:20]}, expected at most "
             f"{VERSIONS[-1]}; open it with a newer Pigment"
         )
+    if version == 1:
+        generation = settings["generation"]
+        texts = {key: generation.get(key) for key in ("prompt", "negative_prompt")}
+        told = {key: literal(text) for key, text in texts.items() if isinstance(text, str)}
+        settings["generation"] = {**generation, **told}
     return settings

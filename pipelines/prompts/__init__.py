@@ -9,11 +9,13 @@ The language is A1111's, so that prompts written for it mean the same here:
 - `<lora:name:0.8>` names an adapter (`split_tags`), `{a|b}` chooses by the seed (`resolve_wildcards`).
 
 Prompt editing `[from:to:0.5]`, alternation `[a|b]` and composition `AND` need another prompt at some
-steps, which isn't supported: they are refused by one line. Lines after `#` are no comments here.
+steps, which isn't supported: they are refused by one line. `#` begins no comment here. `literal` writes
+text so that it means itself.
 """
 
 from pipelines.prompts.encoding import encode
+from pipelines.prompts.literal import literal, without_choices
 from pipelines.prompts.tags import Tag, split_tags
 from pipelines.prompts.wildcards import resolve_wildcards
 
-__all__ = ["Tag", "encode", "resolve_wildcards", "split_tags"]
+__all__ = ["Tag", "encode", "literal", "resolve_wildcards", "split_tags", "without_choices"]

@@ -342,6 +342,10 @@ CASES: dict[str, Case] = {
     "an unclosed quote": Case(
         f'a cat\n{_LINE}, Note: "half, Version: v1', _usual(), left={"Note": '"half', "Version": "v1"}
     ),
+    "braces, which A1111 takes for text": Case(
+        f"a {{red|blue}} {{{{cat}}}}\nNegative prompt: {{x}}\n{_LINE}",
+        _usual("a \\{red\\|blue\\} \\{\\{cat\\}\\}", "{x}"),
+    ),
     "samplers: a k_ name of 2022": _sampler("k_euler_a", "euler_a"),
     "samplers: an alias": _sampler("k_dpmpp_2m_ka", "dpmpp_2m_karras"),
     "samplers: InvokeAI's": _sampler("dpmpp_2m_k", "dpmpp_2m_karras"),

@@ -126,8 +126,10 @@ def test_pigments_own_go_before_a1111s_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [1, 2, None])
 def test_settings_of_every_version_are_read(tmp_path: Path, version: int | None) -> None:
-    asked = settings(version)
+    asked = settings(version, negative_prompt="[bad]")
     path = png(tmp_path / "p.png", pigment=json.dumps(asked))
+    if version != 2:  # then, prompts were drawn as they stood
+        asked["generation"] |= {"prompt": "a \\{cat\\} <\\lora:no:1>", "negative_prompt": "\\[bad\\]"}
     assert read_settings(path) == asked
     assert restore(path).fields["seed"] == 2**53 - 1
 
