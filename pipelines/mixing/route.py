@@ -36,9 +36,10 @@ def choose_route(
             "unfused",
             f"the base is quantised ({quantised[0].module} is {kind}, {quantised[0].parameter.dtype})",
         )
-    needed, free = _needed_bytes(found, kept), free_bytes(base.device)
-    if free is not None and needed > free:
-        return "unfused", f"a copy of the weights needs {_text(needed)} and {_text(free)} are free"
+    for device, needed in _needed_bytes(found, kept).items():
+        free = free_bytes(device)
+        if free is not None and needed > free:
+            return "unfused", f"a copy of the weights needs {_text(needed)} and {_text(free)} are free"
     return "fused", "the weights are plain and their copy fits"
 
 
@@ -54,17 +55,25 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
-def _needed_bytes(found: Contributions, kept: set[tuple[str, str]]) -> int:
-    """Bytes of the copies and factors; while they are made, the largest stack is there once more."""
-    total = 0
-    stacks: dict[tuple[int, int], int] = {}
+def _needed_bytes(found: Contributions, kept: set[tuple[str, str]]) -> dict[torch.device, int]:
+    """Bytes of the copies and factors, by where the weights are: those that are offloaded are copied there.
+
+    While they are made, the largest stack is there once more.
+    """
+    total: dict[torch.device, int] = {}
+    stacks: dict[torch.device, dict[tuple[int, int], int]] = {}
     for slot, parts in found.values():
-        for part in parts.values():
-            total += part.up.nbytes + part.down.nbytes if isinstance(part, Product) else part.nbytes
+        device, own = slot.parameter.device, slot.parameter.nbytes
+        needed = sum(
+            part.up.nbytes + part.down.nbytes if isinstance(part, Product) else part.nbytes
+            for part in parts.values()
+        )
         if slot.key not in kept:
-            total += slot.parameter.nbytes
-            stacks[slot.matrix] = stacks.get(slot.matrix, 0) + slot.parameter.nbytes
-    return total + max(stacks.values(), default=0)
+            needed += own
+            shapes = stacks.setdefault(device, {})
+            shapes[slot.matrix] = shapes.get(slot.matrix, 0) + own
+        total[device] = total.get(device, 0) + needed
+    return {device: size + max(stacks.get(device, {}).values(), default=0) for device, size in total.items()}
 
 
 def _text(count: int) -> str:

@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipelines.base import Base, load_base
 from pipelines.device import Device
 from pipelines.errors import ConfigError
+from pipelines.generate import GenerationConfig, generate
 from pipelines.mixer import Mixer
+from pipelines.mixing import route as route_module
+from pipelines.mixing.slots import Contributions, Slot
 from pipelines.offload import Offload, blocks, offload_blocks, offload_whole
 from pipelines.preparing import offloaded, prepare, restore
 from tests.pipelines.making import random_adapter_of
@@ -110,6 +115,47 @@ def test_sdxl_with_two_encoders(tiny_folders: dict[str, Path]) -> None:
     assert tensors(base) == before
 
 
+class Watch(TorchDispatchMode):
+    """Notes what reckons with weights at home rather than with their copies."""
+
+    def __init__(self, homes: set[int]) -> None:
+        super().__init__()
+        self.homes, self.wrong, self.seen = homes, set[str](), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__.split(".")[0] not in ("_to_copy", "detach", "alias", "copy_", "clone"):
+            used = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
+            self.seen += len(used)
+            self.wrong |= {str(func) for t in used if t.data_ptr() in self.homes}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("how", ["parts", "blocks"])
+@pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
+def test_nothing_reckons_with_weights_at_home(how: str, family: str, tiny_folders: dict[str, Path]) -> None:
+    base = load_base(tiny_folders[family], device="cpu")
+    prepare(base, device(how))
+    with Mixer(base) as mixer:
+        mixer.add("a", random_adapter(base, target_modules(base, "all", "attention+mlp")))
+        mixer.set({"a": 0.5})
+        away = [part for part in parts(base) if how == "blocks" or part is not base.unet]
+        homes = {t.data_ptr() for part in away for t in (*part.parameters(), *part.buffers())}
+        config = GenerationConfig(prompt="a cat", negative_prompt="dogs", num_inference_steps=1)
+        with Watch(homes) as watch:
+            generate(base, config)
+            for encoder in base.text_encoders():
+                base.encode_tokens(encoder, torch.zeros(1, 16, dtype=torch.long), clip_skip=2)
+            base.encode_images(torch.zeros(1, 3, 16, 16))
+        assert watch.seen > 1000
+        assert watch.wrong == set()
+        restore_hooks = offloaded(base)
+        assert restore_hooks is not None
+        restore_hooks.remove()
+        with Watch(homes) as watch:
+            generate(base, config)
+        assert watch.wrong
+
+
 @pytest.mark.parametrize("route", ["fused", "unfused"])
 def test_a_move_of_the_mixer_acts_on_the_next_visit(tiny_base: Base, route: Any) -> None:
     before, plain = weights_of(tiny_base), outputs(aligned(tiny_base))
@@ -136,6 +182,23 @@ def test_a_move_of_the_mixer_acts_on_the_next_visit(tiny_base: Base, route: Any)
     assert not same(found[0], found[1])
     assert_unchanged(tiny_base, before)
     assert same(outputs(tiny_base), plain)
+
+
+def test_the_copy_of_the_mix_is_reckoned_where_the_weights_are(
+    tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def room(where: torch.device) -> None:
+        asked.append(where.type)
+
+    monkeypatch.setattr(route_module, "free_bytes", room)
+    tiny_base.text_encoder.final_layer_norm.to("meta")
+    norm = Slot("text_encoder.final_layer_norm", "weight", tiny_base.text_encoder.final_layer_norm)
+    first = Slot("unet.conv_in", "weight", tiny_base.unet.conv_in)
+    found: Contributions = {first.key: (first, {}), norm.key: (norm, {})}
+    assert route_module.choose_route(tiny_base, "auto", found, set())[0] == "fused"
+    assert asked == ["cpu", "meta"]
 
 
 class Failing(nn.Module):
