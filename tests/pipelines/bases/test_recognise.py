@@ -208,6 +208,18 @@ def test_a_unet_that_answers_without_numbers_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(("share", "told"), [(0.8, "epsilon"), (0.3, "v_prediction"), (-0.9, "v_prediction")])
+def test_the_probe_judges_by_correlation_not_by_size(share: float, told: str) -> None:
+    noise = torch.Generator().manual_seed(1)
+
+    def call(latents: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        other = torch.randn(latents.shape, generator=noise)
+        return 7 * (share * latents + (1 - share**2) ** 0.5 * other) + 3
+
+    alphas = torch.linspace(0.99, 0.01, 1000)
+    assert probe_prediction(call, alphas, (1, 4, 32, 32), torch.Generator().manual_seed(0)) == told
+
+
 def test_the_probe_asks_at_the_last_timestep() -> None:
     asked: list[int] = []
 
