@@ -48,7 +48,7 @@ def prepare(base: Base, device: Device) -> None:
     restore(base)
     state = _PREPARED.setdefault(base, _Prepared())
     if device.quantise is not None and state.quantised is None:
-        quantise(base.unet, device.quantise, device.device)
+        quantise(base.unet, device.quantise, device.device, device.home("unet"))
         state.quantised = device.quantise
     for name, part in _parts(base).items():
         _move(part, device.home(name))

@@ -187,23 +187,22 @@ def check_quantiser(name: str, device: torch.device, dtype: torch.dtype) -> None
         )
 
 
-def quantise(unet: nn.Module, name: str, device: torch.device) -> int:
+def quantise(unet: nn.Module, name: str, device: torch.device, home: torch.device | None = None) -> int:
     """Quantise a UNet's attention blocks in place; returns how many layers were.
 
-    device: where it's done, layer by layer, whatever device the layers are on and stay on.
+    device: where it's done, layer by layer, so that a UNet on another device is never whole on this one.
+    home: where the quantised layers go then; None is `device`.
     Raises: ConfigError where a layer can't be, or none was.
     """
 
     row, done = QUANTISED[name], 0
     for path, parent, child in list(_layers(unet)):
         layer = getattr(parent, child)
-        home = layer.weight.device
         try:
-            if home != device:
-                layer.to(device)
+            layer.to(device)
             before = layer.weight
             made = row.layer(layer)
-            if home != device:
+            if home not in (None, device):
                 made.to(home)
         except Exception as error:
             raise ConfigError(
