@@ -57,14 +57,16 @@ def _told(base: Base, cut: dict[str, _Cut], count: int, clip_skip: int | None) -
     pooled: torch.Tensor | None = None
     for component, prompts in cut.items():
         empty = Cutter(base, component).empty()
-        runs = []
-        for index in range(count):
+        longest = max(len(chunks) for chunks in prompts)
+        runs: list[torch.Tensor] = []
+        for index in range(min(count, longest + 1)):
             chunks = [chunks[index] if index < len(chunks) else empty for chunks in prompts]
             ids = torch.tensor([chunk.ids for chunk in chunks])  # (B, L)
             found, projected = base.encode_tokens(component, ids, clip_skip)
             if not index:
                 pooled = projected
             runs.append(_emphasised(found, chunks))
+        runs += runs[-1:] * (count - len(runs))  # the last is of no words then
         hidden.append(runs[0] if count == 1 else torch.cat(runs, dim=1))  # (B, count · L, D)
     return Conditioning(torch.cat(hidden, dim=-1), pooled if base.family.pooled else None)
 

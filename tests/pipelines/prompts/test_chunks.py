@@ -39,6 +39,7 @@ def texts(base: Base, prompt: str) -> list[str]:
         ("abcdefghijklm, n", ["abcdefghijklm ,", "n"]),
         ("abcdefghijklmn, o", ["abcdefghijklmn", ", o"]),
         ("a, b, cdefghijklmnop", ["a , b ,", "cdefghijklmnop"]),
+        ("abc, defghijklmnopqrs", ["abc ,", "defghijklmnopq", "rs"]),
         ("a BREAK b", ["a", "b"]),
         ("BREAK b", ["", "b"]),
         ("a BREAK BREAK b", ["a", "", "b"]),
