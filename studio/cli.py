@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.errors import ConfigError, StudioError
-from studio.commands import adapters, mixes
-from studio.commands.arguments import Parser, base_path, shared_options
+from studio.commands import adapters, bases, mixes
+from studio.commands.arguments import Parser, shared_options
+from studio.commands.base_options import FetchLine, base_options, base_path
 
 PORT = 7860
 
@@ -21,8 +22,10 @@ PORT = 7860
 def _studio(args: argparse.Namespace) -> int:
     from studio.server import serve
 
-    base = base_path(args.base or "pocket")
-    return serve(host=args.host, port=args.port, workspace=args.workspace, base=base)
+    base, options = base_path(args.base or "pocket", args.workspace), base_options(args)
+    if base != "pocket":
+        options.open(base, on_progress=FetchLine())  # refused or fetched now, not behind the page
+    return serve(host=args.host, port=args.port, workspace=args.workspace, base=base, options=options)
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -45,7 +48,7 @@ def _bench(argv: Sequence[str]) -> int:
     return int(measure(list(argv[1:])))
 
 
-BENCHES = {"mix": "trainers.bench.mix"}
+BENCHES = {"mix": "trainers.bench.mix", "generate": "trainers.bench.generate"}
 """Measurements by name: the module whose `main` takes the rest of the command line."""
 
 
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     mixes.add_commands(commands, shared)
     adapters.add_commands(commands, shared)
+    bases.add_commands(commands)
     return parser
 
 

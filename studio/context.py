@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studio.bases import BaseOptions
 from studio.exporting import file_name
 from studio.jobs import Job, Jobs
 from studio.library import Entry, Library
@@ -22,12 +23,14 @@ class Context:
     """The studio behind the page: one per server, shared by all browsers.
 
     Attributes:
-        base: the base that is taught and drawn with: "pocket" or a folder.
+        base: the base that is taught and drawn with: "pocket", a folder, a file or a hub id.
+        options: how it is loaded.
     """
 
     workspace: Workspace
     runner: Runner
     base: str = "pocket"
+    options: BaseOptions = field(default_factory=BaseOptions)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import StudioError
+from studio.bases import BaseOptions
 from studio.jobs import Job, Jobs
 from studio.library import Library
 from studio.locks import FileLock
@@ -35,8 +36,10 @@ class Stopped(Exception):
 class Maker:
     """The verbs of the child process; each takes JSON values and returns a dict of JSON values."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, options: BaseOptions | None = None) -> None:
+        """options: how bases are loaded."""
         self.workspace = workspace
+        self.options = options or BaseOptions()
         self.jobs = Jobs(workspace)
         self.library = Library(workspace)
         self._base: Any = None
@@ -102,11 +105,10 @@ class Maker:
     def _load(self, base: str) -> None:
         if self._base is not None and self._base_ref == base:
             return
-        from pipelines.base import load_base
         from pipelines.mixer import Mixer
 
         self._base, self._mixer = None, None
-        self._base = load_base(base)
+        self._base = self.options.load(base)
         self._mixer = Mixer(self._base)
         self._base_ref = base
 
@@ -213,10 +215,12 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the child process."""
     parser = argparse.ArgumentParser(prog="studio.maker")
     parser.add_argument("--workspace", required=True)
+    parser.add_argument("--base-options", default="{}")
     args = parser.parse_args(argv)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not get between the answers
-    serve(Maker(Workspace.open(args.workspace, own=False)), sys.stdin, answers)
+    opened, options = Workspace.open(args.workspace, own=False), BaseOptions.from_text(args.base_options)
+    serve(Maker(opened, options), sys.stdin, answers)
     return 0
 
 

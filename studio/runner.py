@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.errors import AdapterError, StudioError
 from studio import processes
+from studio.bases import BaseOptions
 from studio.jobs import Job, Jobs
 from studio.workspace import Workspace
 
@@ -21,8 +22,9 @@ CLOSING = 30.0  # seconds that the queue has to end its child
 class MakerProcess:
     """The warm child process of `studio.maker`, started when it is first needed and again after it died."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, options: BaseOptions) -> None:
         self.workspace = workspace
+        self.options = options
         self._process: Any = None
         self._turn = threading.Lock()
         self._verb = ""  # what it is doing
@@ -46,6 +48,8 @@ class MakerProcess:
                 "studio.maker",
                 "--workspace",
                 str(self.workspace.root),
+                "--base-options",
+                self.options.as_text(),
                 output=self.workspace.folder("cache", "maker.log"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -102,11 +106,14 @@ class MakerProcess:
 class Runner:
     """Runs the jobs of a workspace, one at a time, until it is closed."""
 
-    def __init__(self, workspace: Workspace, *, base: str = "pocket") -> None:
+    def __init__(
+        self, workspace: Workspace, *, base: str = "pocket", options: BaseOptions | None = None
+    ) -> None:
+        """base, options: what pictures are drawn with, and how it is loaded."""
         self.workspace = workspace
         self.base = base
         self.jobs = Jobs(workspace)
-        self.maker = MakerProcess(workspace)
+        self.maker = MakerProcess(workspace, options or BaseOptions())
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="runner", daemon=True)

@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse
 
 from pipelines.errors import AdapterError, Busy, ConfigError, WorkspaceError
 from pipelines.formats import FORMATS
+from studio.bases import BaseOptions
 from studio.context import Context
 from studio.examples import example_sets
 from studio.runner import Runner
@@ -192,7 +193,10 @@ def make_app(context: Context) -> FastAPI:
     )
 
 
-def serve(*, host: str, port: int, workspace: str | Path | None, base: str = "pocket") -> int:
+def serve(
+    *, host: str, port: int, workspace: str | Path | None, base: str = "pocket",
+    options: BaseOptions | None = None,
+) -> int:  # fmt: skip
     """Serve the page until SIGINT or SIGTERM; child processes end with it. Returns the exit code.
 
     Raises:
@@ -208,9 +212,9 @@ def serve(*, host: str, port: int, workspace: str | Path | None, base: str = "po
         # uvicorn shuts down at a signal and then raises it again: without this, SIGTERM would end the process
         # before the child processes were ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        runner = Runner(opened, base=base)
+        runner = Runner(opened, base=base, options=options)
         try:
-            context = Context(opened, runner, base)
+            context = Context(opened, runner, base, options or BaseOptions())
             context.library.add_examples()
             app = make_app(context)
             runner.start()

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.errors import BaseError, ConfigError, PictureError
 from pipelines.files import write_atomic
 from studio import forms
+from studio.bases import BaseOptions, hub_id, local_ref
 from studio.context import Context
 from studio.jobs import Job
 from studio.library import copy_file
@@ -22,7 +23,7 @@ MAX_PICTURES = 1000
 # Fields that the tab asks for itself or knows: everything else stands under "Advanced".
 OWN_FIELDS = frozenset(
     ("data.instance_images", "data.kind", "data.trigger", "data.captions")
-    + ("run.output", "run.name", "run.cache", "run.base")
+    + ("run.output", "run.name", "run.cache", "run.base", "run.vae")
 )
 PRESET_FIELDS = frozenset(f"{FIELDS[name]}.{name}" for preset in PRESETS.values() for name in preset)
 
@@ -99,8 +100,14 @@ def check_pictures(pictures: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return good, refused
 
 
-def lesson_config(lesson: Lesson, *, pictures: Path, output: Path, cache: Path, base: str) -> TrainConfig:
+def lesson_config(
+    lesson: Lesson, *, pictures: Path, output: Path, cache: Path, base: str,
+    options: BaseOptions | None = None,
+) -> TrainConfig:  # fmt: skip
     """The validated config of a lesson.
+
+    Args:
+        base, options: what is taught, and how it is loaded where the lesson doesn't say.
 
     Raises:
         ConfigError: something is missing or out of its bounds.
@@ -122,6 +129,10 @@ def lesson_config(lesson: Lesson, *, pictures: Path, output: Path, cache: Path, 
     data.update(instance_images=pictures, kind=lesson.kind, trigger=trigger)
     data["captions"] = "sidecar" if any(caption for _, caption in lesson.pictures) else "prompt"
     run.update(output=output, cache=cache, base=base, name=" ".join(lesson.name.split()) or trigger)
+    options = options or BaseOptions()
+    run["vae"] = options.vae or ""
+    run["device"] = run.get("device") or options.device
+    run["precision"] = run.get("precision") or options.precision
     run["preview_prompts"] = run["preview_prompts"] or preview_prompts(
         lesson.kind, trigger, data["instance_prompt"], data["class_prompt"]
     )
@@ -141,13 +152,13 @@ def start(context: Context, lesson: Lesson) -> Job:
     _, refused = check_pictures([path for path, _ in lesson.pictures])
     if refused:
         raise PictureError(refused[0])
-    if context.base != "pocket" and not (Path(context.base) / "model_index.json").is_file():
-        raise BaseError(f"base {context.base!r} has no model_index.json; give a folder in diffusers' layout")
+    if local_ref(context.base) is None and hub_id(context.base) is None:
+        raise BaseError(f"base {context.base!r} is gone; put it back, or start Pigment with another --base")
     job_id = new_id()
     folder = context.workspace.folder("pictures", job_id)
     config = lesson_config(
         lesson, pictures=folder, output=context.workspace.folder("runs", job_id),
-        cache=context.workspace.folder("cache"), base=context.base,
+        cache=context.workspace.folder("cache"), base=context.base, options=context.options,
     )  # fmt: skip
     folder.mkdir()
     for number, (path, caption) in enumerate(lesson.pictures):

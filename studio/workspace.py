@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.errors import Busy, WorkspaceError
 from studio.locks import FileLock
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FOLDERS = ("pictures", "adapters", "runs", "images", "trash", "cache")
 
 _SCHEMA = """
@@ -41,6 +41,16 @@ CREATE TABLE images (
 CREATE INDEX images_by_time ON images (created);
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_STEPS = {
+    1: _SCHEMA,
+    2: """
+CREATE TABLE bases (
+    name TEXT PRIMARY KEY, ref TEXT NOT NULL, family TEXT NOT NULL, prediction_type TEXT NOT NULL,
+    bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, info TEXT NOT NULL DEFAULT '{}', created REAL NOT NULL
+);
+""",
+}
+"""What leads to each version of the index from the one before; an older index is brought up to date."""
 
 
 def default_root() -> Path:
@@ -109,9 +119,10 @@ class Workspace:
         try:
             with self.write() as db:
                 version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    for statement in _SCHEMA.split(";"):
-                        db.execute(statement)
+                if version < SCHEMA_VERSION:
+                    for step in range(version + 1, SCHEMA_VERSION + 1):
+                        for statement in _STEPS[step].split(";"):
+                            db.execute(statement)
                     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise WorkspaceError(

@@ -49,7 +49,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
     # ── Refuse what can be refused, before anything is written
     dataset = load_dataset(config.data)
     with _threads(run.threads):
-        base = load_base(run.base, device=run.device, dtype=run.precision)
+        base = load_base(run.base, device=run.device, dtype=run.precision, vae=run.vae or None)
         resolution = _resolution(base, config)
         folder = open_run(config, resume)
         for note in dataset.notes:

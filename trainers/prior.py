@@ -113,7 +113,11 @@ def make_class_pictures(
 def _key(base: Base, group: Sequence[ClassPicture], resolution: int) -> str:
     """Name of a group's folder: everything that its pictures depend on, hashed."""
     asked = [[one.prompt, one.seed] for one in group]
-    text = json.dumps([1, base.sha256, str(base.dtype), resolution, _SETTINGS, asked], sort_keys=True)
+    vae = None if base.source is None else base.source.vae_sha256
+    text = json.dumps(
+        [1, base.sha256, *([vae] if vae else []), str(base.dtype), resolution, _SETTINGS, asked],
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -308,8 +308,15 @@ class RunConfig(Section):
         default="pocket",
         min_length=1,
         title="Base",
-        description="“pocket” for the embedded base, or a folder in diffusers' layout.",
+        description="“pocket” for the embedded base, a folder in diffusers' layout, a .safetensors file, or "
+        "a hub id (org/name).",
         json_schema_extra=_about("simple"),
+    )
+    vae: str = Field(
+        default="",
+        title="VAE",
+        description="Another VAE in the place of the base's: a .safetensors file, or a diffusers folder.",
+        json_schema_extra=_about("advanced"),
     )
     name: str = Field(
         default="",

@@ -18,17 +18,15 @@ from studio.commands.arguments import (
     add_part,
     add_rank,
     add_writing,
-    base_path,
     place,
     rank_rule,
-    refuse_idle_base,
     say,
     target,
     the_adapter,
-    the_base,
     the_library,
     workspace_options,
 )
+from studio.commands.base_options import BASE_HELP, base_path, load, refuse_idle_base, the_base
 
 
 def export(args: argparse.Namespace) -> int:
@@ -95,18 +93,15 @@ def _needs_base(adapter: Any) -> bool:
 
 def extract(args: argparse.Namespace) -> int:
     """Make an adapter of what a tuned base differs in from another."""
-    base_path(args.tuned)
+    base_path(args.tuned, args.workspace)
     out = adapter_target(args, f"{Path(args.tuned).name}-extracted", None)
     rule = rank_rule(args)
     if rule is None:
         raise ConfigError("extract needs --rank, --energy or --error; see pigment extract --help")
-    from pipelines.base import load_base
     from pipelines.export import export_adapter
     from pipelines.tools import extract as extracted
 
-    adapter, report = extracted(
-        load_base(base_path(args.tuned)), the_base(args), rule, name=args.name or out.stem
-    )
+    adapter, report = extracted(load(args, args.tuned), the_base(args), rule, name=args.name or out.stem)
     written = export_adapter(adapter, out, args.format, args.dtype)
     data = {"extract": report.as_dict(), "export": written.as_dict()}
     say(args, f"{report.as_text()}\n{written.as_text()}", data)
@@ -300,7 +295,7 @@ def add_commands(commands: Any, shared: Parser) -> None:
     parser = commands.add_parser(
         "extract", parents=[shared], help="make an adapter of what a tuned base differs in from --base"
     )
-    parser.add_argument("tuned", help="the tuned base: a diffusers folder")
+    parser.add_argument("tuned", help=f"the tuned base: {BASE_HELP}")
     parser.add_argument("--name", default="", help="of the adapter; default: the file's")
     add_rank(parser)
     add_writing(parser)

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import AdapterError, BaseError, ConfigError, nearest
+from pipelines.errors import AdapterError, ConfigError, nearest
+from studio.commands.base_options import add_base
+from studio.commands.base_options import the_base as the_base
 
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
@@ -46,24 +48,6 @@ def place(ref: str) -> Path:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{ref[:80]!r} is no path that can be looked up: {reason[:100]}") from None
     return path
-
-
-def base_path(ref: str) -> str:
-    """A base as one that the whole studio understands: "pocket", or the whole path of a folder."""
-    if ref == "pocket":
-        return ref
-    path = place(ref).resolve()
-    if not (path / "model_index.json").is_file():
-        found = "a folder without model_index.json" if path.is_dir() else "no folder"
-        raise BaseError(f"base {ref!r} is {found}; give a folder in diffusers' layout, or “pocket”")
-    return str(path)
-
-
-def the_base(args: argparse.Namespace) -> Base:
-    """Load the base that `--base` names."""
-    from pipelines.base import load_base
-
-    return load_base(base_path(args.base or "pocket"))
 
 
 def the_library(args: argparse.Namespace) -> Library:
@@ -202,18 +186,10 @@ def workspace_options() -> Parser:
 
 
 def shared_options() -> Parser:
-    """`--workspace` and `--base`; a base that isn't given is None, and stands for pocket."""
+    """`--workspace`, `--base` and how it is loaded; a base that isn't given is None: pocket."""
     options = Parser(add_help=False, parents=[workspace_options()])
-    options.add_argument(
-        "--base", default=None, metavar="BASE", help="pocket (embedded, the default) or a diffusers folder"
-    )
+    add_base(options)
     return options
-
-
-def refuse_idle_base(args: argparse.Namespace, when: str) -> None:
-    """Refuse a `--base` that nothing would look at."""
-    if args.base is not None:
-        raise ConfigError(f"--base has no effect {when}; leave it out")
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

@@ -21,9 +21,9 @@ from studio.commands.arguments import (
     rank_rule,
     say,
     target,
-    the_base,
     the_library,
 )
+from studio.commands.base_options import the_base
 from studio.commands.uses import Use, as_data, read_all, recipe_of, recorded, scaled, settled, uses_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,272 @@
+"""Bases: the base models of a workspace by name. Their files stay where they are."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import BaseError, ConfigError, nearest
+from studio.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipelines.base import Base
+    from pipelines.bases.source import Source
+
+POCKET = "pocket"
+NAME_LENGTH = 80  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseEntry:
+    """A base of the workspace.
+
+    Attributes:
+        ref: the whole path of a folder or file, or a hub id: what `load_base` takes.
+        prediction_type: empty where only loading tells it.
+        bytes: of its weight files. sha256: as `Source.sha256`.
+        info: what `describe` found when it was added.
+        created: seconds since 1970.
+    """
+
+    name: str
+    ref: str
+    family: str
+    prediction_type: str
+    bytes: int
+    sha256: str
+    info: dict[str, Any]
+    created: float
+
+    @property
+    def missing(self) -> bool:
+        """Whether its folder or file isn't there any more; a hub id's is fetched again."""
+        return Path(self.ref).is_absolute() and not Path(self.ref).exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """How a base is loaded; every None leaves the choice to the base and the machine.
+
+    Attributes:
+        vae: another VAE's file or folder. device, precision: see `choose_device`.
+        placement: fields of `pipelines.placement.Placement`.
+    """
+
+    vae: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    placement: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_text(self) -> str:
+        """As JSON, for a child process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> BaseOptions:
+        """What `as_text` wrote."""
+        return cls(**json.loads(text))
+
+    def load(self, ref: str, on_progress: Callable[[Any], object] | None = None) -> Base:
+        """Load a base so."""
+        from pipelines.base import load_base
+        from pipelines.placement import Placement
+
+        return load_base(
+            ref, device=self.device, dtype=self.precision, vae=self.vae,
+            placement=Placement(**self.placement), on_progress=on_progress,
+        )  # fmt: skip
+
+    def open(self, ref: str, on_progress: Callable[[Any], object] | None = None) -> Source:
+        """Find out what a base is without loading it; a hub id is fetched as loading would."""
+        from pipelines.bases.source import open_source
+
+        return open_source(ref, vae=self.vae, half=self.half, on_progress=on_progress)
+
+    @property
+    def half(self) -> bool:
+        """Whether a base is used in half precision on this machine."""
+        from pipelines.device import DTYPES, choose_device
+
+        return choose_device(self.device, self.precision).dtype != DTYPES["fp32"]
+
+
+def local_ref(ref: str) -> str | None:
+    """A ref that needs no list of names: "pocket", or the whole path of a folder or file that is there.
+
+    Raises:
+        BaseError: it is there and can't be a base.
+    """
+    if ref == POCKET:
+        return ref
+    try:
+        path = Path(ref).expanduser()
+        if not path.exists():
+            return None
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{ref[:80]!r} is no path that can be looked up: {reason[:100]}") from None
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise BaseError(
+            f"base {ref!r} is a folder without model_index.json; give a folder in diffusers' layout, a "
+            ".safetensors file, a hub id or “pocket”"
+        )
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        from pipelines.bases.variants import PICKLES
+
+        kind = (
+            "pickle file, which is never opened" if path.suffix.lower() in PICKLES else "file of another kind"
+        )
+        raise BaseError(
+            f"base {ref!r} is a {kind}; convert it to .safetensors or a diffusers folder elsewhere"
+        )
+    return str(path.resolve())
+
+
+def hub_id(ref: str) -> str | None:
+    """A ref as a hub id, or None where it can't be one."""
+    from pipelines.bases.hub_local import hub_ref
+
+    found = hub_ref(ref)
+    return None if found is None else str(found)
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The bases of one workspace."""
+
+    workspace: Workspace
+
+    def entries(self) -> list[BaseEntry]:
+        """All bases, by name; the embedded one isn't among them."""
+        with self.workspace.read() as db:
+            return [_entry(row) for row in db.execute("SELECT * FROM bases ORDER BY name COLLATE NOCASE")]
+
+    def find(self, name: str) -> BaseEntry | None:
+        """The base of that name; None when there is none."""
+        with self.workspace.read() as db:
+            row = db.execute("SELECT * FROM bases WHERE name = ?", (name,)).fetchone()
+        return None if row is None else _entry(row)
+
+    def get(self, name: str) -> BaseEntry:
+        """The base of that name.
+
+        Raises:
+            BaseError: there is none.
+        """
+        entry = self.find(name)
+        if entry is None:
+            names = [POCKET, *(entry.name for entry in self.entries())]
+            raise BaseError(f"no base {name!r} in the list{nearest(name, names)}")
+        return entry
+
+    def ref(self, text: str) -> str:
+        """What `load_base` takes for what a person wrote: a path, "pocket", a name of the list, a hub id.
+
+        What is there as a file goes first; a hub id has a slash, which no name has.
+
+        Raises:
+            BaseError: it is nothing of these, or its file is gone.
+        """
+        found = local_ref(text) or hub_id(text)
+        if found is not None:
+            return found
+        entry = self.find(text)
+        if entry is not None:
+            if entry.missing:
+                raise BaseError(
+                    f"base {text!r} was {entry.ref}, which is gone; put it back, or add it anew from "
+                    "where it is now"
+                )
+            return entry.ref
+        names = [POCKET, *(entry.name for entry in self.entries())]
+        raise BaseError(
+            f"no base {text!r}: no such folder or file, and no such name in the list{nearest(text, names)}; "
+            "a hub id is written org/name"
+        )
+
+    def add(self, source: Source, *, name: str = "") -> tuple[BaseEntry, bool]:
+        """List an opened base. Its files stay where they are; they are read once, for the hash.
+
+        Args:
+            name: empty: made of its title or file.
+        Returns:
+            (entry, new): a base that is listed already comes back under the name that it has.
+        Raises:
+            BaseError: the name is taken or can't be one; nothing has changed.
+        """
+        from pipelines.bases.describing import describe
+
+        if source.ref == POCKET:
+            raise BaseError("“pocket” is always there; give a folder, a .safetensors file or a hub id")
+        chosen = _clean(name) if name else ""
+        if chosen and self.find(chosen) is not None:
+            raise BaseError(f"another base is called {chosen!r}; choose another name with --name")
+        ref = local_ref(source.ref) or source.ref
+        same = [entry for entry in self.entries() if entry.ref == ref]
+        if same and chosen in ("", same[0].name):
+            return same[0], False
+        info = describe(source)
+        chosen = chosen or self._free(_name_of(ref))
+        with self.workspace.write() as db:
+            db.execute(
+                "INSERT INTO bases (name, ref, family, prediction_type, bytes, sha256, info, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    chosen, ref, info.family, info.prediction_type or "", info.bytes, info.sha256,
+                    json.dumps(info.as_dict()), time.time(),
+                ),
+            )  # fmt: skip
+        return self.get(chosen), True
+
+    def remove(self, name: str) -> BaseEntry:
+        """Take a base off the list; its files stay.
+
+        Raises:
+            BaseError: there is none of that name.
+        """
+        entry = self.get(name)
+        with self.workspace.write() as db:
+            db.execute("DELETE FROM bases WHERE name = ?", (name,))
+        return entry
+
+    def _free(self, name: str) -> str:
+        """`name`, or `name 2`, `name 3` … when it is taken."""
+        number, chosen = 1, name
+        while chosen == POCKET or self.find(chosen) is not None:
+            number += 1
+            chosen = f"{name[: NAME_LENGTH - 5]} {number}"
+        return chosen
+
+
+def _entry(row: sqlite3.Row) -> BaseEntry:
+    values = dict(row)
+    return BaseEntry(**{**values, "info": json.loads(values["info"])})
+
+
+def _name_of(ref: str) -> str:
+    """A base's name from its ref: the file's stem, the folder's, or the repository's."""
+    name = ref.split("@")[0].replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
+    return " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_LENGTH] or "base"
+
+
+def _clean(name: str) -> str:
+    """A name on one line.
+
+    Raises:
+        BaseError: it could be taken for a path or a hub id, is too long, or is the embedded base's.
+    """
+    cleaned = " ".join(name.split())
+    if cleaned == POCKET:
+        raise BaseError("“pocket” is the embedded base; choose another name with --name")
+    if not cleaned or len(cleaned) > NAME_LENGTH or not cleaned.isprintable():
+        raise BaseError(f"{name[:90]!r} can't be a base's name; give 1 to {NAME_LENGTH} plain characters")
+    if any(sign in cleaned for sign in "/\\@:~") or cleaned.lower().endswith(".safetensors"):
+        raise BaseError(
+            f"{cleaned!r} could be a path; leave / \\ @ : ~ and .safetensors out of a base's name"
+        )
+    return cleaned
