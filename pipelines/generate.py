@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.denoise import OnStep, Step, at_rest_after, denoise, initial_noise
+from pipelines.denoise import OnStep, Steering, Step, at_rest_after, denoise, initial_noise
+from pipelines.drawing.control import load_controls, make_controls
 from pipelines.drawing.hires import enlarged, hires_size
-from pipelines.drawing.images import drawing_size, to_images
+from pipelines.drawing.image_prompt import image_prompted
+from pipelines.drawing.images import Size, drawing_size, to_images
 from pipelines.drawing.masks import Canvas, make_canvas
 from pipelines.drawing.plans import (
     Ground,
@@ -18,8 +20,18 @@ from pipelines.drawing.plans import (
     picture_ground,
     text_ground,
 )
+from pipelines.drawing.safety import NOTE, blackened, safety_checker
+from pipelines.drawing.turns import Turn, make_turns
 from pipelines.errors import ConfigError
-from pipelines.generation import AdapterUse, GenerationConfig, Inputs, PictureUse, recorded
+from pipelines.generation import (
+    AdapterUse,
+    ControlUse,
+    GenerationConfig,
+    ImagePromptUse,
+    Inputs,
+    PictureUse,
+    recorded,
+)
 from pipelines.picture import Picture, read_settings
 
 if TYPE_CHECKING:
@@ -27,11 +39,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from pipelines.base import Base
-    from pipelines.conditioning import Conditioning
 
 __all__ = [
     "AdapterUse",
+    "ControlUse",
     "GenerationConfig",
+    "ImagePromptUse",
     "Inputs",
     "OnStep",
     "Picture",
@@ -66,16 +79,16 @@ def generate(
     _check(config)
     pictures: list[Picture] = []
     with torch.no_grad(), at_rest_after(base):
-        canvas = make_canvas(base, config, inputs)
-        turns = list(_turns(base, config))
-        ground = _first_ground(base, config, canvas)
-        each = ground.steps + (hires_steps(config)[1] if config.hires_scale > 1 else 0)
-        for index, turn in enumerate(turns):
-            counted = _Counter(on_step, index * each, len(turns) * each)
-            latents = _draw(base, config, turn, canvas, ground, counted)
-            if latents is None:
-                break
-            pictures.extend(_finished(base, config, turn, canvas, latents))
+        flagged = safety_checker(base, config.safety_checker)
+        turns = list(make_turns(base, config))
+        with image_prompted(base, config.image_prompt, inputs.image_prompt) as seen:
+            scene = _scene(base, config, inputs, seen)
+            for index, turn in enumerate(turns):
+                done = index * scene.steps
+                latents = _draw(base, scene, turn, _Counter(on_step, done, len(turns) * scene.steps))
+                if latents is None:
+                    break
+                pictures.extend(_finished(base, scene, turn, latents, flagged))
     return pictures
 
 
@@ -124,69 +137,6 @@ def _check(config: GenerationConfig) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Turn:
-    """Pictures that are drawn at once: B seeds, prompts, negative prompts, and what the UNet is told."""
-
-    seeds: tuple[int, ...]
-    prompts: tuple[tuple[str, str], ...]
-    context: Conditioning
-
-
-def _turns(base: Base, config: GenerationConfig) -> Iterator[_Turn]:
-    """Resolve and encode each seed's prompts; those of one length go together, up to `batch_size`."""
-    from pipelines.prompts import resolve_wildcards
-
-    encoded: dict[tuple[str, str], Conditioning] = {}
-    waiting: list[tuple[int, tuple[str, str]]] = []
-
-    def turn() -> _Turn:
-        seeds, prompts = zip(*waiting, strict=True)
-        contexts = [encoded[pair] for pair in prompts]
-        waiting.clear()
-        return _Turn(seeds, prompts, _side_by_side(contexts))
-
-    for seed in range(config.seed, config.seed + config.num_images):
-        texts = (config.prompt, config.negative_prompt)
-        pair = (resolve_wildcards(texts[0], seed), resolve_wildcards(texts[1], seed))
-        if pair not in encoded:
-            encoded[pair] = _context(base, pair, config)
-        other = waiting and encoded[waiting[0][1]].hidden.shape != encoded[pair].hidden.shape
-        if len(waiting) == config.batch_size or other:
-            yield turn()
-        waiting.append((seed, pair))
-    yield turn()
-
-
-def _context(base: Base, prompts: tuple[str, str], config: GenerationConfig) -> Conditioning:
-    """Encode a prompt, after its negative one where guidance is on."""
-    from pipelines.prompts import encode, split_tags
-
-    _, tags = split_tags(prompts[0])
-    if tags:
-        raise ConfigError(
-            f"the prompt names the adapter {tags[0].name!r} by a tag, but nothing mixed it in; "
-            f"mix it by its weight, and take the tag out of the prompt"
-        )
-    negatives = [prompts[1]] if config.guidance_scale > 1 else []
-    positive, negative = encode(base, [prompts[0]], negatives, clip_skip=config.clip_skip)
-    return positive.after(negative) if negatives else positive
-
-
-def _side_by_side(contexts: Sequence[Conditioning]) -> Conditioning:
-    """Join contexts of one prompt, or of a negative and a positive one each: all negative ones first."""
-    import torch
-
-    from pipelines.conditioning import Conditioning
-
-    if len(contexts) == 1:
-        return contexts[0]
-    # (B, 1 or 2, …) → (1 or 2, B, …) → (B or 2B, …)
-    hidden = torch.stack([context.hidden for context in contexts]).transpose(0, 1).flatten(0, 1)
-    pooled = [context.pooled for context in contexts if context.pooled is not None]
-    return Conditioning(hidden, torch.stack(pooled).transpose(0, 1).flatten(0, 1) if pooled else None)
-
-
 @dataclass(frozen=True)
 class _Counter:
     """Counts the steps of several passes as one row: on_step gets done + the pass' own, of total."""
@@ -201,36 +151,69 @@ class _Counter:
         return self.on_step(replace(step, done=self.done + step.done, total=self.total))
 
 
-def _first_ground(base: Base, config: GenerationConfig, canvas: Canvas) -> Ground:
-    """What the first pass draws on."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Scene:
+    """What all pictures of a drawing share.
+
+    grounds: of the first pass. steering: makes a pass' ControlNets for its (height, width). steps: of one
+    picture, over all passes.
+    """
+
+    config: GenerationConfig
+    canvas: Canvas
+    ground: Ground
+    steering: Callable[[Size], Steering | None]
+    steps: int
+    notes: tuple[str, ...]
+
+
+def _scene(base: Base, config: GenerationConfig, inputs: Inputs, seen: torch.Tensor | None) -> _Scene:
+    """Prepare what all pictures share. seen: of an image prompt, (2, 1, …)."""
+    canvas = make_canvas(base, config, inputs)
+    models = load_controls(base, config.controls)
+    followed = [canvas.cropped(image) for image in inputs.controls]
+    guided = config.guidance_scale > 1
+    first, notes = make_controls(config.controls, models, followed, canvas.size, guided)
     if canvas.picture is None:
-        return text_ground(base, config, canvas.size)
-    return picture_ground(base, config, canvas.size, canvas.picture, canvas.hole)
+        ground = text_ground(base, config, canvas.size)
+    else:
+        ground = picture_ground(base, config, canvas.size, canvas.picture, canvas.hole)
+    return _Scene(
+        config=config,
+        canvas=canvas,
+        ground=replace(ground, seen=seen, steering=first),
+        steering=lambda size: make_controls(config.controls, models, followed, size, guided)[0],
+        steps=ground.steps + (hires_steps(config)[1] if config.hires_scale > 1 else 0),
+        notes=(*canvas.notes, *notes),
+    )
 
 
-def _draw(
-    base: Base, config: GenerationConfig, turn: _Turn, canvas: Canvas, ground: Ground, on_step: _Counter
-) -> torch.Tensor | None:
+def _draw(base: Base, scene: _Scene, turn: Turn, on_step: _Counter) -> torch.Tensor | None:
     """Return (B, C, h, w) latents after all passes, or None when `on_step` stopped them."""
-    plan = make_plan(base, config, turn.context, turn.seeds, canvas.size, ground)
+    config, ground = scene.config, scene.ground
+    plan = make_plan(base, config, turn.context, turn.seeds, scene.canvas.size, ground)
     latents = denoise(base, plan, on_step)
     if latents is None or config.hires_scale <= 1:
         return latents
-    size = hires_size(base, config, canvas.size)
+    size = hires_size(base, config, scene.canvas.size)
     above = hires_ground(base, config, size, enlarged(base, config.hires_upscaler, latents, size))
+    above = replace(above, seen=ground.seen, steering=scene.steering(size))
     plan = make_plan(base, config, turn.context, turn.seeds, size, above)
     return denoise(base, plan, replace(on_step, done=on_step.done + ground.steps))
 
 
 def _finished(
-    base: Base, config: GenerationConfig, turn: _Turn, canvas: Canvas, latents: torch.Tensor
+    base: Base, scene: _Scene, turn: Turn, latents: torch.Tensor, flagged: Callable[[Image], bool]
 ) -> Iterator[Picture]:
     """Decode B latents one by one, put them back where they belong, and record how they came about."""
-    notes = list(canvas.notes)
+    config, canvas = scene.config, scene.canvas
+    shared = list(scene.notes)
     if len(turn.seeds) > 1:
-        notes.append(f"drawn in a batch of {len(turn.seeds)}: alone it may differ by a level")
+        shared.append(f"drawn in a batch of {len(turn.seeds)}: alone it may differ by a level")
     for seed, prompts, one in zip(turn.seeds, turn.prompts, latents.split(1), strict=True):
-        drawn = to_images(base.decode_latents(one))[0]
+        image, notes = to_images(base.decode_latents(one))[0], shared
+        if flagged(image):
+            image, notes = blackened(image), [*shared, NOTE]
         sizes = {"height": canvas.size[0], "width": canvas.size[1]}
         texts = {"prompt": prompts[0], "negative_prompt": prompts[1]}
         single = config.model_copy(update={"seed": seed, "num_images": 1, **sizes, **texts})
@@ -239,7 +222,7 @@ def _finished(
             settings["template"] = config.prompt
         if config.negative_prompt != prompts[1]:
             settings["negative_template"] = config.negative_prompt
-        yield Picture(image=canvas.finish(drawn), settings=settings, seed=seed)
+        yield Picture(image=canvas.finish(image), settings=settings, seed=seed)
 
 
 def _settings(base: Base, config: GenerationConfig, notes: Sequence[str]) -> dict[str, Any]:

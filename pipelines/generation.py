@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from pipelines.mixing.weights import Weights
 
-__all__ = ["AdapterUse", "GenerationConfig", "Inputs", "PictureUse", "recorded"]
+__all__ = [
+    "AdapterUse",
+    "ControlUse",
+    "GenerationConfig",
+    "ImagePromptUse",
+    "Inputs",
+    "PictureUse",
+    "recorded",
+]
 
 
 def _known_sampler(name: str) -> str:
@@ -54,11 +62,48 @@ class PictureUse(BaseModel):
 class Inputs:
     """The pictures that a drawing starts from, as they were handed in.
 
-    image: what is drawn over. mask: white where it is drawn anew. None: not used.
+    image: what is drawn over. mask: white where it is drawn anew. controls: one for each ControlNet, such
+    as edges. image_prompt: what the picture should be like. None: not used.
     """
 
     image: Image | None = None
     mask: Image | None = None
+    controls: tuple[Image, ...] = ()
+    image_prompt: Image | None = None
+
+
+class ControlUse(BaseModel):
+    """A ControlNet and the picture that it follows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: str = Field(title="ControlNet", description="Its folder, in diffusers' layout.", max_length=4096)
+    picture: PictureUse | None = Field(
+        default=None, title="Picture", description="Edges, depth, a pose: what it was trained on."
+    )
+    weight: float = Field(default=1.0, title="Weight", description="How strictly it is followed.", ge=0, le=2)
+    begin: float = Field(
+        default=0.0, title="Begin", description="Share of the steps from which it acts.", ge=0, le=1
+    )
+    end: float = Field(
+        default=1.0, title="End", description="Share of the steps until which it acts.", ge=0, le=1
+    )
+
+
+class ImagePromptUse(BaseModel):
+    """An IP-Adapter and the picture that it lets the base see."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: str = Field(title="IP-Adapter", description="Its .safetensors file.", max_length=4096)
+    encoder: str | None = Field(
+        default=None, title="Image encoder", max_length=4096,
+        description="The folder of its CLIP image encoder; empty: image_encoder/ beside the file or above.",
+    )  # fmt: skip
+    picture: PictureUse | None = Field(
+        default=None, title="Picture", description="What the drawing should be like."
+    )
+    weight: float = Field(default=1.0, title="Weight", description="How much it counts.", ge=0, le=2)
 
 
 class AdapterUse(BaseModel):
@@ -183,6 +228,16 @@ class GenerationConfig(BaseModel):
     hires_upscaler: Annotated[str, AfterValidator(_known_upscaler)] = Field(
         default="latent", title="Hires upscaler", description="How the picture is made larger in between."
     )
+    controls: tuple[ControlUse, ...] = Field(
+        default=(), title="ControlNets", description="Pictures that the drawing follows.", max_length=8
+    )
+    image_prompt: ImagePromptUse | None = Field(
+        default=None, title="Image prompt", description="A picture to be like, by an IP-Adapter."
+    )
+    safety_checker: bool = Field(
+        default=True, title="Safety checker",
+        description="Black out pictures that the base's own checker flags; bases without one aren't checked.",
+    )  # fmt: skip
 
 
 def recorded(config: GenerationConfig, inputs: Inputs) -> GenerationConfig:
@@ -190,10 +245,27 @@ def recorded(config: GenerationConfig, inputs: Inputs) -> GenerationConfig:
 
     Raises: ConfigError for a picture other than the one recorded, or one that is recorded but not given.
     """
+    if len(config.controls) != len(inputs.controls):
+        raise ConfigError(
+            f"got {len(inputs.controls)} pictures for {len(config.controls)} ControlNets; give one for each"
+        )
+    controls = tuple(
+        use.model_copy(update={"picture": _same(use.picture, image, f"picture of ControlNet {use.ref!r}")})
+        for use, image in zip(config.controls, inputs.controls, strict=True)
+    )
+    prompt = config.image_prompt
+    if (prompt is None) != (inputs.image_prompt is None):
+        have, lack = ("a picture", "IP-Adapter") if prompt is None else ("an IP-Adapter", "picture")
+        raise ConfigError(f"got {have} for an image prompt, but no {lack}; give both or neither")
+    if prompt is not None:
+        seen = _same(prompt.picture, inputs.image_prompt, "picture of the image prompt")
+        prompt = prompt.model_copy(update={"picture": seen})
     return config.model_copy(
         update={
             "image": _same(config.image, inputs.image, "picture"),
             "mask": _same(config.mask, inputs.mask, "mask"),
+            "controls": controls,
+            "image_prompt": prompt,
         }
     )
 

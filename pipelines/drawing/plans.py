@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ class Ground:
     from pure noise. steps: how many of them, from the end, are walked. strength: 1 starts from pure noise
     whatever is drawn over. hole: (1, 1, h, w) of 0 and 1, where `latents` don't come back. beside: (1, C',
     h, w) that the UNet sees next to the latents. steering: what moves its layers, such as ControlNets.
-    added: further `added_cond_kwargs` of the UNet.
+    seen: (2, 1, …), an image prompt for a negative and a positive prompt.
     """
 
     latents: torch.Tensor | None = None
@@ -38,7 +38,7 @@ class Ground:
     hole: torch.Tensor | None = None
     beside: torch.Tensor | None = None
     steering: Steering | None = None
-    added: Mapping[str, Any] | None = None
+    seen: torch.Tensor | None = None
 
 
 def make_plan(
@@ -73,8 +73,10 @@ def make_plan(
         latents = scheduler.add_noise(ground.latents.expand_as(noise), noise, timesteps[:1])
     latents = latents.to(base.dtype)
     arguments = context.arguments(size)
-    if ground.added:
-        arguments["added_cond_kwargs"] = {**arguments.get("added_cond_kwargs", {}), **ground.added}
+    if ground.seen is not None:
+        seen = ground.seen if config.guidance_scale > 1 else ground.seen[1:]
+        embeds = {"image_embeds": [seen.repeat_interleave(len(seeds), dim=0)]}
+        arguments["added_cond_kwargs"] = {**arguments.get("added_cond_kwargs", {}), **embeds}
     kept = None
     if ground.latents is not None and ground.hole is not None and ground.beside is None:
         kept = Kept(ground.latents, noise, ground.hole)
