@@ -27,24 +27,49 @@ class Offload:
         self.device = device
         self.resident = self.peak = 0
         self._handles: list[Any] = []
+        self._modules: set[nn.Module] = set()
         self._visits: dict[int, list[tuple[_Place, torch.Tensor, int]]] = {}
         self._there: set[tuple[int, str]] = set()
 
     def add(self, module: nn.Module) -> None:
         """Let a module's tensors, and those of the modules in it, visit the device while it runs.
 
-        What already visits with a module around it is left alone.
+        What already visits with a module around it is left alone, and so is a module that was added before.
         """
+        if module in self._modules:
+            return
+        self._modules.add(module)
         self._handles += [
             module.register_forward_pre_hook(self._enter),
             module.register_forward_hook(self._leave, always_call=True),
         ]
+
+    def add_blocks(self, module: nn.Module) -> None:
+        """Let a module's blocks visit one after the other: its children, and those of its lists.
+
+        Looked for anew at each pass, since an image prompt, say, brings layers of its own.
+        """
+
+        def look(module: nn.Module, inputs: object) -> None:
+            for block in blocks(module):
+                self.add(block)
+
+        look(module, None)
+        self._handles.append(module.register_forward_pre_hook(look))
+
+    def add_whole(self, module: nn.Module) -> None:
+        """Let a module visit as one, and by itself each layer in it that is called from outside."""
+        self.add(module)
+        for layer in module.modules():
+            if any(True for _ in layer.parameters(recurse=False)):
+                self.add(layer)
 
     def remove(self) -> None:
         """Take the hooks off; every tensor is in its place."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._modules.clear()
         for key in list(self._visits):
             self._restore(key)
 
@@ -75,20 +100,6 @@ class Offload:
             table[name] = own
             self._there.discard((id(table), name))
             self.resident -= size
-
-
-def offload_whole(offload: Offload, module: nn.Module) -> None:
-    """Let a module visit as one, and by itself each layer in it that is called from outside."""
-    offload.add(module)
-    for layer in module.modules():
-        if layer is not module and any(True for _ in layer.parameters(recurse=False)):
-            offload.add(layer)
-
-
-def offload_blocks(offload: Offload, module: nn.Module) -> None:
-    """Let a module's blocks visit one after the other: its children, and those of its lists."""
-    for block in blocks(module):
-        offload.add(block)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipelines.attention import put_attention
 from pipelines.errors import ConfigError
-from pipelines.offload import Offload, offload_blocks, offload_whole
+from pipelines.offload import Offload
 from pipelines.quantised import QUANTISED, quantise
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def _put_vae(base: Base, device: Device) -> Callable[[], None]:
 def _offload(base: Base, device: Device) -> Offload:
     made = Offload(device.device)
     for component in base.text_encoders():
-        offload_whole(made, base.component(component))
-    offload_blocks(made, base.vae)  # encoder and decoder are called by themselves
+        made.add_whole(base.component(component))
+    made.add_blocks(base.vae)  # encoder and decoder are called by themselves
     if device.offload == "blocks":
-        offload_blocks(made, base.unet)
+        made.add_blocks(base.unet)
     return made

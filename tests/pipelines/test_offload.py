@@ -18,7 +18,7 @@ from pipelines.generate import GenerationConfig, generate
 from pipelines.mixer import Mixer
 from pipelines.mixing import route as route_module
 from pipelines.mixing.slots import Contributions, Slot
-from pipelines.offload import Offload, blocks, offload_blocks, offload_whole
+from pipelines.offload import Offload, blocks
 from pipelines.preparing import offloaded, prepare, restore
 from tests.pipelines.making import random_adapter_of
 from tests.tiny import assert_unchanged, random_adapter, target_modules, weights_of
@@ -215,7 +215,7 @@ class Failing(nn.Module):
 
 def test_an_error_gives_the_tensors_back() -> None:
     module, offload = Failing(ValueError("no")), Offload(CPU)
-    offload_whole(offload, module)
+    offload.add_whole(module)
     own = module.inner.weight
     with pytest.raises(ValueError, match="no"):
         module(torch.ones(1, 3))
@@ -226,7 +226,7 @@ def test_an_error_gives_the_tensors_back() -> None:
 
 def test_a_visit_that_was_broken_off_ends_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     module, offload = Failing(KeyboardInterrupt()), Offload(CPU)
-    offload_whole(offload, module)
+    offload.add_whole(module)
     own = module.inner.weight
     with pytest.raises(KeyboardInterrupt):
         module(torch.ones(1, 3))
@@ -265,7 +265,7 @@ def test_tied_weights_are_copied_once_and_layers_may_be_called_alone() -> None:
     module[1].weight = module[0].weight
     x, offload = torch.ones(1, 4), Offload(CPU)
     exact = module(x)
-    offload_whole(offload, module)
+    offload.add_whole(module)
     assert torch.equal(module(x), exact)
     assert offload.peak == module[0].weight.nbytes
     alone = module[0](x)
@@ -275,13 +275,43 @@ def test_tied_weights_are_copied_once_and_layers_may_be_called_alone() -> None:
     assert torch.equal(module(x), exact)
 
 
+class Growing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def test_layers_that_come_later_visit_too() -> None:
+    module, offload, x = Growing(), Offload(CPU), torch.ones(1, 3)
+    offload.add_blocks(module)
+    module(x)
+    assert offload.peak == size(module.first)
+    module.later = nn.Linear(3, 300)
+    watch = Watch({t.data_ptr() for t in module.parameters()})
+    with torch.no_grad(), watch:
+        module(x)
+    assert watch.wrong == set()
+    assert offload.peak == size(module.later)
+    handles = len(module.later._forward_pre_hooks)
+    module(x)
+    assert len(module.later._forward_pre_hooks) == handles == 1
+    offload.remove()
+    assert not module._forward_pre_hooks
+    assert not module.later._forward_pre_hooks
+
+
 def test_weights_that_learn_get_their_gradients() -> None:
     torch.manual_seed(0)
     module, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1)), torch.randn(2, 4)
     module(x).sum().backward()
     exact = [own.grad.clone() for own in module.parameters() if own.grad is not None]
     module.zero_grad()
-    offload_blocks(Offload(CPU), module)
+    Offload(CPU).add_blocks(module)
     module(x).sum().backward()
     found = [own.grad for own in module.parameters() if own.grad is not None]
     assert len(found) == len(exact) == 4
