@@ -278,11 +278,10 @@ def load_base(
     source = open_source(
         ref, vae=vae, config=config, prediction_type=prediction_type, half=half, on_progress=on_progress
     )
-    chosen = choose_device(device, dtype, placement, source.parameters)
+    overflows = source.family.vae_overflows and bool(source.configs["vae"].get("force_upcast", True))
+    chosen = choose_device(device, dtype, placement, source.parameters, vae_overflows=overflows)
     homes = {part: chosen.landing(part) for part in source.networks}
-    dtypes = dict.fromkeys(source.networks, chosen.dtype)
-    if source.family.vae_overflows and source.configs["vae"].get("force_upcast", True):
-        dtypes["vae"] = torch.float32 if chosen.dtype == torch.float16 else chosen.dtype
+    dtypes = dict.fromkeys(source.networks, chosen.dtype) | {"vae": chosen.vae_dtype}
     with quiet():
         parts: dict[str, Any] = {**load_tokenizers(source.tokenizers, source.ref)}
         parts |= load_networks(source, homes, dtypes)

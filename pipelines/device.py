@@ -7,7 +7,7 @@ the same time in inference and training at 16×16 and 32×32 latents, and more a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,7 +41,8 @@ class Device:
 
     attention: a key of ATTENTION. vae_tile: side in pixels of the largest square that the VAE takes whole;
     None for any. quantise: a key of QUANTISED, or None. memory: bytes of the device, None where they aren't
-    known. notes: what was chosen otherwise than wanted, in words.
+    known. notes: what was chosen otherwise than wanted, in words. vae_fp32: whether the VAE runs in fp32
+    whatever the precision.
     """
 
     device: torch.device
@@ -54,6 +55,12 @@ class Device:
     quantise: str | None = None
     memory: int | None = None
     notes: tuple[str, ...] = ()
+    vae_fp32: bool = False
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """The VAE's precision."""
+        return torch.float32 if self.vae_fp32 else self.dtype
 
     def home(self, part: str) -> torch.device:
         """Where the weights of a part ("unet", "vae", a text encoder's name) stay between uses."""
@@ -70,6 +77,7 @@ class Device:
         how = [f"attention {self.attention}"]
         how += ["channels last"] if self.channels_last else []
         how += [f"VAE in tiles above {self.vae_tile} px"] if self.vae_tile is not None else []
+        how += ["VAE in fp32"] if self.vae_fp32 and self.dtype != torch.float32 else []
         how += ["VAE one picture at a time"] if self.vae_slicing else []
         how += [f"offload {self.offload}"] if self.offload != "none" else []
         how += [f"UNet in {self.quantise}"] if self.quantise is not None else []
@@ -94,6 +102,8 @@ def choose_device(
     dtype: str | torch.dtype | None = None,
     placement: Placement | None = None,
     parameters: Mapping[str, int] | None = None,
+    *,
+    vae_overflows: bool = False,
 ) -> Device:
     """Choose device, precision, and how a base is put there.
 
@@ -101,7 +111,7 @@ def choose_device(
     name), MPS, XPU, CPU that is there. dtype: "fp32", "fp16", "bf16" or a torch dtype; None is fp32 on a
     CPU, bf16 on a CUDA or Intel card that has it, else fp16. placement: what is asked for beyond. parameters:
     how many numbers each part of the base holds ("unet", "vae", text encoders); without them nothing is
-    offloaded unless asked for.
+    offloaded unless asked for. vae_overflows: whether the base's VAE leaves fp16's range.
 
     Raises: ConfigError for a name that isn't known, and for what isn't there or doesn't run here.
     """
@@ -115,7 +125,8 @@ def choose_device(
     parts = part_bytes(parameters or {}, card, bits)
     attention, notes = _attention(wanted, card, chosen, kind)
     offload = wanted.offload if wanted.offload is not None else choose_offload(card, parts)
-    tile = choose_tile(card, staying_bytes(parts, offload))
+    fp32 = vae_overflows and kind == torch.float16
+    tile = choose_tile(replace(card, bits=32) if fp32 else card, staying_bytes(parts, offload))
     if wanted.vae_tiling is not None:
         tile = (tile or _UNKNOWN_TILE) if wanted.vae_tiling else None
     return Device(
@@ -129,6 +140,7 @@ def choose_device(
         quantise=wanted.quantise,
         memory=card.memory,
         notes=notes,
+        vae_fp32=fp32,
     )
 
 

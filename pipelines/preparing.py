@@ -36,8 +36,7 @@ def prepare(base: Base, device: Device) -> None:
     """Put a base where and how `device` says: quantised, channels last, attention, VAE, offload.
 
     A second call undoes the first one, except that quantised layers stay so. Its parts may be anywhere
-    when this is called; they are best loaded to `device.landing(part)`. A VAE of a family whose published
-    one overflows in fp16, and whose config doesn't say otherwise, runs in fp32 there, as in diffusers.
+    when this is called; they are best loaded to `device.landing(part)`.
 
     Raises: ConfigError while a mix is in the base, for quantising it twice in different ways, and for
     quantised layers that can't be offloaded.
@@ -53,8 +52,7 @@ def prepare(base: Base, device: Device) -> None:
     for name, part in _parts(base).items():
         _move(part, device.home(name))
     base.device = device.device
-    if base.dtype == torch.float16 and base.family.vae_overflows and base.vae.config["force_upcast"]:
-        base.vae.float()
+    base.vae.to(device.vae_dtype)
     if device.channels_last:
         state.undo += [_channels_last(base.unet), _channels_last(base.vae)]
     state.undo += [put_attention(base.unet, device.attention), _put_vae(base, device)]

@@ -331,11 +331,26 @@ def test_a_mix_in_the_base_is_not_moved(small: Base) -> None:
 
 
 def test_a_vae_that_overflows_in_fp16_runs_in_fp32(tiny_folders: dict[str, Path]) -> None:
-    for family, expected in (("sdxl", torch.float32), ("sd15", torch.float16)):
-        base = load_base(tiny_folders[family], device="cpu", dtype="fp16")
-        prepare(base, Device(torch.device("cpu"), torch.float16))
+    for family, dtype, expected in (
+        ("sdxl", "fp16", torch.float32),
+        ("sdxl", "bf16", torch.bfloat16),
+        ("sd15", "fp16", torch.float16),
+    ):
+        base = load_base(tiny_folders[family], device="cpu", dtype=dtype)
         assert base.vae.dtype == expected
-        assert base.unet.dtype == torch.float16
+        assert base.unet.dtype == base.dtype
+        assert base.setup is not None
+        assert ("VAE in fp32" in base.setup.describe()) == (expected == torch.float32)
+        prepare(base, Device(torch.device("cpu"), torch.float16, vae_fp32=family == "sdxl"))
+        assert base.vae.dtype == (torch.float32 if family == "sdxl" else torch.float16)
+
+
+def test_a_vae_in_fp32_takes_smaller_pictures_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "card_of", lambda device, dtype: card(8))
+    found = [choose_device("cpu", "fp16", vae_overflows=overflows).vae_tile for overflows in (False, True)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[1] < 0.75 * found[0]
 
 
 def test_a_picture_is_the_same_under_every_offload(small: Base) -> None:
