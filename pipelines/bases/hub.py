@@ -2,7 +2,8 @@
 
 Files lie in the hub library's own cache (`HF_HOME`), so that other tools find them and theirs are found
 here. What is there whole is used without any network; what isn't is fetched, and after a break goes on
-where it stopped. Only JSON, text and safetensors files of the parts that are loaded are fetched. The
+where it stopped. Only JSON, text and safetensors files of the parts that are loaded are fetched, and of the
+safety checker where the base brings one. The
 environment (`HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`) is read at each call.
 
 The hub library (2.4) throws an unfinished file away at the end of the process, so the bytes are fetched
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.bases.hub_errors import explained
 from pipelines.bases.hub_local import (
@@ -107,9 +108,12 @@ class _Download:
         self.files = dict(self._listed())
         snapshot = self.folder / "snapshots" / self.commit
         if self.ref.file is None and INDEX in self.files:
+            on_progress, self.on_progress = self.on_progress, None
             self._fetch((INDEX,))
-            self._refuse_foreign(snapshot / INDEX)
-            self._fetch(self._of_the_parts())
+            self.on_progress = on_progress  # from here the total is known
+            index = read_index(snapshot / INDEX)
+            self._refuse_foreign(index)
+            self._fetch([*self._of_the_checker(index), *self._of_the_parts()])
             result = snapshot
         else:
             name = self._one_file()
@@ -133,9 +137,9 @@ class _Download:
             size, digest = (entry.size, entry.blob_id) if lfs is None else (lfs.size, lfs.sha256)
             yield entry.path, Remote(self.ref.repo, self.commit, entry.path, int(size), _name(digest))
 
-    def _refuse_foreign(self, index: Path) -> None:
+    def _refuse_foreign(self, index: Mapping[str, Any]) -> None:
         """Refuse other kinds of pipelines before gigabytes of them are fetched."""
-        name = str(read_index(index).get("_class_name"))
+        name = str(index.get("_class_name"))
         kinds = {row.pipeline_class.removesuffix("Pipeline"): row.label for row in FAMILIES.values()}
         plain = name.removesuffix("Pipeline").removesuffix("Inpaint").removesuffix("Img2Img")
         if plain not in kinds:
@@ -146,8 +150,7 @@ class _Download:
         """The files of every part; the networks' weights last. Raises: BaseError for pickles alone."""
         small, weights = [], []
         for part in PARTS:
-            names = [path.split("/")[1] for path in self.files
-                     if path.startswith(f"{part}/") and path.count("/") == 1]  # fmt: skip
+            names = self._names(part)
             small += [f"{part}/{name}" for name in names if name.endswith((".json", ".txt"))]
             if not names or part not in NETWORKS:
                 continue
@@ -160,6 +163,27 @@ class _Download:
                 )
             weights += [f"{part}/{name}" for name in chosen]
         return small + weights
+
+    def _of_the_checker(self, index: Mapping[str, Any]) -> list[str]:
+        """The files of the safety checker that the base brings, none where it is a pickle.
+
+        They come before the parts, so that whoever finds these whole finds the checker too.
+        """
+        named = index.get("safety_checker")
+        if not (isinstance(named, list) and named and named[0]):
+            return []
+        weights = [name for name in choose_weights(self._names("safety_checker"), half=False)
+                   if ".fp16" not in name]  # fmt: skip
+        extractor = [name for name in self._names("feature_extractor") if name.endswith(".json")]
+        if not weights or not extractor or "config.json" not in self._names("safety_checker"):
+            return []
+        checker = [f"safety_checker/{name}" for name in ("config.json", *weights)]
+        return [*(f"feature_extractor/{name}" for name in extractor), *checker]
+
+    def _names(self, part: str) -> list[str]:
+        """The names of the files in a part's folder."""
+        found = [path for path in self.files if path.startswith(f"{part}/") and path.count("/") == 1]
+        return [path.split("/")[1] for path in found]
 
     def _one_file(self) -> str:
         wanted, there = self.ref.file, sorted(name for name in self.files if name.endswith(".safetensors"))

@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipelines.bases import hub as hub_module
-from pipelines.bases import transfer
-from pipelines.bases.hub import HubRef, Progress, fetch_base, hub_ref, local_base
+from pipelines.bases.hub import HubRef, Progress, fetch_base, local_base
 from pipelines.errors import BaseError
-from tests.pipelines.bases.hub_server import COMMIT, Hub, serving
-
-TINY = HubRef("org/tiny")
-UNET = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache and an environment that allows the network, which the suite forbids."""
-    from huggingface_hub import constants
-
-    for name in (
-        "HF_HUB_OFFLINE",
-        "TRANSFORMERS_OFFLINE",
-        "HF_HUB_CACHE",
-        "HF_TOKEN",
-        "HUGGINGFACE_HUB_CACHE",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # it was read when the library was imported
-    monkeypatch.setattr(transfer, "PAUSE", 0.01)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def tiny_hub(
-    tiny_folder: Path, tmp_path: Path, online: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Hub]:
-    """A hub with a copy of the tiny pipeline, which a test may change."""
-    folder = Path(shutil.copytree(tiny_folder, tmp_path / "served"))
-    for name in ("unet/diffusion_pytorch_model.bin", "README.md", "safety_checker/model.safetensors"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"not for us")
-    with serving(Hub(folder)) as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
-        yield hub
-
-
-def fail(ref: str | HubRef, **options: Any) -> str:
-    """The message of a fetch that must be refused, on one line."""
-    with pytest.raises(BaseError) as caught:
-        fetch_base(ref if isinstance(ref, HubRef) else _ref(ref), **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def _ref(text: str) -> HubRef:
-    found = hub_ref(text)
-    assert found is not None, text
-    return found
+from tests.pipelines.bases.hub_asking import TINY, UNET, fail, named
+from tests.pipelines.bases.hub_server import COMMIT, Hub
 
 
 @pytest.mark.parametrize(
@@ -114,6 +62,7 @@ def test_a_whole_pipeline_comes_with_progress_and_only_what_is_loaded(
     assert sorted(tiny_hub.fetched()) == sorted(expected), "a file came twice, or one that isn't loaded"
     assert seen[-1].done == seen[-1].total == sum((tiny_folder / name).stat().st_size for name in expected)
     assert [step.done for step in seen] == sorted(step.done for step in seen)
+    assert len({step.total for step in seen}) == 1, "the total changed on the way"
 
 
 def test_a_fetched_pipeline_loads(tiny_hub: Hub, tiny_folder: Path) -> None:
@@ -130,7 +79,7 @@ def test_what_is_whole_here_needs_no_network(tiny_hub: Hub, monkeypatch: pytest.
     folder = fetch_base(TINY)
     tiny_hub.asked.clear()
     assert fetch_base(TINY) == folder == local_base(TINY)
-    assert fetch_base(_ref(f"org/tiny@{COMMIT}")) == folder
+    assert fetch_base(named(f"org/tiny@{COMMIT}")) == folder
     assert not tiny_hub.asked
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fetch_base(TINY) == folder
@@ -215,14 +164,36 @@ def test_full_precision_leaves_the_fp16_files(tiny_hub: Hub) -> None:
     assert not list(fetch_base(TINY).rglob("*.fp16.*"))
 
 
+def test_a_safety_checker_comes_where_the_base_brings_one(tiny_hub: Hub) -> None:
+    index = tiny_hub.folder / "model_index.json"
+    said = json.loads(index.read_text()) | {"safety_checker": ["stable_diffusion", "Checker"]}
+    index.write_text(json.dumps(said))
+    for name in ("safety_checker/config.json", "feature_extractor/preprocessor_config.json"):
+        (tiny_hub.folder / name).parent.mkdir(exist_ok=True)
+        (tiny_hub.folder / name).write_text("{}")
+    folder = fetch_base(TINY)
+    assert (folder / "safety_checker" / "model.safetensors").is_file()
+    assert (folder / "feature_extractor" / "preprocessor_config.json").is_file()
+
+
+def test_a_pickled_safety_checker_is_left(tiny_hub: Hub) -> None:
+    index = tiny_hub.folder / "model_index.json"
+    said = json.loads(index.read_text()) | {"safety_checker": ["stable_diffusion", "Checker"]}
+    index.write_text(json.dumps(said))
+    (tiny_hub.folder / "safety_checker" / "config.json").write_text("{}")
+    checker = tiny_hub.folder / "safety_checker" / "model.safetensors"
+    checker.rename(checker.with_suffix(".bin"))
+    assert not (fetch_base(TINY) / "safety_checker").exists()
+
+
 def test_one_file_of_a_repository(tiny_hub: Hub) -> None:
     (tiny_hub.folder / "sub").mkdir()
     shutil.copy(tiny_hub.folder / UNET, tiny_hub.folder / "sub" / "a b.safetensors")
-    file = fetch_base(_ref("org/tiny/sub/a b.safetensors@v1"))
+    file = fetch_base(named("org/tiny/sub/a b.safetensors@v1"))
     assert file.read_bytes() == (tiny_hub.folder / UNET).read_bytes()
     assert tiny_hub.fetched() == ["sub/a b.safetensors"]
     tiny_hub.asked.clear()
-    assert fetch_base(_ref("org/tiny/sub/a b.safetensors@v1")) == file and not tiny_hub.asked
+    assert fetch_base(named("org/tiny/sub/a b.safetensors@v1")) == file and not tiny_hub.asked
     assert "did you mean 'sub/a b.safetensors'" in fail("org/tiny/sub/b.safetensors")
 
 
@@ -235,72 +206,6 @@ def test_a_repository_of_files_alone(tiny_hub: Hub, tmp_path: Path) -> None:
     assert local_base(TINY) is not None
     (tiny_hub.folder / "two.safetensors").write_bytes(weights)
     assert "holds 2 .safetensors files" in fail("org/tiny@v1") and "org/tiny/one" in fail("org/tiny@v1")
-
-
-@pytest.mark.parametrize("index", [True, False])
-def test_pickles_alone_are_refused_before_anything_large_comes(tiny_hub: Hub, index: bool) -> None:
-    for path in tiny_hub.folder.rglob("*.safetensors"):
-        path.rename(path.with_suffix(".bin"))
-    if not index:
-        (tiny_hub.folder / "model_index.json").unlink()
-    message = fail(TINY)
-    assert "pickles are never opened" in message and ".bin" in message
-    assert tiny_hub.fetched() in ([], ["model_index.json"])
-
-
-def test_other_pipelines_are_refused_before_anything_large_comes(tiny_hub: Hub) -> None:
-    index = tiny_hub.folder / "model_index.json"
-    index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
-    assert "is a FluxPipeline; supported: Stable Diffusion 1.x" in fail(TINY)
-    assert tiny_hub.fetched() == ["model_index.json"]
-
-
-@pytest.mark.parametrize(
-    ("refusal", "expected"),
-    [
-        ((401, "GatedRepo"), "is gated: accept its terms"),
-        ((403, "GatedRepo"), "is gated: accept its terms"),
-        ((404, "RepoNotFound"), "no such folder"),
-        ((401, ""), "refused base"),
-        ((403, ""), "refused base"),
-        ((503, ""), "answered 503"),
-    ],
-)
-def test_refusals_say_what_to_do(tiny_hub: Hub, refusal: tuple[int, str], expected: str) -> None:
-    tiny_hub.refusal = refusal
-    message = fail(TINY)
-    assert expected in message and tiny_hub.address in message and "give a folder" in message
-
-
-def test_an_unknown_revision(tiny_hub: Hub) -> None:
-    assert "no revision 'v9'" in fail("org/tiny@v9")
-
-
-def test_no_network(online: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(Hub(online)) as hub:  # a port on which nobody listens any more
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
-    message = fail(TINY)
-    assert f"no connection to {hub.address}" in message and message.endswith("or give a folder")
-
-
-def test_a_disk_without_room_is_told_before(tiny_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tiny_hub.folder)._replace(free=hub_module.DISK_MARGIN + 10_000)
-    monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda _: usage)
-    assert "make room" in fail(TINY)
-    assert UNET not in tiny_hub.fetched()
-
-
-def test_a_disk_that_fills_up_is_told(tiny_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(transfer.os, "fsync", full)
-    assert "the disk is full" in fail(TINY)
-
-
-def test_a_hostile_hub_names_no_paths(tiny_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.pipelines.bases.hub_server.digest_of", lambda data: "../../../out")
-    assert "where a hash was expected" in fail(TINY)
 
 
 def test_the_token_is_sent(tiny_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
