@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
     from pipelines.base import Base
 
@@ -27,10 +28,17 @@ class Step:
     estimate: returns (B, C, h, w), the clean latents that the step's prediction points at.
     """
 
+    base: Base = field(repr=False)
     done: int
     total: int
     latents: torch.Tensor
     estimate: Callable[[], torch.Tensor] = field(repr=False)
+
+    def preview(self) -> Image:
+        """Return a rough picture of the first of the B, at its full size; worked out when it is called."""
+        from pipelines.latent_preview import fit
+
+        return fit(self.base).picture(self.estimate())
 
 
 OnStep = Callable[[Step], bool | None]
@@ -135,6 +143,7 @@ def denoise(base: Base, plan: Plan, on_step: OnStep | None = None) -> torch.Tens
         if on_step is not None:
             done = -(-(index + 1) * plan.steps // count)
             told = Step(
+                base=base,
                 done=done,
                 total=plan.steps,
                 latents=latents,

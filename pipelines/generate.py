@@ -230,15 +230,18 @@ def _settings(base: Base, config: GenerationConfig, notes: Sequence[str]) -> dic
     import diffusers
     import torch
 
+    model: dict[str, Any] = {
+        "ref": base.ref,
+        "sha256": base.sha256,
+        "family": base.family.id,
+        "prediction_type": base.prediction_type,
+    }
+    if base.source is not None and base.source.vae_path is not None:
+        model["vae"] = {"ref": str(base.source.vae_path), "sha256": base.source.vae_sha256}
     return {
         "version": _VERSION,
         "generation": config.model_dump(mode="json"),
-        "base": {
-            "ref": base.ref,
-            "sha256": base.sha256,
-            "family": base.family.id,
-            "prediction_type": base.prediction_type,
-        },
+        "base": model,
         "libraries": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         "notes": list(notes),
     }

@@ -233,6 +233,15 @@ def test_settings_in_the_file_draw_the_picture_again(tiny_base: Base, tmp_path: 
         assert opened.convert("RGB").tobytes() == picture.image.tobytes()
 
 
+def test_a_vae_of_ones_own_is_in_the_settings(tiny_folder: Path, tmp_path: Path) -> None:
+    other = save_tiny_pipeline(tmp_path / "other", seed=5) / "vae"
+    base = load_base(tiny_folder, device="cpu", vae=other)
+    settings = generate(base, FEW)[0].settings
+    assert base.source is not None
+    assert settings["base"]["vae"] == {"ref": str(other), "sha256": base.source.vae_sha256}
+    assert "VAE: vae" in a1111_parameters(settings)
+
+
 def test_the_parameters_text_is_what_a1111_writes(tiny_base: Base, tmp_path: Path) -> None:
     config = FEW.model_copy(
         update={

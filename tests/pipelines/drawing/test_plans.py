@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.base import Base, load_base
 from pipelines.drawing.images import encoded, to_images, to_pixels
 from pipelines.drawing.plans import hires_steps
 from pipelines.errors import ConfigError
 from pipelines.generate import GenerationConfig, Inputs, PictureUse, Step, generate, read_settings
+from pipelines.grids import psnr
+from pipelines.latent_preview import fit
 from tests.pipelines.drawing.scenes import (
     box_mask,
     diffusers_pipeline,
@@ -226,3 +229,38 @@ def test_the_second_pass_walks_the_steps_asked_for(
         prompt="", num_inference_steps=steps, hires_steps=hires, hires_strength=strength
     )
     assert hires_steps(config) == expected
+
+
+def test_steps_show_rough_pictures_of_every_pass(tiny_base: Base) -> None:
+    seen: list[tuple[Step, Image.Image]] = []
+    config = DRAW.model_copy(update={"hires_scale": 2.0, "hires_steps": 2})
+    generate(tiny_base, config, on_step=lambda step: seen.append((step, step.preview())))
+    assert [picture.size for _, picture in seen] == [(16, 16)] * 6 + [(32, 32)] * 2
+    step, picture = seen[3]
+    assert picture.tobytes() == fit(tiny_base).picture(step.estimate()).tobytes()
+    assert len({picture.tobytes() for _, picture in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.gpu)])
+def test_half_precision_draws_in_every_way(tiny_folder: Path, dtype: str, strength: float) -> None:
+    """Close to what full precision draws: nothing overflows, nothing is left in another type."""
+    device = "cpu" if dtype == "bf16" else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA card")
+    half = load_base(tiny_folder, device=device, dtype=dtype)
+    whole = load_base(tiny_folder, device="cpu")
+    ways: list[tuple[dict[str, Any], Inputs]] = [
+        ({}, Inputs()),
+        ({"hires_scale": 2.0}, Inputs()),
+        ({"hires_scale": 2.0, "hires_upscaler": "lanczos"}, Inputs(image=PICTURE)),
+        ({"sampler": "dpmpp_2m_karras"}, Inputs(image=PICTURE, mask=MASK)),
+        ({"mask_padding": 2, "guidance_rescale": 0.5}, Inputs(image=PICTURE, mask=MASK)),
+    ]
+    for fields, inputs in ways:
+        config = DRAW.model_copy(update={"strength": strength, "guidance_scale": 2.0, **fields})
+        types = set()
+        one = generate(half, config, inputs=inputs, on_step=lambda step: types.add(step.latents.dtype))  # noqa: B023
+        other = generate(whole, config, inputs=inputs)
+        assert types == {half.dtype}
+        assert psnr(one[0].image, other[0].image) > 25, fields
