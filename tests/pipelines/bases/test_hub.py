@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.bases import hub as hub_module
-from pipelines.bases.hub import HubRef, Progress, fetch_base, local_base
+from pipelines.bases.hub import HubRef, Progress, fetch_base, hub_ref, local_base
 from pipelines.errors import BaseError
 from tests.pipelines.bases.hub_asking import TINY, UNET, fail, named
 from tests.pipelines.bases.hub_server import COMMIT, Hub
