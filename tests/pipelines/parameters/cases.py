@@ -83,6 +83,9 @@ CASES: dict[str, Case] = {
     "a line of the prompt like settings": Case(
         f"Steps: 12 of wood\na cat\n{_LINE}", _usual("Steps: 12 of wood\na cat")
     ),
+    "a line of the prompt like settings, and none": Case(
+        "a stair\nSteps: 12 of wood, red", _fields("a stair\nSteps: 12 of wood, red")
+    ),
     "everything A1111 1.9 writes": Case(
         "a cat <lora:more_details:0.7> <lora:ink:1>\nNegative prompt: EasyNegative\n"
         "Steps: 30, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 4294967295, Size: 512x768, "

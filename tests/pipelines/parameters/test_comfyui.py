@@ -396,6 +396,13 @@ def test_cycles_and_diamonds_end() -> None:
     assert time.process_time() - began < 10
 
 
+def test_a_cycle_leaves_the_rest_readable() -> None:
+    nodes = usual(_5=node("Reroute", samples=["30", 0]), _30=node("Reroute", samples=["5", 0]))
+    found = read(nodes)
+    assert found.fields == {key: value for key, value in USUAL.items() if key not in ("width", "height")}
+    assert found.base.name == "v1-5-pruned"
+
+
 _value = (
     st.none()
     | st.booleans()
