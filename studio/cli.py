@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.errors import ConfigError, StudioError
-from studio.commands import adapters, bases, mixes
+from studio.commands import adapters, bases, mixes, pictures
 from studio.commands.arguments import Parser, shared_options
 from studio.commands.base_options import FetchLine, base_options, base_path
 
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     studio.set_defaults(run=_studio)
     for name, (text, _) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
+    pictures.add_commands(commands, shared)
     mixes.add_commands(commands, shared)
     adapters.add_commands(commands, shared)
     bases.add_commands(commands)

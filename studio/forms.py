@@ -69,7 +69,8 @@ def _kind_of(annotation: Any, choices: tuple[Any, ...]) -> str:
     return simple[annotation]
 
 
-def _spec(path: str, info: FieldInfo) -> FieldSpec:
+def spec_of(path: str, info: FieldInfo) -> FieldSpec:
+    """What is known of one field. Raises: TypeError for a field that no component holds."""
     annotation, optional = _type_of(info.annotation)
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     choices: tuple[Any, ...] = get_args(annotation) if get_origin(annotation) is Literal else ()
@@ -100,7 +101,7 @@ def sections(model: type[BaseModel]) -> list[tuple[str, str, list[FieldSpec]]]:
     found = []
     for name, info in model.model_fields.items():
         inner, _ = _type_of(info.annotation)
-        specs = [_spec(f"{name}.{field}", field_info) for field, field_info in inner.model_fields.items()]
+        specs = [spec_of(f"{name}.{field}", field_info) for field, field_info in inner.model_fields.items()]
         found.append((name, info.title or name.capitalize(), specs))
     return found
 

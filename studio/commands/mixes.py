@@ -1,4 +1,4 @@
-"""`pigment generate|mix|merge`: several adapters, one picture, one recipe or one file."""
+"""`pigment mix|merge`: several adapters, one picture, one recipe or one file."""
 
 from __future__ import annotations
 
@@ -63,19 +63,6 @@ def _draw(
         picture.save(path)
         written.append(path)
     return written
-
-
-def generate(args: argparse.Namespace) -> int:
-    """Draw pictures, with or without adapters."""
-    config = _config(args, args.prompt)
-    uses = uses_of(args.adapter, args)
-    if Path(args.out).suffix.lower() != ".png":
-        raise ConfigError(f"--out {args.out!r} is no PNG; expected a name ending in .png")
-    out = target(args.out, "", None, ending="")
-    base = the_base(args)
-    written = _draw(base, uses, read_all(uses, args, base), config, out)
-    say(args, "\n".join(str(path) for path in written), {"pictures": [str(path) for path in written]})
-    return 0
 
 
 def mix(args: argparse.Namespace) -> int:
@@ -270,17 +257,6 @@ def _add_drawing(parser: argparse.ArgumentParser) -> None:
 def add_commands(commands: Any, shared: Parser) -> None:
     """Add this module's commands to the parser."""
     from pipelines.merging import MERGES
-
-    parser = commands.add_parser("generate", parents=[shared], help="draw pictures")
-    parser.add_argument("prompt")
-    parser.add_argument(
-        "--adapter", action="append", default=[], metavar="NAME:WEIGHT", help=f"{WEIGHT_HELP}; repeatable"
-    )
-    _add_drawing(parser)
-    parser.add_argument("--out", default="picture.png", metavar="FILE.png")
-    add_part(parser)
-    add_json(parser)
-    parser.set_defaults(run=generate)
 
     parser = commands.add_parser(
         "mix", parents=[shared], help="mix adapters: what they do to each other, pictures, a recipe"

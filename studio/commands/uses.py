@@ -41,6 +41,17 @@ def uses_of(items: Sequence[str], args: argparse.Namespace) -> list[Use]:
     return uses
 
 
+def add_uses(uses: Sequence[Use], more: Sequence[Use]) -> list[Use]:
+    """Put further adapters behind those there; one of a name that is taken gets a number."""
+    found = list(uses)
+    for use in more:
+        taken, name, number = {one.name for one in found}, use.name, 2
+        while name in taken:
+            name, number = f"{use.name} {number}", number + 1
+        found.append(replace(use, name=name))
+    return found
+
+
 def read_all(uses: Sequence[Use], args: argparse.Namespace, base: Base | None) -> dict[str, Adapter]:
     """Read every adapter, by its name in the mix."""
     return {use.name: the_adapter(use.path, args, base) for use in uses}
