@@ -47,7 +47,9 @@ class PictureUse(BaseModel):
 
     name: str = Field(default="", title="Picture", description="Its file's name.", max_length=300)
     sha256: str = Field(
-        title="SHA-256", description="Over its mode, size and pixels, 64 hexadecimal digits.", max_length=64
+        title="SHA-256",
+        description="Over its mode, size, pixels and palette, 64 hexadecimal digits.",
+        max_length=64,
     )
 
     @classmethod
@@ -55,6 +57,7 @@ class PictureUse(BaseModel):
         """Record a picture."""
         digest = hashlib.sha256(f"{image.mode} {image.width}×{image.height}\n".encode())
         digest.update(image.tobytes())
+        digest.update(bytes(image.getpalette() or ()))
         return cls(name=name[:300], sha256=digest.hexdigest())
 
 

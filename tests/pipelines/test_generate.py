@@ -114,43 +114,6 @@ def test_the_steps_estimate_ends_at_the_picture(tiny_base: Base) -> None:
     assert not torch.equal(seen[0].estimate(), seen[0].latents)
 
 
-def test_wildcards_are_resolved_by_each_pictures_seed(tiny_base: Base) -> None:
-    """Whatever else is drawn; the settings hold what was drawn, and what was asked for."""
-    config = FEW.model_copy(update={"prompt": "a {fox|owl|cat}", "num_images": 6, "negative_prompt": "{a|b}"})
-    pictures = generate(tiny_base, config)
-    drawn = [picture.settings["generation"]["prompt"] for picture in pictures]
-    assert len(set(drawn)) > 1 and set(drawn) <= {"a fox", "a owl", "a cat"}
-    for picture in pictures:
-        assert picture.settings["template"] == config.prompt
-        assert picture.settings["negative_template"] == "{a|b}"
-        alone = generate(tiny_base, config.model_copy(update={"seed": picture.seed, "num_images": 1}))[0]
-        assert alone.image.tobytes() == picture.image.tobytes()
-        settings = GenerationConfig.model_validate(picture.settings["generation"])
-        assert generate(tiny_base, settings)[0].image.tobytes() == picture.image.tobytes()
-    assert "template" not in generate(tiny_base, FEW)[0].settings
-
-
-def test_prompts_of_several_lengths_dont_share_a_batch(tiny_base: Base) -> None:
-    """A short prompt in one batch with a long one would be filled up, and so drawn otherwise."""
-    config = FEW.model_copy(
-        update={
-            "prompt": "{a|a very long prompt about an old and grey fox}",
-            "num_images": 6,
-            "batch_size": 6,
-        }
-    )
-    pictures = generate(tiny_base, config)
-    assert len({picture.settings["generation"]["prompt"] for picture in pictures}) == 2
-    for picture in pictures:
-        alone = generate(tiny_base, config.model_copy(update={"seed": picture.seed, "num_images": 1}))[0]
-        assert np.abs(np.asarray(picture.image, int) - np.asarray(alone.image, int)).max() <= 1
-
-
-def test_a_tag_that_nothing_mixed_in_is_an_error(tiny_base: Base) -> None:
-    with pytest.raises(ConfigError, match="names the adapter 'fox' by a tag"):
-        generate(tiny_base, FEW.model_copy(update={"prompt": "a fox <lora:fox:0.8>"}))
-
-
 def test_eta_needs_a_sampler_that_takes_it(tiny_base: Base) -> None:
     with pytest.raises(ConfigError, match=r"eta is 0\.5, which sampler 'euler' has no use for"):
         generate(tiny_base, FEW.model_copy(update={"eta": 0.5, "sampler": "euler"}))

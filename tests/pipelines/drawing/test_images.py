@@ -92,5 +92,9 @@ def test_a_pictures_record_is_of_its_pixels() -> None:
     changed.putpixel((3, 3), (1, 2, 3))
     hashes = {PictureUse.of(other).sha256 for other in (image, changed, image.convert("RGBA"))}
     assert len(hashes) == 3
+    palette = image.quantize(8)
+    recoloured = palette.copy()
+    recoloured.putpalette([9] * 24)
+    assert PictureUse.of(palette).sha256 != PictureUse.of(recoloured).sha256
     flat = Image.new("L", (2, 8)), Image.new("L", (8, 2))
     assert PictureUse.of(flat[0]).sha256 != PictureUse.of(flat[1]).sha256

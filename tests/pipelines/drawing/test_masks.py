@@ -76,6 +76,19 @@ def test_a_masks_colours_and_transparency(tiny_base: Base) -> None:
     assert canvas.hole is not None and canvas.hole.getbbox() == (2, 2, 6, 6)
 
 
+def test_what_was_changed_to_fit_is_in_the_settings(tiny_base: Base) -> None:
+    picture = noisy_picture(20, 15).convert("RGBA")
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    config = DRAW.model_copy(update={"width": 16})
+    inputs = Inputs(image=picture, mask=box_mask((5, 5), (1, 1, 3, 3)))
+    notes = generate(tiny_base, config, inputs=inputs)[0].settings["notes"]
+    assert notes == [
+        "the picture is transparent in places: laid on white",
+        "the mask is 5×5: resized to 20×15",
+        "the picture is 20×15: resized to 16×12",
+    ]
+
+
 def test_a_mask_needs_a_picture_and_one_pass(tiny_base: Base) -> None:
     mask = box_mask((16, 16), (0, 0, 4, 4))
     with pytest.raises(ConfigError, match="got a mask without a picture"):

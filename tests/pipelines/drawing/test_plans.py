@@ -73,6 +73,16 @@ def test_image_to_image_of_every_family_equals_diffusers(base_of: Callable[[str]
     assert levels_apart(ours, theirs(base, name, "ddim", **given)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m_karras"])
+def test_image_to_image_by_v_prediction_equals_diffusers(tmp_path: Path, sampler: str) -> None:
+    folder = save_tiny_pipeline(tmp_path / "v", family="sd2", prediction_type="v_prediction")
+    base = load_base(folder, device="cpu")
+    config = DRAW.model_copy(update={"sampler": sampler})
+    ours = generate(base, config, inputs=Inputs(image=PICTURE))[0].image
+    plain = theirs(base, "StableDiffusionImg2ImgPipeline", sampler, image=latents_of(base, PICTURE))
+    assert levels_apart(ours, plain) <= TOLERANCE
+
+
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_inpainting_equals_diffusers(base_of: Callable[[str], Base], sampler: str, strength: float) -> None:
