@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import BaseError, ConfigError, StudioError
 from pipelines.files import write_atomic
+from studio.commands.base_options import BASE_HELP, base_path
 from studio.trials import Trial, choose, columns, prompts
 from trainers.evidence.provenance import Clock, machine, versions
 
@@ -102,9 +103,7 @@ def teach_all(configs: dict[str, TrainConfig]) -> dict[str, tuple[Path, str]]:
         return {name: future.result() for name, future in asked.items()}
 
 
-def draw_grid(
-    base: Base, mixer: Mixer, subject: Trial, style: Trial, options: argparse.Namespace
-) -> Image:
+def draw_grid(base: Base, mixer: Mixer, subject: Trial, style: Trial, options: argparse.Namespace) -> Image:
     """Every column at every row's weights, one seed per column, as a labelled grid."""
     from pipelines.generate import GenerationConfig, generate_prompts
     from pipelines.grids import labelled_grid
@@ -249,7 +248,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--preset", default="sketch", help="how long to teach: sketch, standard or thorough")
     made.add_argument("--subject", default="mascot", help="example subject")
     made.add_argument("--style", default="blueprint", help="example style")
-    made.add_argument("--base", default="pocket", help="base model: pocket, or a diffusers folder")
+    made.add_argument("--base", default="pocket", help=BASE_HELP)
     made.add_argument(
         "--threads", type=int, default=1, help="of each of the two trainings; 1 is repeatable bit for bit"
     )
@@ -273,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo for a command line; 0, or 2 after one line that says what to do."""
     options = parser().parse_args(argv)
     try:
+        options.base = base_path(options.base)
         report = run(options)
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         write_atomic(Path(options.out) / "demo.json", [text.encode()])

@@ -55,3 +55,14 @@ def make_adapter(tiny_folder: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as one file. Don't write into it."""
+    from pipelines.bases.source import open_source
+    from pipelines.bases.writing import write_base
+
+    path = tmp_path_factory.mktemp("file") / "tiny one.safetensors"
+    write_base(open_source(tiny_folder), path)
+    return path
