@@ -153,10 +153,12 @@ def changed(config: GenerationConfig, **fields: Any) -> GenerationConfig:
         return GenerationConfig.model_validate({**config.model_dump(), **fields})
     except ValidationError as error:
         mistake = error.errors(include_url=False)[0]
-        name = str(mistake["loc"][0])
-        title = GenerationConfig.model_fields[name].title or name
-        wanted = str(mistake["msg"]).removeprefix("Input should be ")
-        raise ConfigError(f"{title} is {mistake['input']!r}, expected {wanted}; change it") from None
+        outer, *inner = mistake["loc"]
+        title = GenerationConfig.model_fields[str(outer)].title or str(outer)
+        where = "".join(f", {name}" for name in inner if isinstance(name, str))
+        wanted = str(mistake["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+        shown = repr(mistake["input"])[:80]
+        raise ConfigError(f"{title}{where} is {shown}, expected {wanted}; change it") from None
 
 
 def _set_field(spot: Spot, axis: Axis, value: Any) -> Spot:

@@ -16,7 +16,6 @@ from studio.commands.settings import Asked, add_settings, asked
 from studio.commands.uses import Use, read_all, recorded, settled
 
 if TYPE_CHECKING:
-    from pipelines.axes import Axis
     from pipelines.base import Base
     from pipelines.generation import GenerationConfig
     from pipelines.picture import Picture
@@ -60,10 +59,11 @@ def grid(args: argparse.Namespace) -> int:
     assert drawn is not None
     drawn.picture.save(out)
     written = [out]
-    for place, picture in drawn.cells.items() if cells is not None else ():
-        assert cells is not None
-        written.append(cells / f"{_cell_name(axes, place)}.png")
-        picture.save(written[-1])
+    if cells is not None:
+        cells.mkdir(exist_ok=True)
+        for place, picture in drawn.cells.items():
+            written.append(cells / f"{_cell_name(place)}.png")
+            picture.save(written[-1])
     _tell(args, found, base, written, [drawn.picture], {"axes": [axis.as_data() for axis in axes]})
     return 0
 
@@ -142,13 +142,12 @@ def _folder(name: str) -> Path:
     path = target(name, "", None, ending="")
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--cells {name!r} is a file; give a folder")
-    path.mkdir(exist_ok=True)
     return path
 
 
-def _cell_name(axes: Sequence[Axis], place: Sequence[int]) -> str:
+def _cell_name(place: Sequence[int]) -> str:
     """A cell's places along the axes, counted from 1: x02-y01."""
-    return "-".join(f"{axis}{number + 1:02d}" for axis, number in zip("xyz", place, strict=False) if axes)
+    return "-".join(f"{axis}{number + 1:02d}" for axis, number in zip("xyz", place, strict=False))
 
 
 def _tell(

@@ -8,23 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import AdapterError, ConfigError, nearest
-from pipelines.mixing.weights import Weights
-from studio.commands.arguments import WEIGHT_HELP, place, the_library
+from pipelines.errors import ConfigError, nearest
+from studio.commands.arguments import WEIGHT_HELP, place
 from studio.commands.picture_inputs import Given, add_inputs, inputs_of
+from studio.commands.restoring import adapters_listed, adapters_of, adapters_tagged, base_of
 from studio.commands.uses import Use, add_uses, uses_of
 from studio.forms import FieldSpec, spec_of
 
 if TYPE_CHECKING:
     from pipelines.generation import GenerationConfig, Inputs
     from pipelines.parameters import Restored
-    from pipelines.prompts.tags import Tag
-    from studio.library import Entry
 
 _PREFIX = "set_"
 _SHORT = {
@@ -134,16 +131,16 @@ def asked(args: argparse.Namespace) -> Asked:
     if args.from_picture is not None:
         restored = _restored(args.from_picture)
         fields |= {name: value for name, value in restored.fields.items() if name != "adapters"}
-        base, sha256 = _base_of(restored, args), restored.base.hash
+        base, sha256 = base_of(restored, args), restored.base.hash
         notes += [f"not taken over: {name} = {value[:80]}" for name, value in restored.left_over.items()]
         if not args.adapter:
-            uses = add_uses(uses, _adapters_of(restored, args, notes))
+            uses = add_uses(uses, adapters_of(restored, args, notes))
     if args.config is not None:
         table = _table(args.config)
         base = table.pop("base", base)
         given = given.of_table(table)
         if (listed := table.pop("adapters", None)) is not None:
-            uses = uses_of(_texts("adapters", listed), args)
+            uses = adapters_listed(listed, args, notes)
         fields |= table
     fields |= _flags(args)
     if args.prompt is not None:
@@ -153,7 +150,7 @@ def asked(args: argparse.Namespace) -> Asked:
     uses = add_uses(uses, uses_of(args.adapter, args))
     prompt, tags = split_tags(str(fields["prompt"]))
     fields["prompt"] = prompt
-    uses = add_uses(uses, _tagged(tags, args))
+    uses = add_uses(uses, adapters_tagged(tags, args))
     fields, inputs = inputs_of(args, given, fields, notes)
     known = set(GenerationConfig.model_fields)
     for name in fields:
@@ -167,37 +164,6 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that flags were given for."""
     found = {name: value for name, value in vars(args).items() if name.startswith(_PREFIX)}
     return {name.removeprefix(_PREFIX): value for name, value in found.items() if value is not None}
-
-
-def _tagged(tags: Sequence[Tag], args: argparse.Namespace) -> list[Use]:
-    """The adapters that a prompt's tags name, out of the library. Raises: AdapterError."""
-    if not tags:
-        return []
-    entries = the_library(args).entries()
-    found = []
-    for tag in tags:
-        entry = _entry(entries, tag.name, None)
-        if entry is None:
-            raise AdapterError(
-                f"the prompt names the adapter {tag.name[:80]!r}, which isn't in the library"
-                f"{nearest(tag.name, [one.name for one in entries])}"
-            )
-        found.append(Use(entry.name, entry.path, Weights(unet=tag.weight, text=tag.text_weight)))
-    return found
-
-
-def _entry(entries: Sequence[Entry], name: str, sha256: str | None) -> Entry | None:
-    """The library's adapter of that hash (its first digits), else of that name in any case, else None."""
-    by_hash = [one for one in entries if sha256 and one.sha256.startswith(sha256.lower())]
-    wanted = name.casefold()
-    by_name = [one for one in entries if wanted in (one.name.casefold(), one.slug.casefold(), one.id)]
-    return next(iter([*by_hash, *by_name]), None)
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ConfigError(f'{name} is {str(value)[:60]!r}, expected a list of texts, as ["zib:0.8"]')
-    return value
 
 
 def _table(name: str) -> dict[str, Any]:
@@ -233,56 +199,3 @@ def _restored(name: str) -> Restored:
     from pipelines.parameters import restore
 
     return restore(place(name))
-
-
-def _base_of(restored: Restored, args: argparse.Namespace) -> str | None:
-    """The base that a picture names, among those here; None where it says none or another is asked for.
-
-    Raises: ConfigError where it isn't here.
-    """
-    hint = restored.base
-    if args.base is not None or hint.name is None:
-        return None
-    from studio.bases import Bases, local_ref
-    from studio.workspace import Workspace
-
-    if restored.source == "pigment" and local_ref(hint.name) is not None:
-        return hint.name
-    entries = Bases(Workspace.open(args.workspace, own=False)).entries()
-    for entry in entries:
-        if hint.hash and entry.sha256.startswith(hint.hash.lower()):
-            return entry.name
-    stem = Path(hint.name).stem.casefold()
-    for entry in entries:
-        if stem in (entry.name.casefold(), Path(entry.ref).stem.casefold()):
-            return entry.name
-    names = [entry.name for entry in entries]
-    raise ConfigError(
-        f"the picture was made with base {hint.name[:80]!r}, which isn't here"
-        f"{nearest(hint.name, names) if names else ''}; give another with --base"
-    )
-
-
-def _adapters_of(restored: Restored, args: argparse.Namespace, notes: list[str]) -> list[Use]:
-    """The adapters that a picture names, found in the library by hash or name.
-
-    Raises: AdapterError for one that isn't there.
-    """
-    if not restored.adapters:
-        return []
-    entries = the_library(args).entries()
-    exact = restored.fields.get("adapters") or ()
-    found = []
-    for index, hint in enumerate(restored.adapters):
-        entry = _entry(entries, hint.name, hint.hash)
-        if entry is None:
-            known = f" (SHA-256 {hint.hash[:12]}…)" if hint.hash else ""
-            raise AdapterError(
-                f"the picture was made with adapter {hint.name[:80]!r}{known}, which isn't in the library"
-                f"{nearest(hint.name, [one.name for one in entries])}; import it, or give --adapter"
-            )
-        if hint.hash and not entry.sha256.startswith(hint.hash.lower()):
-            notes.append(f"adapter {entry.name!r} is taken by its name; its file is another one")
-        weights = exact[index].weights() if exact else Weights(unet=hint.weight, text=hint.text_weight)
-        found.append(Use(entry.name, entry.path, weights))
-    return found

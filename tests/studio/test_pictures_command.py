@@ -137,8 +137,12 @@ def test_a_picture_is_drawn_again_bit_for_bit_from_itself(run: Run, tiny_folder:
     run("generate", "--from", "1.png", "--adapter", "ink", "--out", "other.png", base=None)
     assert [use["name"] for use in read_settings("other.png")["generation"]["adapters"]] == ["ink"]
     settings = read_settings("1.png")
-    Path("s.json").write_text(json.dumps({**settings, "generation": {
-        **settings["generation"], "adapters": ["fox:0.8/0.25,mid_block=0@0.2-0.6", "ink:0.5"]}}))  # fmt: skip
+    Path("s.json").write_text(json.dumps(settings))
+    Path("texts.json").write_text(json.dumps({
+        **settings["generation"], "adapters": ["fox:0.8/0.25,mid_block=0@0.2-0.6", "ink:0.5"],
+        "base": settings["base"]["ref"]}))  # fmt: skip
+    run("generate", "--config", "texts.json", "--out", "texts.png", base=None)
+    assert pixels("texts.png") == pixels("1.png")
     run("generate", "--config", "s.json", "--out", "json.png", base=None)
     assert pixels("json.png") == pixels("1.png")
 
