@@ -270,7 +270,7 @@ def load_base(
 
     Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
     """
-    from pipelines.bases.loading import load_networks, load_tokenizers, make_scheduler_of, settled
+    from pipelines.bases.loading import load_networks, load_tokenizers, make_scheduler_of, mark_ends, settled
     from pipelines.bases.source import open_source
     from pipelines.preparing import prepare
 
@@ -288,6 +288,8 @@ def load_base(
         width = int(source.configs["unet"].get("cross_attention_dim") or 0)
         source = settled(source, parts["unet"], width, homes["unet"], chosen.dtype)
         parts["scheduler"] = make_scheduler_of(source)
+        rows = source.family.text_encoders
+        mark_ends({row.component: (parts[row.component], parts[row.tokenizer]) for row in rows})
     base = Base(
         ref=str(ref),
         path=source.path,

@@ -83,6 +83,19 @@ def load_tokenizers(tokenizers: Mapping[str, Path | Mapping[str, str]], ref: str
     return made
 
 
+def mark_ends(encoders: Mapping[str, tuple[Any, Any]]) -> None:
+    """Tell text encoders which id ends a prompt, where an older config says 2.
+
+    transformers then takes a prompt's highest id for its end, which a learned word's would be.
+    encoders: by component, the module and its tokenizer.
+    Source: https://github.com/huggingface/transformers/pull/24773.
+    """
+    for encoder, tokenizer in encoders.values():
+        text_model = getattr(encoder, "text_model", encoder)
+        if text_model.eos_token_id == 2 and tokenizer.eos_token_id is not None:
+            text_model.eos_token_id = tokenizer.eos_token_id
+
+
 def make_scheduler_of(source: Source) -> Any:
     """Return the scheduler that a source's config describes. Raises: BaseError for an unknown one."""
     import diffusers

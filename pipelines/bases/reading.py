@@ -1,8 +1,9 @@
 """Weights by memory map: each tensor goes from its file to the device in its final precision, one by one.
 
-A tensor that is used on the CPU in the precision of its file is the file's own memory: nothing is copied
-until something writes to it, and then only here. All others are converted one at a time, and the pages they
-came from are given back, so that loading never holds much more than the model itself.
+A tensor that is used on the CPU in the precision of its file, and lies there as PyTorch would lay it, is the
+file's own memory: nothing is copied until something writes to it, and then only here. All others are copied
+one at a time, and the pages they came from are given back, so that loading never holds much more than the
+model itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
            "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
            "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
 
+ALIGNMENT = 64
+"""Bytes. Products of matrices may round by where these lie, so weights lie here as PyTorch lays its own."""
+
 
 class TensorFile:
     """A safetensors file whose tensors are views of its memory map (private: writes stay in this process)."""
@@ -31,6 +35,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         """Raises: BaseError for what isn't a whole safetensors file within the limits of `read_header`."""
         self.path = path
+        self._kept: set[str] = set()
         self.header: Header = read_header(path, BaseError)
         try:
             with open(path, "rb") as file:
@@ -50,8 +55,14 @@ class TensorFile:
         count = (entry.end - entry.begin) // BYTES_PER_NUMBER[entry.dtype]
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=begin).reshape(entry.shape)
 
+    def keep(self, name: str) -> None:
+        """Leave a tensor's pages alone from now on: a module's weights are views of them."""
+        self._kept.add(name)
+
     def release(self, name: str) -> None:
         """Give the memory of a tensor's pages back; views read them anew, without what was written."""
+        if name in self._kept:
+            return
         entry = self.header.tensors[name]
         first = -(-(self.header.data_start + entry.begin) // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (self.header.data_start + entry.end) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -82,6 +93,10 @@ class Stored:
     def view(self) -> torch.Tensor:
         """The tensor as a view of the file wherever that can be."""
         return self._cut(self.file.view(self.piece.key))
+
+    def keep(self) -> None:
+        """Leave its memory alone from now on."""
+        self.file.keep(self.piece.key)
 
     def release(self) -> None:
         """Give back the memory of a tensor that isn't used any more."""
@@ -132,7 +147,11 @@ def fill(model: nn.Module, state: State, device: torch.device, dtype: torch.dtyp
             raise BaseError(f"{what} has {name} of shape {stored.shape}, its config says {shape}")
         view = stored.view()
         value = view.to(device, dtype if view.is_floating_point() else view.dtype)
-        if value.data_ptr() != view.data_ptr():
+        if value.data_ptr() == view.data_ptr() and value.data_ptr() % ALIGNMENT:
+            value = view.clone()
+        if value.data_ptr() == view.data_ptr():
+            stored.keep()
+        else:
             stored.release()
         if leaf in module._parameters:
             module._parameters[leaf] = nn.Parameter(value, requires_grad=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.bases.layout import pieces, vae_pieces
 from pipelines.bases.reading import State, Stored, TensorFile, state_of
 from pipelines.bases.record import read_record
+from pipelines.bases.spelling import vae_from_diffusers
 from pipelines.bases.variants import PICKLES, choose_weights
 from pipelines.errors import BaseError
 from pipelines.families import FAMILIES, Family, family_of_pipeline
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PREDICTIONS = ("epsilon", "v_prediction")
-
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""The VAE's attention as diffusers before 0.17 spelled it."""
-_OLD = re.compile(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +127,7 @@ def open_source(
         found = _open_folder(path, str(ref), half)
     elif path.is_file():
         own = None if config is None else Path(config).expanduser()
-        found = _open_file(path, str(ref), own, prediction_type)
+        found = _open_file(path, str(ref), own, prediction_type, vae is not None)
     else:
         raise BaseError(f"base {str(ref)!r}: no such folder or file; give 'pocket', a folder in diffusers' "
                         "layout, a .safetensors file, or a hub id like org/name")  # fmt: skip
@@ -207,12 +203,13 @@ def _module_key(key: str, prefixed: bool | None) -> str:
     """The name that today's module has for a tensor. prefixed: of a text encoder, else None."""
     if prefixed is False:
         return key.removeprefix("text_model.")
-    if prefixed is None and (old := _OLD.fullmatch(key)):
-        return f"{old[1]}.{_OLD_ATTENTION[old[2]]}.{old[3]}"
+    if prefixed is None:
+        module, _, leaf = key.rpartition(".")
+        return f"{vae_from_diffusers(module)}.{leaf}"
     return key
 
 
-def _open_file(path: Path, ref: str, config: Path | None, asked: str | None) -> Source:
+def _open_file(path: Path, ref: str, config: Path | None, asked: str | None, own_vae: bool) -> Source:
     from pipelines.bases.configs import shipped
     from pipelines.bases.recognise import recognise
 
@@ -228,7 +225,7 @@ def _open_file(path: Path, ref: str, config: Path | None, asked: str | None) -> 
             part: read_json(config / part / "config.json", ref) for part in (*family.components, "vae")
         }
         configs["scheduler"] = read_json(config / "scheduler" / "scheduler_config.json", ref)
-        if found.prediction_type is None:
+        if not found.stated and asked is None:
             told = str(configs["scheduler"].get("prediction_type", "epsilon"))
             found = replace(found, prediction_type=told)
         tokenizers = {row.tokenizer: config / row.tokenizer for row in family.text_encoders}
@@ -246,9 +243,10 @@ def _open_file(path: Path, ref: str, config: Path | None, asked: str | None) -> 
         part: {key: Stored(file, piece) for key, piece in those.items()}
         for part, those in pieces(shapes, family).items()
     }
-    for part in (*family.components, "vae"):
+    for part in (*family.components, *(() if own_vae else ("vae",))):
         if part not in states:
-            raise BaseError(f"base {ref!r} holds no {part}; give a whole checkpoint")
+            raise BaseError(f"base {ref!r} holds no {part}; give a whole checkpoint"
+                            + (", or a VAE beside it" if part == "vae" else ""))  # fmt: skip
     source = Source(
         ref=ref, path=path, family=family, index=index, configs=configs, tokenizers=tokenizers,
         prediction_type=found.prediction_type, notes=tuple(found.notes), states=states,

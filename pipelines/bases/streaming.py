@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipelines.bases.reading import ALIGNMENT
 from pipelines.errors import BaseError
 from pipelines.formats.container import BYTES_PER_NUMBER, MAX_HEADER_BYTES, MAX_TENSORS
 
@@ -43,13 +44,14 @@ def write_stream(
 ) -> None:
     """Write a safetensors file, synced; `make` is asked for one tensor after the other.
 
-    Tensors lie widest numbers first, then by name, so the same model gives the same bytes. hashed: keys of
+    Tensors lie widest numbers first, those of odd sizes last, then by name, so the same model gives the same
+    bytes, and nearly all weights are aligned (see `reading`). hashed: keys of
     the metadata that get the SHA-256 of the tensors' bytes, which is known at the end only; a text before
     the hash in `metadata` stays ("0x").
 
     Raises: BaseError where the header passes the limits that are read, OSError as the system gives it.
     """
-    names = sorted(planned, key=lambda name: (-planned[name].dtype.itemsize, name))
+    names = sorted(planned, key=lambda name: _place(planned[name], name))
     stated = {**metadata, **{key: metadata.get(key, "") + _NO_HASH for key in hashed}}
     head = _header(path, names, planned, stated)
     digest = hashlib.sha256()
@@ -67,6 +69,10 @@ def write_stream(
         os.fsync(file.fileno())
 
 
+def _place(planned: Planned, name: str) -> tuple[int, bool, str]:
+    return (-planned.dtype.itemsize, planned.nbytes % ALIGNMENT != 0, name)
+
+
 def _header(
     path: Path, names: list[str], planned: Mapping[str, Planned], metadata: Mapping[str, str]
 ) -> bytes:
@@ -81,7 +87,7 @@ def _header(
         }  # fmt: skip
         position += row.nbytes
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
+    raw += b" " * (-(len(raw) + 8) % ALIGNMENT)  # so that a loader can use the file's memory as it is
     if len(raw) > MAX_HEADER_BYTES or len(names) > MAX_TENSORS:
         raise BaseError(
             f"{path.name!r} would have {len(raw):,} bytes of names and metadata and {len(names):,} tensors; "

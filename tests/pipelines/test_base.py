@@ -215,3 +215,16 @@ def test_layers_are_counted_from_the_last_and_beyond_them_is_an_error(tiny_sdxl:
         assert not torch.equal(own, tiny_sdxl.encode_tokens(component, ids, clip_skip=1)[0])
         with pytest.raises(ConfigError, match="choose 1 to 2"):
             tiny_sdxl.encode_tokens(component, ids, clip_skip=3)
+
+
+def test_a_prompt_ends_at_its_end_token_even_beside_higher_ids(tmp_path: Path) -> None:
+    folder = save_tiny_pipeline(tmp_path, family="sdxl")
+    path = folder / "text_encoder_2" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": 2}))
+    base = load_base(folder, device="cpu")
+    ids = base.tokenizer_2(["a"], padding="max_length", return_tensors="pt").input_ids  # type: ignore[misc]
+    _, pooled = base.encode_tokens("text_encoder_2", ids)
+    ids[0, 1] = 3  # another first word: the end stays where it was
+    _, other = base.encode_tokens("text_encoder_2", ids)
+    assert base.text_encoder_2.text_model.eos_token_id == base.tokenizer_2.eos_token_id  # type: ignore
+    assert pooled is not None and other is not None and not torch.equal(pooled, other)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 
 from pipelines.adapter import Adapter, LowRank
 from pipelines.base import Base, load_base, quiet
-from pipelines.bases.configs import configs_of
-from pipelines.bases.loading import load_tokenizers
+from pipelines.bases.configs import configs_of, write_configs
+from pipelines.bases.layout import wholes
+from pipelines.bases.loading import empty_network, load_tokenizers
+from pipelines.bases.streaming import Planned, write_stream
 from pipelines.device import choose_device
 from pipelines.errors import ConfigError
 from pipelines.families import FAMILIES, TEXT_TARGETS, UNET_TARGETS
@@ -86,6 +89,46 @@ def random_base(family: str, *, small: bool = False, device: str | None = None) 
             part.eval().requires_grad_(False)
     parts["scheduler"] = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
     return Base(ref=ref, path=Path(ref), family=row, device=chosen.device, dtype=chosen.dtype, **parts)
+
+
+def random_file(family: str, path: Path, *, small: bool = False) -> Path:
+    """Write a model of random weights in the published shapes as one file in the original layout, fp16.
+
+    small: as in `random_base`. Beside it, in a folder of its stem, its configs: returns that folder.
+    The weights are made tensor by tensor, so nothing of the model's size is held.
+    """
+    row, published = FAMILIES[family], configs_of(family)
+    configs = {part: dict(config) for part, config in published.configs.items()}
+    if small:
+        _narrow(configs, _SMALLER)
+    with quiet():
+        networks = {part: empty_network(row, part, configs[part]) for part in (*row.components, "vae")}
+    shapes = {
+        part: {name: tuple(value.shape) for name, value in network.named_parameters()}
+        for part, network in networks.items()
+    }
+    made = wholes(shapes, row)
+    empty = {
+        part: {name: torch.empty(shape, device="meta") for name, shape in those.items()}
+        for part, those in shapes.items()
+    }
+    sides = {
+        name: tuple(whole.make(lambda part, key: empty[part][key]).shape) for name, whole in made.items()
+    }
+    numbers = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))  # over and over again
+
+    def make(name: str) -> torch.Tensor:
+        shape = sides[name]
+        if len(shape) == 1:
+            return torch.ones(shape).half() if name.endswith("weight") else torch.zeros(shape).half()
+        scaled = (numbers * (0.5 / math.prod(shape[1:]) ** 0.5)).half()
+        count = math.prod(shape)
+        return scaled.repeat(-(-count // len(scaled)))[:count].reshape(shape)
+
+    write_stream(path, {name: Planned(torch.float16, shape) for name, shape in sides.items()}, make,
+                 {"modelspec.prediction_type": "epsilon"})  # fmt: skip
+    write_configs(replace(published, configs=configs), path.with_suffix(""))
+    return path.with_suffix("")
 
 
 def _narrow(configs: dict[str, dict[str, Any]], divisor: int) -> None:

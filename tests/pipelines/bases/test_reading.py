@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipelines.bases.layout import Piece
-from pipelines.bases.reading import Stored, TensorFile, fill, state_of
+from pipelines.bases.reading import ALIGNMENT, Stored, TensorFile, fill, state_of
+from pipelines.bases.streaming import Planned, write_stream
 from pipelines.errors import BaseError
 
 
@@ -49,18 +51,35 @@ def test_a_module_is_filled_with_what_was_saved(tmp_path: Path) -> None:
     for name, value in module.state_dict().items():
         assert torch.equal(value, empty.state_dict()[name]), name
     assert not any(parameter.requires_grad for parameter in empty.parameters())
-    assert empty.position_ids.tolist() == [0, 1, 2, 3]
+    assert empty.get_buffer("position_ids").tolist() == [0, 1, 2, 3]
+
+
+def _aligned(tmp_path: Path, module: nn.Module) -> Path:
+    tensors, path = dict(module.named_parameters()), tmp_path / "aligned.safetensors"
+    planned = {name: Planned(value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+    write_stream(path, planned, lambda name: tensors[name].detach(), {})
+    return path
 
 
 def test_the_same_precision_is_the_files_own_memory_and_writes_stay_here(tmp_path: Path) -> None:
-    path = _saved(tmp_path, Small())
-    before, empty = path.read_bytes(), _empty()
-    state = state_of([path])
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        empty: Any = nn.ModuleDict({"linear": nn.Linear(16, 3)})
+    path = _aligned(tmp_path, nn.ModuleDict({"linear": nn.Linear(16, 3)}))
+    before, state = path.read_bytes(), state_of([path])
     fill(empty, state, CPU, torch.float32, "m")
-    assert empty.linear.weight.data_ptr() == state["linear.weight"].view().data_ptr()
-    empty.linear.weight.data.zero_()
-    assert path.read_bytes() == before
+    assert empty["linear"].weight.data_ptr() == state["linear.weight"].view().data_ptr()
+    empty["linear"].weight.data.zero_()
+    state["linear.weight"].release()  # what a module uses isn't given back
+    assert not empty["linear"].weight.any() and path.read_bytes() == before
     assert state_of([path])["linear.weight"].view().abs().sum() > 0
+
+
+def test_weights_lie_as_they_would_in_pytorchs_memory(tmp_path: Path) -> None:
+    path, empty = _saved(tmp_path, Small()), _empty()
+    fill(empty, state_of([path]), CPU, torch.float32, "m")
+    assert all(parameter.data_ptr() % ALIGNMENT == 0 for parameter in empty.parameters())
 
 
 def test_another_precision_is_converted_and_whole_numbers_are_left(tmp_path: Path) -> None:
