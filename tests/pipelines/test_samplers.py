@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.base import Base, load_base
 from pipelines.errors import ConfigError
-from pipelines.generate import GenerationConfig, generate, generate_prompts
+from pipelines.generate import GenerationConfig, Inputs, generate, generate_prompts
 from pipelines.samplers import (
     SAMPLERS,
     make_scheduler,
@@ -21,6 +21,7 @@ from pipelines.samplers import (
     spellings,
     step_arguments,
 )
+from tests.pipelines.drawing.scenes import latents_of, noisy_picture
 from tests.tiny import save_tiny_pipeline
 
 pytestmark = [
@@ -51,24 +52,47 @@ def apart(first: Image.Image, second: Image.Image) -> int:
     return int(np.abs(np.asarray(first, int) - np.asarray(second, int)).max())
 
 
-def plain_diffusers(base: Base, config: GenerationConfig) -> Image.Image:
-    """The picture by the plain pipeline with a scheduler made by diffusers from the base's config."""
+def plain_diffusers(
+    base: Base, config: GenerationConfig, kind: str | None = None, **given: Any
+) -> Image.Image:
+    """The picture by a plain pipeline with a scheduler made by diffusers from the base's config.
+
+    kind: the pipeline's class, None for text-to-image.
+    """
     import diffusers
 
     row = SAMPLERS[config.sampler]
     pipeline: Any = base.pipeline()
-    kind = getattr(diffusers, row.scheduler)
+    if kind is not None:
+        pipeline = getattr(diffusers, kind)(**pipeline.components, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+    else:
+        given = {"height": 16, "width": 16}
     arguments = dict(row.arguments)
     if row.scheduler == "DPMSolverSDEScheduler":
         arguments["noise_sampler_seed"] = config.seed
-    pipeline.scheduler = kind.from_config(base.scheduler.config, **arguments)
+    pipeline.scheduler = getattr(diffusers, row.scheduler).from_config(base.scheduler.config, **arguments)
     found = pipeline(
-        config.prompt, negative_prompt=config.negative_prompt, height=16, width=16,
+        config.prompt, negative_prompt=config.negative_prompt,
         num_inference_steps=config.num_inference_steps, guidance_scale=config.guidance_scale,
-        generator=torch.Generator().manual_seed(config.seed), eta=0.3 if config.sampler == "tcd" else 0.0,
+        generator=torch.Generator().manual_seed(config.seed),
+        eta=0.3 if config.sampler == "tcd" else 0.0, **given,
     )  # fmt: skip
     picture: Image.Image = found.images[0]
     return picture
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_drawing_over_a_picture_equals_plain_diffusers_within_one_level(
+    base_by_prediction: Callable[[str], Base], sampler: str
+) -> None:
+    base = base_by_prediction("epsilon")
+    picture = noisy_picture()
+    config = FEW.model_copy(update={"sampler": sampler, "seed": 3, "num_inference_steps": 6, "strength": 0.6})
+    ours = generate(base, config, inputs=Inputs(image=picture))[0].image
+    given = {"image": latents_of(base, picture), "strength": 0.6}
+    assert apart(ours, plain_diffusers(base, config, "StableDiffusionImg2ImgPipeline", **given)) <= 1
+    assert apart(ours, generate(base, config)[0].image) > 5
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
