@@ -80,6 +80,7 @@ def remove(args: argparse.Namespace) -> int:
 
 def fold(args: argparse.Namespace) -> int:
     """Write a base with adapters folded into its weights."""
+    from pipelines.formats import read_adapter
     from studio.commands.uses import read_all, uses_of
 
     out, layout = _target(args)
@@ -89,10 +90,12 @@ def fold(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out {str(out)!r} is the base itself; choose another name")
     from pipelines.bases.writing import write_base
 
-    part_of = base_options(args).load(base_path(args.ref, args.workspace)) if args.part else None
     if source.prediction_type is None:
         source = _settled(args)
-    adapters = read_all(uses, args, part_of)
+    if args.part:
+        adapters = read_all(uses, args, base_options(args).load(base_path(args.ref, args.workspace)))
+    else:
+        adapters = {use.name: read_adapter(use.path, family=source.family.id) for use in uses}
     mix = {use.name: (adapters[use.name], use.weights) for use in uses}
     report = write_base(source, out, layout=layout, dtype=args.dtype, mix=mix, title=args.title)
     say(args, report.as_text(), report.as_dict())

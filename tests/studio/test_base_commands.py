@@ -95,6 +95,9 @@ def test_fold(
     )
     assert report["layout"] == layout and report["equal"] == report["tensors"] and report["changed"] > 0
     assert report["adapters"] == {"zib": [0.5, 0.25]}
+    part = run("base", "fold", tiny_folder, "--adapter", f"{file}:0.5/0.25", "--part",
+               "--out", f"part-{out}", *more, capsys=capsys)  # fmt: skip
+    assert part["changed"] == report["changed"]
     assert report["dtype"] == ("fp16" if more else "as stored")
     written, base = (load_base(path, device="cpu") for path in (here / out, tiny_folder))
     with Mixer(base) as mixer:

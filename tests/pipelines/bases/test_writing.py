@@ -280,6 +280,18 @@ def test_paths_of_this_machine_arent_written(tiny_folder: Path, tmp_path: Path) 
         assert path.is_dir() or b"somebody" not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize(("kind", "encoders"), [("sd15", 1), ("sdxl", 2)])
+def test_text_encoders_are_spelled_for_every_transformers(
+    folder_of: Callable[[str], Path], tmp_path: Path, kind: str, encoders: int
+) -> None:
+    """transformers 4 knows their tensors with `text_model.` alone, 5 takes both."""
+    write_base(open_source(folder_of(kind)), tmp_path / "x", layout="folder")
+    files = sorted(tmp_path.glob("x/text_encoder*/model.safetensors"))
+    assert len(files) == encoders
+    for file in files:
+        assert all(key.startswith(("text_model.", "text_projection.")) for key in read_header(file).tensors)
+
+
 def test_another_vae_is_written(folder_of: Callable[[str], Path], tiny_folder: Path, tmp_path: Path) -> None:
     other = save_tiny_pipeline(tmp_path / "other", seed=9)
     write_base(open_source(tiny_folder, vae=other), tmp_path / "x.safetensors")
