@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test lint demo conformance clean install
+.PHONY: studio test test-long lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -23,6 +23,11 @@ studio: $(INSTALLED)
 test: $(TESTABLE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+# What takes gigabytes or minutes; the suite runs a shorter form of each.
+test-long: $(TESTABLE)
+	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 1800 \
+		tests/bench/test_loading_memory.py $(ARGS)
 
 lint: $(TESTABLE)
 	$(BIN)/python -m ruff check .

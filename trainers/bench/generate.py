@@ -185,14 +185,14 @@ def measure_loading(subject: Any, options: argparse.Namespace) -> dict[str, Any]
 def _on_disk(subject: Any) -> Iterator[tuple[Path, Path | None]]:
     """The model's folder, or a file of random weights that is removed again, and its configs."""
     from pipelines.bases.source import local_path
-    from trainers.bench.models import RANDOM, random_file
+    from trainers.bench.models import RANDOM, SMALLER, random_file
 
     if subject.source not in RANDOM:
         yield local_path(subject.source, half=False), None
         return
     with tempfile.TemporaryDirectory(prefix="pigment-bench-") as folder:
         path = Path(folder) / "model.safetensors"
-        yield path, random_file(subject.source, path, small=subject.small)
+        yield path, random_file(subject.source, path, divisor=SMALLER if subject.small else 1)
 
 
 if __name__ == "__main__":

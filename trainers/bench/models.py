@@ -23,7 +23,8 @@ from pipelines.families import FAMILIES, TEXT_TARGETS, UNET_TARGETS
 RANDOM = ("sd15", "sdxl")
 """Models made of random weights: speed doesn't depend on what they are."""
 
-_SMALLER = 8
+SMALLER = 8
+"""How much narrower small models are."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def random_base(family: str, *, small: bool = False, device: str | None = None) 
     chosen, row, published = choose_device(device), FAMILIES[family], configs_of(family)
     configs = {part: dict(config) for part, config in published.configs.items()}
     if small:
-        _narrow(configs, _SMALLER)
+        _narrow(configs, SMALLER)
     ref = f"{family}-random"
     parts: dict[str, Any] = load_tokenizers(published.tokenizers, ref)
     default = torch.get_default_dtype()
@@ -91,16 +92,16 @@ def random_base(family: str, *, small: bool = False, device: str | None = None) 
     return Base(ref=ref, path=Path(ref), family=row, device=chosen.device, dtype=chosen.dtype, **parts)
 
 
-def random_file(family: str, path: Path, *, small: bool = False) -> Path:
+def random_file(family: str, path: Path, *, divisor: int = 1) -> Path:
     """Write a model of random weights in the published shapes as one file in the original layout, fp16.
 
-    small: as in `random_base`. Beside it, in a folder of its stem, its configs: returns that folder.
+    divisor: how much narrower it is made than the published one. Beside it, in a folder of its stem, its configs: returns that folder.
     The weights are made tensor by tensor, so nothing of the model's size is held.
     """
     row, published = FAMILIES[family], configs_of(family)
     configs = {part: dict(config) for part, config in published.configs.items()}
-    if small:
-        _narrow(configs, _SMALLER)
+    if divisor > 1:
+        _narrow(configs, divisor)
     with quiet():
         networks = {part: empty_network(row, part, configs[part]) for part in (*row.components, "vae")}
     shapes = {
