@@ -136,7 +136,7 @@ def _name(ref: str) -> str:
 def _load(base: Base, folder: Path, ref: str) -> Any:
     from diffusers import ControlNetModel
 
-    return load_network(base, ControlNetModel, folder, _name(ref))
+    return load_network(base, ControlNetModel, folder, _name(ref), whole=True)
 
 
 def _check(base: Base, config: Mapping[str, Any], ref: str) -> None:

@@ -55,10 +55,11 @@ def read_config(folder: Path, what: str, wanted: str) -> dict[str, Any]:
     return config
 
 
-def load_network(base: Base, kind: Any, folder: Path, what: str) -> Any:
+def load_network(base: Base, kind: Any, folder: Path, what: str, *, whole: bool = False) -> Any:
     """Load a network from safetensors only, frozen, on the base's device and in its precision.
 
-    kind: a class of diffusers or transformers. Raises: BaseError for a broken one or one with gaps.
+    kind: a class of diffusers or transformers. whole: whether the file may hold nothing but the network's
+    weights. Raises: BaseError for a broken one, one with gaps, or one with more than there may be.
     """
     from pipelines.base import quiet
 
@@ -76,6 +77,12 @@ def load_network(base: Base, kind: Any, folder: Path, what: str) -> Any:
     lacking = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if lacking:
         raise BaseError(f"{what} lacks {len(lacking)} weights, for instance {lacking[0]}; fetch it again")
+    surplus = sorted(report["unexpected_keys"]) if whole else []
+    if surplus:
+        raise BaseError(
+            f"{what} holds {len(surplus)} weights that its config has no place for, such as {surplus[0]}; "
+            "fetch its folder again"
+        )
     return model.to(base.device).eval().requires_grad_(False)
 
 

@@ -196,6 +196,10 @@ def test_controls_that_dont_fit_are_refused(
     weights = load_file(gaps / "diffusion_pytorch_model.safetensors")
     weights.pop("conv_in.weight")
     save_file(weights, gaps / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    more = save_control(base, tmp_path / "more")
+    weights = load_file(more / "diffusion_pytorch_model.safetensors")
+    weights["extra.weight"] = torch.zeros(2)
+    save_file(weights, more / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     broken = save_control(base, tmp_path / "broken")
     (broken / "diffusion_pytorch_model.safetensors").write_bytes(b"\0" * 30)
     for folder, says in [
@@ -211,6 +215,7 @@ def test_controls_that_dont_fit_are_refused(
             "sees 3 channels at 1/8 of the size, expected 3 at 1/2",
         ),
         (gaps, "lacks 1 weights, for instance conv_in.weight"),
+        (more, "holds 1 weights that its config has no place for, such as extra.weight"),
         (broken, "can't be loaded"),
     ]:
         with pytest.raises(BaseError, match=says) as caught:
