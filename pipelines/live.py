@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pipelines.conditioning import Conditioning
     from pipelines.mixer import Mixer, Weight
 
-LIVE_STEPS, LIVE_SAMPLER = 6, "dpmpp_2m_sgm_uniform"
-"""Near what 20 steps give, on the embedded base; of Karras' sigmas six are too few."""
+LIVE_STEPS, LIVE_SAMPLER = 5, "dpmpp_2m_sgm_uniform"
+"""On the embedded base 29 dB and more from what it draws in 20 steps; other samplers are 18 to 24 dB off."""
 
 _KEPT_TEXTS = 16
 _log = logging.getLogger(__name__)

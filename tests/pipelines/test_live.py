@@ -191,8 +191,8 @@ def test_rough_pictures_come_after_each_step(mixer: Mixer) -> None:
     told: list[Frame] = []
     with Live(mixer, told.append, rough=True) as live:
         last = answer(live)
-    assert [frame.done for frame in told] == [1, 2, 3, 4, 5, 6]
-    assert [frame.final for frame in told] == [False] * 5 + [True]
+    assert [frame.done for frame in told] == [1, 2, 3, 4, 5]
+    assert [frame.final for frame in told] == [False] * 4 + [True]
     assert {frame.image.size for frame in told if frame.image is not None} == {(16, 16)}
     assert told[-1] is last
 
@@ -222,18 +222,17 @@ def test_after_closing_nothing_is_drawn(mixer: Mixer) -> None:
     live.close()
 
 
-def test_six_steps_show_what_twenty_would(pocket: Base) -> None:
+def test_few_steps_show_what_twenty_would(pocket: Base) -> None:
     """Recognisable: nearer to the finished picture of its own seed than to those of others."""
     finished = [
-        generate(pocket, GenerationConfig(prompt="a cat", seed=seed, num_inference_steps=20))[0].image
-        for seed in (0, 1)
+        generate(pocket, live_config("a cat", seed=seed, num_inference_steps=20))[0].image for seed in (0, 1)
     ]
     with Mixer(pocket) as mixer, Live(mixer) as live:
         for seed in (0, 1):
             image = answer(live, live_config("a cat", seed=seed)).image
             assert image is not None
             own, other = (psnr(image, finished[number]) for number in (seed, 1 - seed))
-            assert own > other + 5 and own > 17
+            assert own > other + 10 and own > 25
             assert np.asarray(image).std() > 30
 
 
