@@ -221,6 +221,11 @@ class Base:
             decoded = self.vae.decode(latents.to(self.vae.dtype) / self.scaling_factor).sample
             return decoded.clamp(-1.0, 1.0)
 
+    def again(self) -> Base:
+        """Load this base a second time, from the same files, on the same device: without what is mixed in."""
+        assert self.source is not None, "a base made without files can't be loaded again"
+        return load_base(self.source.path, device=str(self.device), dtype=self.dtype, **self.source.asked)
+
     def pipeline(self) -> DiffusionPipeline:
         """Return a diffusers pipeline over these very modules: what it changes, changes here."""
         import diffusers

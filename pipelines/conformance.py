@@ -49,13 +49,13 @@ class LoadedCheck:
 
     library: its name. modules: how many modules (or learned tokens) it put the adapter on. worst:
     largest relative Frobenius error of the ΔW that its layers apply. psnr_db: one seed's picture
-    against the mixer's; infinity where they are equal.
+    against the mixer's; infinity where they are equal, None for an inpainting base.
     """
 
     library: str
     modules: int
     worst: float
-    psnr_db: float
+    psnr_db: float | None
 
 
 class _Tally:
@@ -245,12 +245,12 @@ def _weights(base: Base | None) -> dict[str, torch.Tensor]:
 def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> LoadedCheck | None:
     """Load a file by another library; compare its layers, and one picture with the mixer's.
 
-    The pipeline comes from the base's folder by `from_pretrained` and knows nothing of Pigment. A base
-    that holds a mix is left alone; its folder is loaded anew then.
+    The pipeline comes from the base's folder by `from_pretrained` and knows nothing of Pigment; of a single
+    file it is put together of a second loading. A base that holds a mix is left alone and loaded anew.
 
     Returns: None where no other library reads the form. Raises: AdapterError when it can't load the file.
     """
-    from pipelines.base import load_base, quiet
+    from pipelines.base import quiet
     from pipelines.elsewhere import LIBRARIES, refusals
     from pipelines.generate import GenerationConfig, generate
     from pipelines.grids import psnr
@@ -260,7 +260,7 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
     if library is None:
         return None
     if base.holder is not None:
-        base = load_base(base.path, device=str(base.device), dtype=base.dtype)
+        base = base.again()
     adapter = _padded(adapter, format)
     words = (*adapter.tokens, *adapter.triggers, adapter.name)
     config = GenerationConfig(
@@ -277,23 +277,29 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
     with quiet():
         pipeline = _pipeline(base)
         changes = library.load(pipeline, adapter, path)
-        with refusals(library.name, "draw with the file"):
-            theirs = _pipeline_picture(pipeline, base, config.prompt)
+        theirs = None
+        if not base.inpainting:  # diffusers draws with those over a picture only
+            with refusals(library.name, "draw with the file"):
+                theirs = _pipeline_picture(pipeline, base, config.prompt)
         tally = _Tally()
         for name, wanted in expected.items():
             if name in changes:
                 tally.add(changes[name](), wanted)
             else:
                 tally.missing()
-    return LoadedCheck(library.name, len(changes.keys() & expected.keys()), tally.worst, psnr(ours, theirs))
+    return LoadedCheck(library.name, len(changes.keys() & expected.keys()), tally.worst,
+                       None if theirs is None else psnr(ours, theirs))  # fmt: skip
 
 
 def _pipeline(base: Base) -> Any:
-    """Return a plain diffusers pipeline of the base's folder."""
+    """Return a plain diffusers pipeline of the base's folder, or over a second loading of its file."""
     import diffusers
 
     from pipelines.base import pipeline_extras
 
+    assert base.source is not None
+    if base.source.is_file or base.source.vae_path is not None or base.inpainting:
+        return base.again().pipeline()
     kind = getattr(diffusers, base.family.pipeline_class)
     extras = {k: v for k, v in pipeline_extras(kind, base.zero_empty).items() if v is not None}
     extras |= {"safety_checker": None} if base.family.pipeline_class == "StableDiffusionPipeline" else {}

@@ -38,7 +38,8 @@ class Source:
     ref: what was asked for, as text. path: the folder or file. index: `model_index.json`. configs: of every
     network and the scheduler, by part. tokenizers: by name, a folder, or the texts of its files.
     prediction_type: "epsilon" or "v_prediction"; None where the file can't say. vae_path: a VAE of one's own
-    in the place of the base's, or None. files: by part, what its tensors are read from.
+    in the place of the base's, or None. asked: the options that it was opened with. notes: what else people
+    should know. states: by part, its tensors.
     """
 
     ref: str
@@ -49,6 +50,7 @@ class Source:
     tokenizers: Mapping[str, Path | Mapping[str, str]]
     prediction_type: str | None
     vae_path: Path | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     states: Mapping[str, State] = field(repr=False)
 
@@ -137,7 +139,10 @@ def open_source(
                 f"prediction type {prediction_type!r} is unknown; choose {' or '.join(PREDICTIONS)}"
             )
         found = predicting(found, prediction_type)
-    return found if vae is None else _with_vae(found, Path(vae).expanduser(), half)
+    if vae is not None:
+        found = _with_vae(found, Path(vae).expanduser(), half)
+    asked = {"vae": vae, "config": config, "prediction_type": prediction_type}
+    return replace(found, asked=asked)
 
 
 def local_path(ref: str | Path, *, half: bool, on_progress: OnProgress | None = None) -> Path:

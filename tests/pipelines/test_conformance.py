@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from pipelines import export
 from pipelines.adapter import Adapter
 from pipelines.base import Base, load_base
+from pipelines.bases.source import open_source
+from pipelines.bases.writing import write_base
 from pipelines.conformance import check_file
 from pipelines.elsewhere import LIBRARIES
 from pipelines.errors import AdapterError
@@ -23,7 +25,7 @@ from pipelines.methods import METHODS
 from pipelines.reference import reference_delta
 from tests.bench.conformance import checked, combinations, fitting_modules
 from tests.pipelines.making import ON_NORMS, random_adapter_of
-from tests.tiny import assert_unchanged, target_modules, weights_of
+from tests.tiny import assert_unchanged, random_adapter, save_tiny_pipeline, target_modules, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +183,18 @@ def test_learned_words_are_checked_by_diffusers(tiny_sdxl: Base, tiny_base: Base
         assert report.loaded_modules == report.modules == len(vectors)
         assert report.loaded_error is not None and report.loaded_error < 1e-6
         assert report.psnr_db is not None and report.psnr_db >= 45
+
+
+@pytest.mark.parametrize("inpainting", [False, True])
+def test_a_base_of_one_file_or_for_inpainting_checks_exports_too(tmp_path: Path, inpainting: bool) -> None:
+    folder = save_tiny_pipeline(tmp_path / "tiny", unet={"in_channels": 9} if inpainting else None)
+    path = tmp_path / "base.safetensors"
+    write_base(open_source(folder), path, layout="file")
+    base = load_base(path, device="cpu")
+    again = base.again()
+    assert torch.equal(again.unet.conv_in.weight, base.unet.conv_in.weight)
+    assert again.unet.conv_in.weight.data_ptr() != base.unet.conv_in.weight.data_ptr()
+    adapter = random_adapter(base, target_modules(base))
+    report = export_adapter(adapter, tmp_path / "a.safetensors", "kohya", base=base)
+    assert report.loaded_modules == report.modules
+    assert inpainting or (report.psnr_db is not None and report.psnr_db >= 45)

@@ -95,8 +95,9 @@ def random_base(family: str, *, small: bool = False, device: str | None = None) 
 def random_file(family: str, path: Path, *, divisor: int = 1) -> Path:
     """Write a model of random weights in the published shapes as one file in the original layout, fp16.
 
-    divisor: how much narrower it is made than the published one. Beside it, in a folder of its stem, its configs: returns that folder.
-    The weights are made tensor by tensor, so nothing of the model's size is held.
+    divisor: how much narrower it is made than the published one. Beside it, in a folder of its stem, its
+    configs: returns that folder. The weights are made tensor by tensor, so nothing of the model's size is
+    held.
     """
     row, published = FAMILIES[family], configs_of(family)
     configs = {part: dict(config) for part, config in published.configs.items()}
