@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipelines.errors import AdapterError, ConfigError
+from pipelines.errors import AdapterError, ConfigError, nearest
 from pipelines.generate import GenerationConfig
 from studio.context import Context
 from studio.jobs import Job
@@ -78,6 +78,7 @@ def start(context: Context, request: Request) -> Job:
         StudioError: what is wrong with it; then nothing has been queued.
     """
     low, high = WEIGHT_RANGE
+    request = _without_tags(context, request)
     used = {key: float(weight) for key, weight in request.weights.items() if float(weight) != 0}
     if len(used) > MAX_ADAPTERS:
         raise AdapterError(f"{len(used)} adapters are in the mix, at most {MAX_ADAPTERS} fit; set some to 0")
@@ -97,6 +98,29 @@ def start(context: Context, request: Request) -> Job:
     job = context.jobs.submit("generate", generation.prompt[:80], config)
     context.runner.wake()
     return job
+
+
+def _without_tags(context: Context, request: Request) -> Request:
+    """Turn the prompt's `<lora:name:0.8>` into weights, which add to those of the sliders.
+
+    Raises:
+        AdapterError: for a name that the library doesn't have, or a weight of the text encoders alone.
+    """
+    from pipelines.prompts import split_tags
+
+    prompt, tags = split_tags(request.prompt)
+    weights = dict(request.weights)
+    for tag in tags:
+        entry = context.library.find(tag.name)
+        if entry is None:
+            names = [one.name for one in context.library.entries()]
+            raise AdapterError(f"no adapter {tag.name!r} in the library{nearest(tag.name, names)}")
+        if tag.text_weight not in (None, tag.weight):
+            raise AdapterError(
+                f"<lora:{tag.name}:…> has two weights, the page takes one; use pigment generate for more"
+            )
+        weights[entry.id] = weights.get(entry.id, 0.0) + tag.weight
+    return replace(request, prompt=prompt, weights=weights) if tags else request
 
 
 def waiting_for(context: Context, job: Job) -> str:

@@ -66,3 +66,29 @@ def test_a_weight_out_of_range_names_the_adapter(
     with pytest.raises(StudioError, match="Disc"):
         mixing.start(context, request(weights={entry.id: weight}))
     assert context.jobs.find() == []
+
+
+def test_adapters_named_in_the_prompt_add_to_the_sliders(
+    context: Context, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    entry, _ = context.library.add(make_adapter(tmp_path / "zib.safetensors"))
+    tagged = request(prompt=f"a cat <lora:{entry.name}:0.5>", weights={entry.id: 0.25})
+    job = mixing.start(context, tagged)
+    assert job.config["generation"]["prompt"] == "a cat"
+    assert job.config["weights"] == {entry.id: 0.75}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a cat <lora:dics:1>", "no adapter 'dics' in the library; did you mean"),
+        ("a cat <lora:{name}:0.5:1>", "has two weights"),
+        ("a cat <lora:{name}:5>", "is 5, expected -1 to 2"),
+    ],
+)
+def test_a_tag_that_cannot_be_is_one_line(
+    context: Context, make_adapter: Callable[..., Path], tmp_path: Path, prompt: str, said: str
+) -> None:
+    entry, _ = context.library.add(make_adapter(tmp_path / "zib.safetensors"))
+    with pytest.raises(StudioError, match=said):
+        mixing.start(context, request(prompt=prompt.replace("{name}", entry.name)))
