@@ -52,7 +52,8 @@ def prepare(base: Base, device: Device) -> None:
     for name, part in _parts(base).items():
         _move(part, device.home(name))
     base.device = device.device
-    base.vae.to(device.vae_dtype)
+    if base.vae.dtype != device.vae_dtype:  # diffusers warns of any cast, even to the same
+        base.vae.to(device.vae_dtype)
     if device.channels_last:
         state.undo += [_channels_last(base.unet), _channels_last(base.vae)]
     state.undo += [put_attention(base.unet, device.attention), _put_vae(base, device)]
