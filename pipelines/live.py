@@ -22,6 +22,7 @@ import torch
 from pipelines.denoise import Step, at_rest_after, denoise
 from pipelines.drawing.images import drawing_size, to_images
 from pipelines.drawing.plans import make_plan
+from pipelines.drawing.safety import blackened, safety_checker
 from pipelines.errors import Busy, ConfigError
 from pipelines.generation import GenerationConfig
 from pipelines.latent_preview import fit
@@ -196,7 +197,7 @@ class Live:
             if self._stopped():
                 return False
             if self._rough and step.done < step.total:
-                image = fit(self._mixer.base).picture(step.estimate())
+                image = self._safe(request.config, fit(self._mixer.base).picture(step.estimate()))
                 spent = time.perf_counter() - begun
                 self._tell(
                     Frame(id=number, image=image, done=step.done, total=total, seconds=spent, final=False)
@@ -222,7 +223,11 @@ class Live:
             size, _ = drawing_size(base, config, None)
             plan = make_plan(base, config, self._context(config), [config.seed], size)
             latents = denoise(base, plan, on_step)
-            return None if latents is None else to_images(base.decode_latents(latents))[0]
+            return None if latents is None else self._safe(config, to_images(base.decode_latents(latents))[0])
+
+    def _safe(self, config: GenerationConfig, image: Image) -> Image:
+        """The picture, or a black one where the base's own checker flags it."""
+        return blackened(image) if safety_checker(self._mixer.base, config.safety_checker)(image) else image
 
     def _context(self, config: GenerationConfig) -> Conditioning:
         """Encode the prompts, or take what was encoded with the same text encoders."""

@@ -269,3 +269,15 @@ def test_wishes_may_come_from_many_threads(mixer: Mixer) -> None:
 def _each(threads: list[threading.Thread], do: Callable[[threading.Thread], None]) -> None:
     for thread in threads:
         do(thread)
+
+
+def test_what_a_bases_checker_flags_is_black_rough_or_not(
+    mixer: Mixer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.live.safety_checker", lambda base, wanted: lambda image: wanted)
+    told: list[Frame] = []
+    with Live(mixer, told.append, rough=True) as live:
+        answer(live)
+        assert all(frame.image is not None and frame.image.getbbox() is None for frame in told)
+        free = answer(live, FEW.model_copy(update={"safety_checker": False}))
+        assert free.image is not None and free.image.getbbox() is not None
