@@ -62,6 +62,11 @@ class Entry:
         """The name as the stem of a file: ASCII letters, digits, `-`, `_`; never empty."""
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "adapter"
 
+    def called(self, name: str) -> bool:
+        """Whether people mean it by `name`: its name, file name or, of an example, its set, in any letters."""
+        set_name = self.id.removeprefix("example-")
+        return name.casefold() in (self.name.casefold(), self.slug.casefold(), self.id, set_name)
+
     @property
     def file_name(self) -> str:
         """The name as a file's."""
@@ -132,9 +137,10 @@ class Library:
         return entry
 
     def find(self, name: str) -> Entry | None:
-        """The adapter of that name or id; None when there is none."""
-        matches = [entry for entry in self.entries() if name in (entry.name, entry.id)]
-        return matches[0] if matches else None
+        """The adapter of that very name or id, else one that is called so (see `Entry.called`), else None."""
+        entries = self.entries()
+        exact = [entry for entry in entries if name in (entry.name, entry.id)]
+        return next(iter([*exact, *(entry for entry in entries if entry.called(name))]), None)
 
     def add(
         self,

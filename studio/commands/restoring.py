@@ -114,6 +114,5 @@ def adapters_tagged(tags: Sequence[Tag], args: argparse.Namespace) -> list[Use]:
 def _entry(entries: Sequence[Entry], name: str, sha256: str | None) -> Entry | None:
     """The library's adapter of that hash (its first digits), else of that name in any case, else None."""
     by_hash = [one for one in entries if sha256 and one.sha256.startswith(sha256.lower())]
-    wanted = name.casefold()
-    by_name = [one for one in entries if wanted in (one.name.casefold(), one.slug.casefold(), one.id)]
+    by_name = [one for one in entries if one.called(name)]
     return next(iter([*by_hash, *by_name]), None)

@@ -103,6 +103,17 @@ def test_names_stay_apart(library: Library, make_adapter: MakeAdapter, tmp_path:
     assert library.find("two words") == library.get(two.id)
 
 
+def test_an_adapter_is_found_by_what_people_call_it(
+    library: Library, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    library.add_examples()
+    mascot = library.get("example-mascot")
+    assert library.find("mascot") == library.find("Mascot") == library.find(mascot.slug) == mascot
+    own, _ = library.add(make_adapter(tmp_path / "1.safetensors"), name="MASCOT")
+    assert library.find("MASCOT") == library.find("mascot") == own  # one's own come before the examples
+    assert library.find("nobody") is None
+
+
 def test_a_hostile_name_is_data_and_never_a_path(
     library: Library, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
