@@ -63,7 +63,7 @@ class Entry:
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "adapter"
 
     def called(self, name: str) -> bool:
-        """Whether people mean it by `name`: its name, file name or, of an example, its set, in any letters."""
+        """Whether people mean it by `name`: its name, file name or, of an example, its set, in any case."""
         set_name = self.id.removeprefix("example-")
         return name.casefold() in (self.name.casefold(), self.slug.casefold(), self.id, set_name)
 
