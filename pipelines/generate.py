@@ -61,14 +61,20 @@ _VERSION = 2
 
 
 def generate(
-    base: Base, config: GenerationConfig, *, inputs: Inputs | None = None, on_step: OnStep | None = None
+    base: Base,
+    config: GenerationConfig,
+    *,
+    inputs: Inputs | None = None,
+    on_step: OnStep | None = None,
+    on_picture: Callable[[Picture], object] | None = None,
 ) -> list[Picture]:
     """Draw `config.num_images` pictures with seeds seed, seed + 1, …
 
     `config.batch_size` of them are denoised at once; with 1 a seed gives the same bits whatever else is
     drawn. inputs: the pictures to draw from; those that `config` doesn't record yet are recorded. The
     adapters in `config` are a record: mixing them into the base is the caller's (see `Mixer`). on_step
-    counts over all passes; when it returns False, the pictures already finished are returned.
+    counts over all passes; when it returns False, the pictures already finished are returned. on_picture
+    is handed each as soon as it is finished, so that what comes between loses only those that aren't.
 
     Raises: ConfigError for settings that the base can't draw, or pictures that don't go with them.
     """
@@ -88,7 +94,10 @@ def generate(
                 latents = _draw(base, scene, turn, _Counter(on_step, done, len(turns) * scene.steps))
                 if latents is None:
                     break
-                pictures.extend(_finished(base, scene, turn, latents, flagged))
+                for picture in _finished(base, scene, turn, latents, flagged):
+                    pictures.append(picture)
+                    if on_picture is not None:
+                        on_picture(picture)
     return pictures
 
 

@@ -42,11 +42,17 @@ class Stage:
         self._mixer: Mixer | None = None
 
     def draw(
-        self, config: GenerationConfig, *, base: str | None = None, on_step: OnStep | None = None
+        self,
+        config: GenerationConfig,
+        *,
+        base: str | None = None,
+        on_step: OnStep | None = None,
+        on_picture: Callable[[Picture], object] | None = None,
     ) -> list[Picture]:
         """Draw what `config` says, with its adapters' weights; fewer where `on_step` stopped it.
 
-        base: the name of another base, None for the one that was given.
+        base: the name of another base, None for the one that was given. on_step, on_picture: as `generate`
+        has them.
         Raises: ConfigError where the settings name another number of adapters than are here; what
         loading a base, mixing and drawing raise.
         """
@@ -57,7 +63,7 @@ class Stage:
             )
         mixer = self._at(self._own.ref if base is None else base)
         mixer.set({str(place): use.weights() for place, use in enumerate(config.adapters)})
-        return generate(mixer.base, config, inputs=self._inputs, on_step=on_step)
+        return generate(mixer.base, config, inputs=self._inputs, on_step=on_step, on_picture=on_picture)
 
     def close(self) -> None:
         """Give the base back as it was."""

@@ -27,15 +27,35 @@ def generate(args: argparse.Namespace) -> int:
     found = asked(args)
     out = _png(args.out)
     base, stage, config = _ready(args, found, found.uses)
-    with stage:
-        pictures = stage.draw(config, on_step=StepLine())
-    written = []
-    for number, picture in enumerate(pictures):
-        path = out if len(pictures) == 1 else out.with_name(f"{out.stem}-{number + 1:02d}{out.suffix}")
-        picture.save(path)
-        written.append(path)
-    _tell(args, found, base, written, pictures)
+    kept = _Kept(out, config.num_images)
+    try:
+        with stage:
+            stage.draw(config, on_step=StepLine(), on_picture=kept.add)
+    except KeyboardInterrupt:
+        end = "\n" if sys.stderr.isatty() else ""  # the line of steps is open there
+        print(f"{end}interrupted: {len(kept.written)} of {kept.count} pictures are drawn", file=sys.stderr)
+        if kept.written or args.json:
+            _tell(args, found, base, kept.written, kept.pictures)
+        return 130
+    _tell(args, found, base, kept.written, kept.pictures)
     return 0
+
+
+class _Kept:
+    """Writes each picture when it is finished: under the name asked for, of several each with its number."""
+
+    def __init__(self, out: Path, count: int) -> None:
+        self.count = count
+        self.written: list[Path] = []
+        self.pictures: list[Picture] = []
+        self._out = out
+
+    def add(self, picture: Picture) -> None:
+        out, number = self._out, len(self.pictures) + 1
+        path = out if self.count == 1 else out.with_name(f"{out.stem}-{number:02d}{out.suffix}")
+        picture.save(path)
+        self.written.append(path)
+        self.pictures.append(picture)
 
 
 def grid(args: argparse.Namespace) -> int:

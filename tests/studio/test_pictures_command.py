@@ -340,6 +340,33 @@ def test_progress_is_told_to_a_terminal_alone(
     assert json.loads(captured.out)["pictures"] == ["picture.png"]
 
 
+def test_an_interrupt_keeps_what_is_drawn(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["generate", "a fox", *FEW, "--count", "3", "--base", str(tiny_folder)]
+
+    def interrupted(after: int) -> Callable[..., None]:
+        def step(self: object, step: Any) -> None:
+            if step.done == after:
+                raise KeyboardInterrupt
+
+        return step
+
+    step = "studio.commands.pictures.StepLine.__call__"
+    monkeypatch.setattr(step, interrupted(after=5))
+    assert main(line) == 130
+    captured = capsys.readouterr()
+    assert captured.err == "interrupted: 2 of 3 pictures are drawn\n"
+    assert captured.out.split() == ["picture-01.png", "picture-02.png"]
+    monkeypatch.setattr(step, interrupted(after=1))
+    assert main([*line, "--seed", "7", "--out", "none.png"]) == 130
+    assert capsys.readouterr().out == "" and not list(Path().glob("none*"))
+    monkeypatch.setattr(step, lambda self, step: None)
+    assert main([*line, "--out", "whole.png"]) == 0
+    for number in ("01", "02"):
+        assert Path(f"picture-{number}.png").read_bytes() == Path(f"whole-{number}.png").read_bytes()
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("generate", "grid", "strip"):
         with pytest.raises(SystemExit) as end:
