@@ -14,7 +14,7 @@ from torch import nn
 
 from pipelines.conditioning import Conditioning, Holder, Words
 from pipelines.device import Device, Placement, choose_device
-from pipelines.errors import ConfigError
+from pipelines.errors import BaseError, ConfigError
 from pipelines.families import Family
 
 if TYPE_CHECKING:
@@ -216,10 +216,18 @@ class Base:
             return latents.mean * self.scaling_factor, latents.std * self.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode (B, C, h, w) latents, scaled as the UNet sees them, to (B, 3, H, W) in [-1, 1]."""
+        """Decode (B, C, h, w) latents, scaled as the UNet sees them, to (B, 3, H, W) in [-1, 1].
+
+        Raises: BaseError where the base, or what is mixed into it, came to what is no number.
+        """
         with torch.no_grad():
-            decoded = self.vae.decode(latents.to(self.vae.dtype) / self.scaling_factor).sample
-            return decoded.clamp(-1.0, 1.0)
+            decoded: torch.Tensor = self.vae.decode(latents.to(self.vae.dtype) / self.scaling_factor).sample
+        if not bool(decoded.isfinite().all()):
+            raise BaseError(
+                f"the picture isn't made of numbers (NaN): base {self.ref!r} is damaged, or too large for "
+                f"{str(self.dtype)[6:]}, or an adapter is; try --precision bf16 or fp32, or fetch it again"
+            )
+        return decoded.clamp(-1.0, 1.0)
 
     def again(self) -> Base:
         """Load this base a second time, from the same files, on the same device: without what is mixed in."""

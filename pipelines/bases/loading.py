@@ -16,9 +16,6 @@ from pipelines.bases.source import Source, open_source
 from pipelines.errors import BaseError
 from pipelines.families import Family
 
-_BROKEN = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, AssertionError, IndexError,
-           ZeroDivisionError, MemoryError)  # fmt: skip
-
 
 def load_networks(
     source: Source, devices: Mapping[str, torch.device], dtypes: Mapping[str, torch.dtype]
@@ -32,7 +29,7 @@ def load_networks(
     for part in source.networks:
         try:
             model = empty_network(source.family, part, source.configs[part])
-        except _BROKEN as error:
+        except Exception as error:  # whatever a library makes of a config
             raise BaseError(f"base {source.ref!r} can't be loaded: {part}: {first_line(error)}; "
                             "fetch it again") from error  # fmt: skip
         fill(model, source.state(part), devices[part], dtypes[part], f"base {source.ref!r}: {part}")
@@ -76,7 +73,7 @@ def load_tokenizers(tokenizers: Mapping[str, Path | Mapping[str, str]], ref: str
                 for file, text in where.items():
                     (Path(folder) / file).write_text(text, encoding="utf-8")
                 made[name] = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (*_BROKEN, ImportError) as error:
+        except Exception as error:
             raise BaseError(
                 f"base {ref!r} can't be loaded: {name}: {first_line(error)}; fetch it again"
             ) from error
@@ -107,7 +104,7 @@ def make_scheduler_of(source: Source) -> Any:
         raise BaseError(f"base {source.ref!r} can't be loaded: unknown scheduler {name!r}; fetch it again")
     try:
         return kind.from_config(config)
-    except (*_BROKEN, NotImplementedError) as error:
+    except Exception as error:
         raise BaseError(
             f"base {source.ref!r} can't be loaded: scheduler: {first_line(error)}; fetch it again"
         ) from error

@@ -7,7 +7,6 @@ Nothing of the weights is read here but the files' headers; `load_base` fills mo
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bases.layout import pieces, vae_pieces
-from pipelines.bases.reading import State, Stored, TensorFile, state_of
-from pipelines.bases.record import read_record
-from pipelines.bases.spelling import vae_from_diffusers
-from pipelines.bases.variants import PICKLES, choose_weights
+from pipelines.bases.reading import State
+from pipelines.bases.variants import PICKLES
 from pipelines.errors import BaseError
-from pipelines.families import FAMILIES, Family, family_of_pipeline
+from pipelines.families import Family
 from pipelines.files import file_sha256
 
 if TYPE_CHECKING:
@@ -117,6 +113,9 @@ def open_source(
 
     Raises: BaseError that says what was found, what is supported, what to do.
     """
+    from pipelines.bases.bounds import check_configs
+    from pipelines.bases.opening import open_file, open_folder, with_vae
+
     if prediction_type not in (None, *PREDICTIONS):
         raise BaseError(f"unknown prediction type {prediction_type!r}; choose {' or '.join(PREDICTIONS)}")
     path = local_path(ref, half=half, on_progress=on_progress)
@@ -126,21 +125,18 @@ def open_source(
     if config is not None and path.is_dir():
         raise BaseError(f"base {str(ref)!r} is a folder with configs of its own; leave the config folder out")
     if path.is_dir():
-        found = _open_folder(path, str(ref), half)
+        found = open_folder(path, str(ref), half)
     elif path.is_file():
         own = None if config is None else Path(config).expanduser()
-        found = _open_file(path, str(ref), own, prediction_type, vae is not None)
+        found = open_file(path, str(ref), own, prediction_type, vae is not None)
     else:
         raise BaseError(f"base {str(ref)!r}: no such folder or file; give 'pocket', a folder in diffusers' "
                         "layout, a .safetensors file, or a hub id like org/name")  # fmt: skip
     if prediction_type is not None:
-        if prediction_type not in PREDICTIONS:
-            raise BaseError(
-                f"prediction type {prediction_type!r} is unknown; choose {' or '.join(PREDICTIONS)}"
-            )
         found = predicting(found, prediction_type)
     if vae is not None:
-        found = _with_vae(found, Path(vae).expanduser(), half)
+        found = with_vae(found, Path(vae).expanduser(), half)
+    check_configs(found)
     asked = {"vae": vae, "config": config, "prediction_type": prediction_type}
     return replace(found, asked=asked)
 
@@ -164,150 +160,3 @@ def predicting(source: Source, prediction_type: str) -> Source:
     return replace(
         source, prediction_type=prediction_type, configs={**source.configs, "scheduler": scheduler}
     )
-
-
-def _open_folder(path: Path, ref: str, half: bool) -> Source:
-    index = read_json(path / "model_index.json", ref)
-    found = str(index.get("_class_name"))
-    if found not in {name for row in FAMILIES.values() for name in (row.pipeline_class, row.inpaint_class)}:
-        known = ", ".join(f"{row.pipeline_class} ({row.label})" for row in FAMILIES.values())
-        raise BaseError(f"base {ref!r} is a {found}; supported: {known}")
-    unet = read_json(path / "unet" / "config.json", ref) if (path / "unet").is_dir() else {}
-    family = family_of_pipeline(found, unet)
-    if family is None:
-        raise BaseError(f"base {ref!r} is a {found} whose UNet has use_linear_projection = "
-                        f"{unet.get('use_linear_projection')}; no supported family is built so")  # fmt: skip
-    for part in family.parts:
-        if not (path / part).is_dir():
-            raise BaseError(f"base {ref!r} has no {part}/ folder; fetch it again, whole")
-    networks = (*family.components, "vae")
-    configs = {part: read_json(path / part / "config.json", ref) for part in networks}
-    configs["scheduler"] = read_json(path / "scheduler" / "scheduler_config.json", ref)
-    _check_channels(configs, ref)
-    return Source(
-        ref=ref, path=path, family=family, index=index, configs=configs,
-        tokenizers={row.tokenizer: path / row.tokenizer for row in family.text_encoders},
-        prediction_type=str(configs["scheduler"].get("prediction_type", "epsilon")),
-        states={part: _folder_state(path / part, part, family, ref, half) for part in networks},
-    )  # fmt: skip
-
-
-def _folder_state(folder: Path, part: str, family: Family, ref: str, half: bool) -> dict[str, Stored]:
-    files = choose_weights([file.name for file in folder.iterdir()], half=half)
-    if not files:
-        raise BaseError(
-            f"base {ref!r} has no .safetensors file in {folder.name}/ (or not all of its shards); pickle "
-            "weights are never opened: convert or fetch them as .safetensors"
-        )
-    prefixed = {row.component: row.prefixed for row in family.text_encoders}
-    found = state_of([folder / name for name in files])
-    return {_module_key(key, prefixed.get(part)): stored for key, stored in found.items()}
-
-
-def _module_key(key: str, prefixed: bool | None) -> str:
-    """The name that today's module has for a tensor. prefixed: of a text encoder, else None."""
-    if prefixed is False:
-        return key.removeprefix("text_model.")
-    if prefixed is None:
-        module, _, leaf = key.rpartition(".")
-        return f"{vae_from_diffusers(module)}.{leaf}"
-    return key
-
-
-def _open_file(path: Path, ref: str, config: Path | None, asked: str | None, own_vae: bool) -> Source:
-    from pipelines.bases.configs import shipped
-    from pipelines.bases.recognise import recognise
-
-    file = TensorFile(path)
-    found = recognise(file.header, path)
-    if asked is not None:
-        found = replace(found, prediction_type=asked)
-    family, record = found.family, read_record(file.header.metadata, found.family, path.name)
-    tokenizers: dict[str, Path | Mapping[str, str]] = {}
-    if config is not None:
-        index = read_json(config / "model_index.json", ref)
-        configs = {
-            part: read_json(config / part / "config.json", ref) for part in (*family.components, "vae")
-        }
-        configs["scheduler"] = read_json(config / "scheduler" / "scheduler_config.json", ref)
-        if not found.stated and asked is None:
-            told = str(configs["scheduler"].get("prediction_type", "epsilon"))
-            found = replace(found, prediction_type=told)
-        tokenizers = {row.tokenizer: config / row.tokenizer for row in family.text_encoders}
-    else:
-        own = shipped(found)
-        index, tokenizers = dict(own.index), dict(own.tokenizers)
-        configs = {part: dict(given) for part, given in own.configs.items()}
-        if record is not None:
-            index = dict(record.index)
-            configs = {part: dict(given) for part, given in record.configs.items()}
-            tokenizers.update(record.tokenizers)
-    _check_channels(configs, ref)
-    shapes = {key: entry.shape for key, entry in file.header.tensors.items()}
-    states = {
-        part: {key: Stored(file, piece) for key, piece in those.items()}
-        for part, those in pieces(shapes, family).items()
-    }
-    for part in (*family.components, *(() if own_vae else ("vae",))):
-        if part not in states:
-            raise BaseError(f"base {ref!r} holds no {part}; give a whole checkpoint"
-                            + (", or a VAE beside it" if part == "vae" else ""))  # fmt: skip
-    source = Source(
-        ref=ref, path=path, family=family, index=index, configs=configs, tokenizers=tokenizers,
-        prediction_type=found.prediction_type, notes=tuple(found.notes), states=states,
-    )  # fmt: skip
-    return source if found.prediction_type is None else predicting(source, found.prediction_type)
-
-
-def _with_vae(source: Source, path: Path, half: bool) -> Source:
-    """Put another VAE into a source: a diffusers folder (of it alone or of a pipeline), or one file."""
-    if path.suffix.lower() in PICKLES:
-        raise BaseError(
-            f"VAE {str(path)!r} is a pickle file, which is never opened; convert it to .safetensors"
-        )
-    configs = dict(source.configs)
-    if path.is_dir():
-        folder = path / "vae" if (path / "vae").is_dir() else path
-        configs["vae"] = read_json(folder / "config.json", str(path))
-        state: State = _folder_state(folder, "vae", source.family, str(path), half)
-    elif path.is_file():
-        file = TensorFile(path)
-        shapes = {key: entry.shape for key, entry in file.header.tensors.items()}
-        found = vae_pieces(shapes)
-        if not found:
-            raise BaseError(
-                f"{path.name!r} holds no VAE; give a .safetensors file or a diffusers folder of one"
-            )
-        state = {key: Stored(file, piece) for key, piece in found.items()}
-    else:
-        raise BaseError(f"VAE {str(path)!r}: no such file or folder")
-    ours, theirs = (c["vae"].get("latent_channels", 4) for c in (source.configs, configs))
-    if ours != theirs:
-        raise BaseError(f"VAE {path.name!r} has {theirs} latent channels, base {source.ref!r} has {ours}")
-    return replace(source, configs=configs, vae_path=path, states={**source.states, "vae": state})
-
-
-def _check_channels(configs: Mapping[str, Mapping[str, Any]], ref: str) -> None:
-    channels, latent = configs["unet"].get("in_channels"), configs["vae"].get("latent_channels")
-    if not isinstance(latent, int) or channels not in (latent, 2 * latent + 1):
-        raise BaseError(
-            f"base {ref!r} has a UNet of {channels} input channels over {latent} latent channels; expected "
-            f"{latent}, or {2 * latent + 1 if isinstance(latent, int) else 9} of an inpainting base"
-        )
-
-
-def read_json(path: Path, ref: str) -> dict[str, Any]:
-    """Read one of a base's JSON files. Raises: BaseError where it isn't there or no object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BaseError(
-            f"base {ref!r} has no {path.name} in {path.parent.name}/; expected diffusers' layout"
-        ) from None
-    except (OSError, ValueError, RecursionError):
-        raise BaseError(
-            f"base {ref!r}: {path.parent.name}/{path.name} isn't readable JSON; fetch it again"
-        ) from None
-    if not isinstance(value, dict):
-        raise BaseError(f"base {ref!r}: {path.parent.name}/{path.name} holds no settings; fetch it again")
-    return value
