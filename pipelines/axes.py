@@ -156,7 +156,9 @@ def changed(config: GenerationConfig, **fields: Any) -> GenerationConfig:
         outer, *inner = mistake["loc"]
         title = GenerationConfig.model_fields[str(outer)].title or str(outer)
         where = "".join(f", {name}" for name in inner if isinstance(name, str))
-        wanted = str(mistake["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+        if mistake["type"] == "value_error":  # one of ours, which says everything
+            raise ConfigError(str(mistake["ctx"]["error"])) from None
+        wanted = str(mistake["msg"]).removeprefix("Input should be ")
         shown = repr(mistake["input"])[:80]
         raise ConfigError(f"{title}{where} is {shown}, expected {wanted}; change it") from None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.denoise import OnStep, Steering, Step, at_rest_after, denoise, initial_noise
+from pipelines.drawing.agreement import check
 from pipelines.drawing.control import load_controls, make_controls
 from pipelines.drawing.hires import enlarged, hires_size
 from pipelines.drawing.image_prompt import image_prompted
@@ -82,7 +83,7 @@ def generate(
 
     inputs = inputs or Inputs()
     config = recorded(config, inputs)
-    _check(config)
+    check(config)
     pictures: list[Picture] = []
     with torch.no_grad(), at_rest_after(base):
         flagged = safety_checker(base, config.safety_checker)
@@ -135,15 +136,6 @@ def generate_prompts(
             assert latents is not None
             images.extend(to_images(base.decode_latents(latents)))
     return images
-
-
-def _check(config: GenerationConfig) -> None:
-    """Raise ConfigError for settings that don't go together."""
-    if config.mask is not None and config.hires_scale > 1:
-        raise ConfigError(
-            f"hires_scale is {config.hires_scale:g} with a mask, whose part would outgrow its picture; "
-            f"set it to 1, and mask_padding to draw the masked part at full size"
-        )
 
 
 @dataclass(frozen=True)

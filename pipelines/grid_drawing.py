@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.axes import Axis, Spot, spots
+from pipelines.drawing.agreement import check, lacking
 from pipelines.errors import ConfigError
 from pipelines.generation import GenerationConfig
 from pipelines.grids import labelled_grid, shrunk, stacked
@@ -45,7 +46,7 @@ def draw_grid(
     Raises: ConfigError for too many axes or cells, or a value out of bounds, before anything is drawn;
     what loading a base, mixing and drawing raise.
     """
-    planned = planned_cells(config, axes)
+    planned = planned_cells(stage.recorded(config), axes)
     total, done = sum(spot.config.num_inference_steps for spot in planned.values()), 0
     cells: dict[Place, Picture] = {}
     for place, spot in planned.items():
@@ -61,7 +62,11 @@ def draw_grid(
 
 
 def planned_cells(config: GenerationConfig, axes: Sequence[Axis]) -> dict[Place, Spot]:
-    """Return what every cell is drawn with, in the order of drawing. Raises: ConfigError, AdapterError."""
+    """Return what every cell is drawn with, in the order of drawing.
+
+    Raises: ConfigError for axes that are twice the same or change nothing, too many cells, or settings
+    that contradict each other; AdapterError for an adapter that isn't in the mix.
+    """
     if not 1 <= len(axes) <= _MAX_AXES:
         raise ConfigError(f"a grid has 1 to {_MAX_AXES} axes; got {len(axes)}")
     count = 1
@@ -69,7 +74,17 @@ def planned_cells(config: GenerationConfig, axes: Sequence[Axis]) -> dict[Place,
         count *= len(axis.values)
     if count > MAX_CELLS:
         raise ConfigError(f"the grid has {count} pictures, at most {MAX_CELLS} are drawn; give fewer values")
-    return spots(Spot(config=config.model_copy(update={"num_images": 1})), axes)
+    for number, axis in enumerate(axes):
+        if any((axis.kind, axis.target) == (other.kind, other.target) for other in axes[:number]):
+            raise ConfigError(f"two axes vary {axis.kind}; give each setting one axis")
+    planned = spots(Spot(config=config.model_copy(update={"num_images": 1})), axes)
+    for axis in axes:
+        needs = {lacking(spot.config, axis.kind) for spot in planned.values()}
+        if None not in needs:
+            raise ConfigError(f"axis {axis.kind} changes nothing: it needs {needs.pop()}; set that too")
+    for spot in planned.values():
+        check(spot.config)
+    return planned
 
 
 def compose(cells: dict[Place, Picture], axes: Sequence[Axis]) -> Image:

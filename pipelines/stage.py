@@ -11,7 +11,7 @@ from pipelines.base import Base
 from pipelines.denoise import OnStep, Step
 from pipelines.errors import ConfigError
 from pipelines.generate import Inputs, generate
-from pipelines.generation import GenerationConfig
+from pipelines.generation import GenerationConfig, recorded
 from pipelines.mixer import Mixer
 from pipelines.picture import Picture
 
@@ -64,6 +64,10 @@ class Stage:
         mixer = self._at(self._own.ref if base is None else base)
         mixer.set({str(place): use.weights() for place, use in enumerate(config.adapters)})
         return generate(mixer.base, config, inputs=self._inputs, on_step=on_step, on_picture=on_picture)
+
+    def recorded(self, config: GenerationConfig) -> GenerationConfig:
+        """Return the settings with the pictures that are drawn from. Raises: ConfigError for other ones."""
+        return recorded(config, self._inputs or Inputs())
 
     def close(self) -> None:
         """Give the base back as it was."""

@@ -42,6 +42,12 @@ UPSCALERS: dict[str, Upscaler] = {
 """A1111's own, by its labels; its upscaling networks (ESRGAN and the like) aren't among them."""
 
 
+def upscaler_named(text: str) -> str | None:
+    """Return the key of the row that is called `text` here or in A1111, or None."""
+    asked = text.strip().casefold()
+    return next((key for key, row in UPSCALERS.items() if asked in (key, row.label.casefold())), None)
+
+
 def hires_size(base: Base, config: GenerationConfig, size: Size) -> Size:
     """Return (height, width) of the second pass: `config.hires_scale` times, whole numbers of latents."""
     step = base.vae_scale_factor

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.drawing.hires import upscaler_named
 from pipelines.errors import ConfigError, PictureError
 from pipelines.parameters.lines import take_apart
 from pipelines.parameters.restored import (
@@ -162,15 +163,7 @@ def _second_pass(gathered: Gathered, known: dict[str, str]) -> None:
         _put(gathered, "hires_steps", integer(steps), "Hires steps", steps)
     upscaler = known.pop("hires upscaler", "")
     if upscaler:
-        _put(gathered, "hires_upscaler", _upscaler(upscaler), "Hires upscaler", upscaler)
-
-
-def _upscaler(text: str) -> str | None:
-    """Return the upscaler's key by its name here or in A1111, or None."""
-    from pipelines.drawing.hires import UPSCALERS
-
-    asked = text.strip().casefold()
-    return next((key for key, row in UPSCALERS.items() if asked in (key, row.label.casefold())), None)
+        _put(gathered, "hires_upscaler", upscaler_named(upscaler), "Hires upscaler", upscaler)
 
 
 def _mask(gathered: Gathered, known: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             group.add_argument(*flags, choices=spec.choices, **options)
         else:
             group.add_argument(
-                *flags, type=_sampler if spec.path == "sampler" else _TYPES[spec.kind],
+                *flags, type=_TYPES[spec.kind],
                 metavar={"whole": "N", "number": "X", "text": "TEXT"}[spec.kind], **options,
             )  # fmt: skip
 
@@ -104,14 +104,29 @@ def _help(spec: FieldSpec) -> str:
     return (f"{text} ({details})" if details else text).replace("%", "%%")
 
 
-def _sampler(text: str) -> str:
-    """A sampler by any of its names."""
-    from pipelines.samplers import SAMPLERS, sampler_named
+def _by_key(fields: dict[str, Any]) -> None:
+    """Give a sampler and an upscaler the names they have here, whatever name they are called by."""
+    from pipelines.drawing.hires import upscaler_named
+    from pipelines.samplers import sampler_named
 
-    found = text if text in SAMPLERS else sampler_named(text)
-    if found is None:
-        raise ConfigError(f"unknown sampler {text!r}{nearest(text, SAMPLERS)}")
-    return found
+    for name, named in (("sampler", sampler_named), ("hires_upscaler", upscaler_named)):
+        if isinstance(text := fields.get(name), str):
+            fields[name] = named(text) or text
+
+
+def _refuse_idle(config: GenerationConfig, given: Collection[str], own: bool, notes: list[str]) -> None:
+    """Refuse settings that were given but change nothing; of those that a picture brought, say it.
+
+    own: whether the picture is Pigment's, in which such settings stand as they were.
+    """
+    from pipelines.drawing.agreement import idle
+
+    for name, needs in idle(config).items():
+        shown = f"{name} is {repr(getattr(config, name))[:40]}, which changes nothing without {needs}"
+        if name in given:
+            raise ConfigError(f"{shown}; give that too, or leave {name} out")
+        if not own:
+            notes.append(shown)
 
 
 def asked(args: argparse.Namespace) -> Asked:
@@ -127,9 +142,10 @@ def asked(args: argparse.Namespace) -> Asked:
     fields: dict[str, Any] = {}
     uses: list[Use] = []
     base, sha256, notes = None, None, []
-    given = Given()
+    given, said, own = Given(), set[str](), True
     if args.from_picture is not None:
         restored = _restored(args.from_picture)
+        own = restored.source == "pigment"
         fields |= {name: value for name, value in restored.fields.items() if name != "adapters"}
         base, sha256 = base_of(restored, args), restored.base.hash
         notes += [f"not taken over: {name} = {value[:80]}" for name, value in restored.left_over.items()]
@@ -142,7 +158,10 @@ def asked(args: argparse.Namespace) -> Asked:
         if (listed := table.pop("adapters", None)) is not None:
             uses = adapters_listed(listed, args, notes)
         fields |= table
-    fields |= _flags(args)
+        said |= table.keys() - {"batch_size"}  # which every picture of a batch records
+    fields |= (flags := _flags(args))
+    said |= flags.keys()
+    _by_key(fields)
     if args.prompt is not None:
         fields["prompt"] = args.prompt
     if not str(fields.get("prompt", "")).strip():
@@ -157,6 +176,7 @@ def asked(args: argparse.Namespace) -> Asked:
         if name not in known:
             raise ConfigError(f"unknown setting {name!r}{nearest(name, known)}")
     config = changed(GenerationConfig(prompt=""), **fields)
+    _refuse_idle(config, said, own, notes)
     return Asked(config=config, uses=uses, inputs=inputs, base=base, base_sha256=sha256, notes=notes)
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipelines.errors import ConfigError
 from pipelines.generate import read_settings
 from pipelines.generation import GenerationConfig
 from pipelines.parameters import restore
@@ -57,10 +58,20 @@ def pixels(file: str | Path) -> bytes:
         return image.convert("RGB").tobytes()
 
 
+OVER = ("--image", "in.png")
+TWICE = ("--hires-scale", "2")
+ACTS_WITH: dict[str, tuple[str, ...]] = {
+    "strength": OVER,
+    **dict.fromkeys(("mask_blur", "mask_padding", "mask_invert"), (*OVER, "--mask", "in.png")),
+    **dict.fromkeys(("hires_steps", "hires_strength", "hires_upscaler"), TWICE),
+    "batch_size": ("--count", "2"),
+}
+"""What a setting needs to change anything."""
 OTHER_VALUES: dict[str, Any] = {"sampler": "heun", "hires_upscaler": "lanczos", "negative_prompt": "a, b"}
 
 
 def test_every_plain_setting_has_a_flag_that_arrives() -> None:
+    Image.new("RGB", (4, 4)).save("in.png")
     parser = Parser()
     parser.add_argument("--base", default=None)
     add_settings(parser)
@@ -82,8 +93,60 @@ def test_every_plain_setting_has_a_flag_that_arrives() -> None:
             wanted = spec.minimum if default != spec.minimum else spec.minimum + (spec.kind == "whole") + 0.0
             wanted = spec.maximum if wanted == default else wanted
             words = [flag, f"{wanted:.17g}"]
+        words += ACTS_WITH.get(spec.path, ())
         found = asked(parser.parse_args(["a fox", *words])).config
         assert getattr(found, spec.path) == wanted != default, spec.path
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        *((["--strength", "0.5"] + more, "a picture") for more in ([], ["--hires-scale", "2"])),
+        (["--mask-blur", "0", *OVER], "a mask"),
+        (["--mask-invert", *OVER], "a mask"),
+        (["--mask-padding", "3"], "a mask"),
+        (["--hires-steps", "3"], "a hires_scale above 1"),
+        (["--hires-strength", "0.5"], "a hires_scale above 1"),
+        (["--hires-upscaler", "Lanczos"], "a hires_scale above 1"),
+        (["--guidance", "1", "--negative", "x"], "a guidance_scale above 1"),
+        (["--guidance", "1", "--guidance-rescale", "0.5"], "a guidance_scale above 1"),
+        (["--batch-size", "4"], "num_images above 1"),
+        (["--eta", "0.5", "--sampler", "Euler a"], "sampler ddim"),
+        (["--config", "idle.toml"], "a hires_scale above 1"),
+    ],
+)
+def test_settings_that_change_nothing_are_refused(words: list[str], needs: str) -> None:
+    Image.new("RGB", (4, 4)).save("in.png")
+    Path("idle.toml").write_text("hires_steps = 3\n")
+    with pytest.raises(ConfigError, match=f"without {needs}.*; give"):
+        asked(_parsed("a fox", *words))
+
+
+def test_of_a_picture_they_are_said() -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a\nSteps: 2, Sampler: Euler, CFG scale: 2, Seed: 9, Denoising strength: 0.4")
+    Image.new("RGB", (4, 4)).save("over.png", pnginfo=info)
+    assert [note for note in asked(_parsed("--from", "over.png")).notes if "strength is 0.4" in note]
+    found = asked(_parsed("--from", "over.png", "--image", "over.png"))
+    assert found.config.strength == 0.4 and not found.notes
+
+
+def test_a_settings_file_has_every_name_of_a_sampler_and_an_upscaler() -> None:
+    Path("s.toml").write_text(
+        'sampler = "DPM++ 2M Karras"\nhires_upscaler = "Latent (bicubic)"\nhires_scale = 2\n'
+    )
+    config = asked(_parsed("a fox", "--config", "s.toml")).config
+    assert (config.sampler, config.hires_upscaler) == ("dpmpp_2m_karras", "latent_bicubic")
+    with pytest.raises(ConfigError, match=r"^unknown upscaler 'lanzcos'; did you mean 'lanczos'"):
+        asked(_parsed("a fox", *TWICE, "--hires-upscaler", "lanzcos"))
+
+
+def _parsed(*words: str) -> Any:
+    parser = Parser()
+    for name in ("--base", "--workspace"):
+        parser.add_argument(name, default=None)
+    add_settings(parser)
+    return parser.parse_args(words)
 
 
 def test_short_flags_are_the_long_ones(run: Run) -> None:
@@ -285,6 +348,9 @@ WRONG: dict[str, list[str]] = {
     "grid out of range": ["grid", "a", "--x", "steps=0,1"],
     "grid too large": ["grid", "a", "--x", "seed=1-60", "--y", "steps=1-60"],
     "grid of many": ["grid", "a", "--x", "seed=1", "--count", "2"],
+    "grid of one axis twice": ["grid", "a", "--x", "seed=1,2", "--y", "seed=3"],
+    "grid of what changes nothing": ["grid", "a", "--x", "strength=0.2,0.5"],
+    "grid with a sampler without eta": ["grid", "a", "--x", "eta=0,1", "--y", "sampler=ddim,euler"],
     "grid with a gap": ["grid", "a", "--x", "seed=1", "--z", "steps=1"],
     "grid of weights of nothing": ["grid", "a", "--x", "weight=1"],
     "grid of a base that isn't": ["grid", "a", "--x", "base=nobase"],
