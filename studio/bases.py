@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,11 @@ class BaseEntry:
     created: float
 
     @property
+    def kept(self) -> dict[str, str]:
+        """How it has to be opened, as it was when it was added: fields of BaseOptions."""
+        return dict(self.info.get("kept", {}))
+
+    @property
     def missing(self) -> bool:
         """Whether its folder or file isn't there any more; a hub id's is fetched again."""
         return Path(self.ref).is_absolute() and not Path(self.ref).exists()
@@ -53,11 +58,15 @@ class BaseOptions:
     """How a base is loaded; every None leaves the choice to the base and the machine.
 
     Attributes:
-        vae: another VAE's file or folder. device, precision: see `choose_device`.
+        vae: another VAE's file or folder. configs: the diffusers folder whose configs a single file is read
+            by. prediction_type: against what the base says of itself.
+        device, precision: see `choose_device`.
         placement: fields of `pipelines.placement.Placement`.
     """
 
     vae: str | None = None
+    configs: str | None = None
+    prediction_type: str | None = None
     device: str | None = None
     precision: str | None = None
     placement: Mapping[str, Any] = field(default_factory=dict)
@@ -77,15 +86,24 @@ class BaseOptions:
         from pipelines.placement import Placement
 
         return load_base(
-            ref, device=self.device, dtype=self.precision, vae=self.vae,
-            placement=Placement(**self.placement), on_progress=on_progress,
+            ref, device=self.device, dtype=self.precision, vae=self.vae, config=self.configs,
+            prediction_type=self.prediction_type, placement=Placement(**self.placement),
+            on_progress=on_progress,
         )  # fmt: skip
 
     def open(self, ref: str, on_progress: Callable[[Any], object] | None = None) -> Source:
         """Find out what a base is without loading it; a hub id is fetched as loading would."""
         from pipelines.bases.source import open_source
 
-        return open_source(ref, vae=self.vae, half=self.half, on_progress=on_progress)
+        return open_source(
+            ref, vae=self.vae, config=self.configs, prediction_type=self.prediction_type, half=self.half,
+            on_progress=on_progress,
+        )  # fmt: skip
+
+    def over(self, kept: Mapping[str, Any]) -> BaseOptions:
+        """These options, and of those that the list keeps for a base what these leave open."""
+        left: dict[str, Any] = {name: text for name, text in kept.items() if getattr(self, name) is None}
+        return replace(self, **left)
 
     @property
     def half(self) -> bool:
@@ -158,6 +176,8 @@ class Bases:
         Raises:
             BaseError: there is none.
         """
+        if name == POCKET:
+            raise BaseError("“pocket” is embedded and isn't in the list")
         entry = self.find(name)
         if entry is None:
             names = [POCKET, *(entry.name for entry in self.entries())]
@@ -172,9 +192,13 @@ class Bases:
         Raises:
             BaseError: it is nothing of these, or its file is gone.
         """
+        return self.chosen(text)[0]
+
+    def chosen(self, text: str) -> tuple[str, dict[str, str]]:
+        """What `ref` says, and how the list says that the base has to be opened (see `BaseEntry.kept`)."""
         found = local_ref(text) or hub_id(text)
         if found is not None:
-            return found
+            return found, {}
         entry = self.find(text)
         if entry is not None:
             if entry.missing:
@@ -182,7 +206,7 @@ class Bases:
                     f"base {text!r} was {entry.ref}, which is gone; put it back, or add it anew from "
                     "where it is now"
                 )
-            return entry.ref
+            return entry.ref, entry.kept
         names = [POCKET, *(entry.name for entry in self.entries())]
         raise BaseError(
             f"no base {text!r}: no such folder or file, and no such name in the list{nearest(text, names)}; "
@@ -207,7 +231,9 @@ class Bases:
         if chosen and self.find(chosen) is not None:
             raise BaseError(f"another base is called {chosen!r}; choose another name with --name")
         ref = local_ref(source.ref) or source.ref
-        same = [entry for entry in self.entries() if entry.ref == ref]
+        asked = (("configs", "config"), ("prediction_type", "prediction_type"))
+        kept = {name: str(source.asked[key]) for name, key in asked if source.asked.get(key) is not None}
+        same = [entry for entry in self.entries() if (entry.ref, entry.kept) == (ref, kept)]
         if same and chosen in ("", same[0].name):
             return same[0], False
         info = describe(source)
@@ -218,7 +244,7 @@ class Bases:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     chosen, ref, info.family, info.prediction_type or "", info.bytes, info.sha256,
-                    json.dumps(info.as_dict()), time.time(),
+                    json.dumps({**info.as_dict(), "kept": kept}), time.time(),
                 ),
             )  # fmt: skip
         return self.get(chosen), True

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pipelines.errors import ConfigError, StudioError
 from studio.commands import adapters, bases, mixes, pictures
 from studio.commands.arguments import Parser, shared_options
-from studio.commands.base_options import FetchLine, base_options, base_path
+from studio.commands.base_options import FetchLine, chosen_base, find_base
 
 PORT = 7860
 
@@ -22,16 +22,23 @@ PORT = 7860
 def _studio(args: argparse.Namespace) -> int:
     from studio.server import serve
 
-    base, options = base_path(args.base or "pocket", args.workspace), base_options(args)
+    base, options = chosen_base(args, args.base or "pocket")
     if base != "pocket":
         options.open(base, on_progress=FetchLine())  # refused or fetched now, not behind the page
     return serve(host=args.host, port=args.port, workspace=args.workspace, base=base, options=options)
 
 
 def _train(argv: Sequence[str]) -> int:
+    from studio.bases import hub_id, local_ref
     from trainers.__main__ import main as train_main
 
-    return train_main(argv)
+    def named(base: str) -> dict[str, str]:
+        if local_ref(base) is not None or hub_id(base) is not None:
+            return {}
+        path, kept = find_base(base)
+        return {"base": path, **kept}
+
+    return train_main(argv, named=named)
 
 
 def _demo(argv: Sequence[str]) -> int:

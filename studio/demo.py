@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import BaseError, ConfigError, StudioError
 from pipelines.files import write_atomic
-from studio.commands.base_options import BASE_HELP, base_path
+from studio.commands.base_options import BASE_HELP, find_base
 from studio.trials import Trial, choose, columns, prompts
 from trainers.evidence.provenance import Clock, machine, versions
 
@@ -67,6 +67,7 @@ def training(trial: Trial, options: argparse.Namespace) -> TrainConfig:
         cache=runs / "class-pictures",
         name=example.id,
         base=options.base,
+        **getattr(options, "kept", {}),
         seed=options.seed,
         threads=options.threads,
     )
@@ -189,7 +190,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     out, clock, start = Path(options.out), Clock(), time.perf_counter()
     configs = {trial.id: training(trial, options) for trial in (subject, style)}
     with clock.stage("load"):
-        base = load_base(options.base)
+        run = configs[subject.id].run
+        base = load_base(
+            run.base, config=run.configs or None, prediction_type=run.prediction_type
+        )  # fmt: skip
     resumed = _begin(out, options.fresh)
     print(f"teaching {subject.example.title}, and {style.example.title}", flush=True)
     with clock.stage("train"):
@@ -272,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo for a command line; 0, or 2 after one line that says what to do."""
     options = parser().parse_args(argv)
     try:
-        options.base = base_path(options.base)
+        options.base, options.kept = find_base(options.base)
         report = run(options)
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         write_atomic(Path(options.out) / "demo.json", [text.encode()])

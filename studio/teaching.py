@@ -23,7 +23,7 @@ MAX_PICTURES = 1000
 # Fields that the tab asks for itself or knows: everything else stands under "Advanced".
 OWN_FIELDS = frozenset(
     ("data.instance_images", "data.kind", "data.trigger", "data.captions")
-    + ("run.output", "run.name", "run.cache", "run.base", "run.vae")
+    + ("run.output", "run.name", "run.cache", "run.base", "run.vae", "run.configs", "run.prediction_type")
 )
 PRESET_FIELDS = frozenset(f"{FIELDS[name]}.{name}" for preset in PRESETS.values() for name in preset)
 
@@ -130,7 +130,8 @@ def lesson_config(
     data["captions"] = "sidecar" if any(caption for _, caption in lesson.pictures) else "prompt"
     run.update(output=output, cache=cache, base=base, name=" ".join(lesson.name.split()) or trigger)
     options = options or BaseOptions()
-    run["vae"] = options.vae or ""
+    run.update(vae=options.vae or "", configs=options.configs or "")
+    run["prediction_type"] = options.prediction_type
     run["device"] = run.get("device") or options.device
     run["precision"] = run.get("precision") or options.precision
     run["preview_prompts"] = run["preview_prompts"] or preview_prompts(

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.errors import StudioError
@@ -17,8 +17,13 @@ from trainers.events import TrainEvent
 _EVERY_SECONDS = 2.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, named: Callable[[str], Mapping[str, str]] | None = None
+) -> int:
     """Run a training from the command line; return the exit code.
+
+    named: the settings of `run` that a base's name stands for, where there is a list of names; the file's
+    own go first.
 
     0: the adapter is written. 2: one line on standard error says what is wrong. 130: stopped by Ctrl-C,
     with a checkpoint.
@@ -32,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
     arguments = parser.parse_args(argv)
     try:
-        run(load_config(arguments.config), fresh=arguments.fresh, as_json=arguments.json)
+        config = load_config(arguments.config)
+        if named is not None:
+            found = named(config.run.base).items()
+            open_to = {key: text for key, text in found if key == "base" or not getattr(config.run, key)}
+            config = config.model_copy(update={"run": config.run.model_copy(update=open_to)})
+        run(config, fresh=arguments.fresh, as_json=arguments.json)
     except StudioError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

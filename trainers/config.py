@@ -46,7 +46,7 @@ class TrainConfig(Section):
         values: dict[str, Any] = json.loads(self.model_dump_json())
         for field in ("output", "cache", "device", "threads"):
             del values["run"][field]
-        for field in ("base", "vae"):
+        for field in ("base", "vae", "configs"):
             values["run"][field] = Path(values["run"][field]).name
         del values["data"]["instance_images"]
         return values
@@ -153,8 +153,8 @@ def load_config(path: str | Path) -> TrainConfig:
     """Read a config from a TOML file.
 
     The file has the sections of TrainConfig as tables, and may have `preset = "…"` above them, which
-    the tables go before. Relative folders are taken from the file's own folder; `run.base` and
-    `run.vae` too, where such a folder or file exists.
+    the tables go before. Relative folders are taken from the file's own folder; `run.base`,
+    `run.vae` and `run.configs` too, where such a folder or file exists.
 
     Raises: ConfigError, one line, for a missing or malformed file and for what `validate` refuses.
     """
@@ -182,7 +182,7 @@ def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:
     for section, name in ((data, "instance_images"), (run, "output"), (run, "cache")):
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
             section[name] = folder / Path(section[name]).expanduser()
-    for name in ("base", "vae"):
+    for name in ("base", "vae", "configs"):
         if isinstance(run, dict) and isinstance(run.get(name), str) and run[name]:
             here = folder / Path(run[name]).expanduser()
             run[name] = str(here) if here.exists() and run[name] != "pocket" else run[name]

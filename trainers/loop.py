@@ -49,7 +49,15 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
     # ── Refuse what can be refused, before anything is written
     dataset = load_dataset(config.data)
     with _threads(run.threads):
-        base = load_base(run.base, device=run.device, dtype=run.precision, vae=run.vae or None)
+        base = load_base(
+            run.base, device=run.device, dtype=run.precision, vae=run.vae or None,
+            config=run.configs or None, prediction_type=run.prediction_type,
+        )  # fmt: skip
+        if base.inpainting:
+            raise ConfigError(
+                f"base {run.base!r} is an inpainting model, which isn't taught here; choose the plain model "
+                "of its family: what is learned on that can be mixed into this one"
+            )
         resolution = _resolution(base, config)
         folder = open_run(config, resume)
         for note in dataset.notes:

@@ -113,9 +113,10 @@ def make_class_pictures(
 def _key(base: Base, group: Sequence[ClassPicture], resolution: int) -> str:
     """Name of a group's folder: everything that its pictures depend on, hashed."""
     asked = [[one.prompt, one.seed] for one in group]
-    vae = None if base.source is None else base.source.vae_sha256
+    source = base.source
+    said = [] if source is None else [source.vae_sha256, source.asked.get("prediction_type")]
     text = json.dumps(
-        [1, base.sha256, *([vae] if vae else []), str(base.dtype), resolution, _SETTINGS, asked],
+        [1, base.sha256, *(one for one in said if one), str(base.dtype), resolution, _SETTINGS, asked],
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]

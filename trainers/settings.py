@@ -308,14 +308,27 @@ class RunConfig(Section):
         default="pocket",
         min_length=1,
         title="Base",
-        description="“pocket” for the embedded base, a folder in diffusers' layout, a .safetensors file, or "
-        "a hub id (org/name).",
+        description="“pocket” for the embedded base, a folder in diffusers' layout, a .safetensors file, a "
+        "hub id (org/name), or under `pigment train` a name of `pigment base list`.",
         json_schema_extra=_about("simple"),
     )
     vae: str = Field(
         default="",
         title="VAE",
         description="Another VAE in the place of the base's: a .safetensors file, or a diffusers folder.",
+        json_schema_extra=_about("advanced"),
+    )
+    configs: str = Field(
+        default="",
+        title="Configs",
+        description="The diffusers folder whose configs a base in one file is read by. Empty: those in the "
+        "file, or of the published models.",
+        json_schema_extra=_about("advanced"),
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        default=None,
+        title="Prediction",
+        description="What the base's UNet predicts. Empty: as the base says itself.",
         json_schema_extra=_about("advanced"),
     )
     name: str = Field(

@@ -94,8 +94,18 @@ def describe(source: Source, *, hashed: bool = True) -> BaseInfo:
         title=base_title(source),
         author=stated.get("modelspec.author", ""),
         license=stated.get("modelspec.license", ""),
-        notes=source.notes,
+        notes=(*source.notes, *_asked(source)),
     )
+
+
+def _asked(source: Source) -> list[str]:
+    """What was said of a base against what it says of itself."""
+    notes = []
+    if (folder := source.asked.get("config")) is not None:
+        notes.append(f"it is read by the configs in {folder}")
+    if source.asked.get("prediction_type") is not None:
+        notes.append(f"that it predicts {source.prediction_type} was said when it was opened, not by itself")
+    return notes
 
 
 def _precision(source: Source, part: str) -> str:

@@ -37,6 +37,20 @@ def load_networks(
     return made
 
 
+def check_fit(source: Source) -> None:
+    """Hold a source's tensors against the networks of its configs; no number is read.
+
+    Raises: BaseError, as loading would, for what lacks, is too much or of another shape.
+    """
+    from pipelines.base import quiet
+
+    nowhere = torch.device("meta")
+    with quiet():
+        load_networks(
+            source, dict.fromkeys(source.networks, nowhere), dict.fromkeys(source.networks, torch.float32)
+        )
+
+
 def empty_network(family: Family, part: str, config: Mapping[str, Any]) -> nn.Module:
     """Make a part's module from its config, without weights. Raises: what the libraries raise."""
     import transformers

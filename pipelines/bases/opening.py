@@ -80,11 +80,8 @@ def open_file(path: Path, ref: str, config: Path | None, asked: str | None, own_
     family, record = found.family, read_record(file.header.metadata, found.family, path.name)
     tokenizers: dict[str, Path | Mapping[str, str]] = {}
     if config is not None:
-        index = read_json(config / "model_index.json", ref)
-        configs = {
-            part: read_json(config / part / "config.json", ref) for part in (*family.components, "vae")
-        }
-        configs["scheduler"] = read_json(config / "scheduler" / "scheduler_config.json", ref)
+        index = read_json(config / "model_index.json", str(config), what="configs folder")
+        configs = _configs_in(config, str(config), family, index, shown=ref)
         if not found.stated and asked is None:
             told = str(configs["scheduler"].get("prediction_type", "epsilon"))
             found = replace(found, prediction_type=told)
@@ -112,6 +109,21 @@ def open_file(path: Path, ref: str, config: Path | None, asked: str | None, own_
         prediction_type=found.prediction_type, notes=tuple(found.notes), states=states,
     )  # fmt: skip
     return source if found.prediction_type is None else predicting(source, found.prediction_type)
+
+
+def _configs_in(
+    folder: Path, ref: str, family: Family, index: Mapping[str, Any], *, shown: str
+) -> dict[str, dict[str, Any]]:
+    """The configs of every part in a folder that a single file is read by. Raises: BaseError."""
+    what = "configs folder"
+    configs = {
+        part: read_json(folder / part / "config.json", ref, what=what) for part in (*family.components, "vae")
+    }
+    configs["scheduler"] = read_json(folder / "scheduler" / "scheduler_config.json", ref, what=what)
+    kind = str(index.get("_class_name"))
+    if family_of_pipeline(kind, configs["unet"]) is not family:
+        raise BaseError(f"configs folder {ref!r} is of a {kind[:60]}, base {shown!r} is {family.label}")
+    return configs
 
 
 def with_vae(source: Source, path: Path, half: bool) -> Source:

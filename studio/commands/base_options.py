@@ -31,12 +31,13 @@ def add_base(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loading(parser: Any) -> None:
-    """`--vae`, `--device`, `--precision`, and a flag for each field of Placement; not given is None."""
+    """How a base is opened, `--device`, `--precision`, and a flag for each field of Placement.
+
+    What isn't given is None.
+    """
     from pipelines.placement import Placement
 
-    parser.add_argument(
-        "--vae", default=None, metavar="FILE", help="another VAE: a .safetensors file, or a diffusers folder"
-    )
+    add_opening(parser)
     parser.add_argument(
         "--device", default=None, help="cpu, cuda, cuda:1, mps, xpu (default: the fastest that is there)"
     )
@@ -60,9 +61,27 @@ def add_loading(parser: Any) -> None:
             parser.add_argument(flag, dest=dest, default=None, metavar="NAME", help=help_text)
 
 
+def add_opening(parser: Any, *, vae: bool = True) -> None:
+    """`--vae`, `--configs`, `--prediction-type`: what is said of a base against what it says of itself."""
+    if vae:
+        parser.add_argument(
+            "--vae", default=None, metavar="FILE", help="another VAE: a .safetensors file, or a folder of it"
+        )
+    parser.add_argument(
+        "--configs", default=None, metavar="DIR",
+        help="of a single file: a diffusers folder whose configs it is read by (default: those in the file, "
+        "or of the published models)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prediction-type", default=None, choices=("epsilon", "v_prediction"),
+        help="what its UNet predicts (default: as it says itself; some SDXL files of v say nothing)",
+    )  # fmt: skip
+
+
 def given_options(args: argparse.Namespace) -> list[str]:
     """The flags about a base that a command line gives, `--base` first."""
-    names = ["base", "vae", "device", "precision", *(name for name in vars(args) if name.startswith(_PLACE))]
+    names = ["base", "vae", "configs", "prediction_type", "device", "precision"]
+    names += [name for name in vars(args) if name.startswith(_PLACE)]
     given = [name for name in names if getattr(args, name, None) is not None]
     return [f"--{name.removeprefix(_PLACE).replace('_', '-')}" for name in given]
 
@@ -96,12 +115,21 @@ def base_options(args: argparse.Namespace) -> BaseOptions:
         first = error.errors()[0]
         flag = str(first["loc"][0]).replace("_", "-")
         raise ConfigError(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
-    vae = None if args.vae is None else _vae(args.vae)
-    return BaseOptions(vae=vae, device=args.device, precision=args.precision, placement=placement)
+    return BaseOptions(
+        vae=None if getattr(args, "vae", None) is None else _there("--vae", args.vae),
+        configs=None if args.configs is None else _there("--configs", args.configs),
+        prediction_type=args.prediction_type, device=args.device, precision=args.precision,
+        placement=placement,
+    )  # fmt: skip
 
 
 def base_path(ref: str, workspace: str | None = None) -> str:
-    """A base as the whole studio understands it: "pocket", the whole path of a folder or file, a hub id.
+    """A base as the whole studio understands it: "pocket", the whole path of a folder or file, a hub id."""
+    return find_base(ref, workspace)[0]
+
+
+def find_base(ref: str, workspace: str | None = None) -> tuple[str, dict[str, str]]:
+    """What `base_path` says, and what the list keeps of how the base has to be opened.
 
     The workspace is opened only for a text that is neither there as a file nor a hub id.
     """
@@ -109,10 +137,17 @@ def base_path(ref: str, workspace: str | None = None) -> str:
 
     found = local_ref(ref) or hub_id(ref)
     if found is not None:
-        return found
+        return found, {}
     from studio.workspace import Workspace
 
-    return Bases(Workspace.open(workspace, own=False)).ref(ref)
+    return Bases(Workspace.open(workspace, own=False)).chosen(ref)
+
+
+def chosen_base(args: argparse.Namespace, ref: str) -> tuple[str, BaseOptions]:
+    """A base by what a person wrote, and how it is opened: the command line's options before the list's."""
+    options = base_options(args)
+    path, kept = find_base(ref, args.workspace)
+    return path, options.over(kept)
 
 
 def the_base(args: argparse.Namespace) -> Base:
@@ -122,13 +157,14 @@ def the_base(args: argparse.Namespace) -> Base:
 
 def load(args: argparse.Namespace, ref: str) -> Base:
     """Load a base by what a person wrote, as the command line's options say."""
-    options = base_options(args)
-    return options.load(base_path(ref, args.workspace), on_progress=FetchLine())
+    path, options = chosen_base(args, ref)
+    return options.load(path, on_progress=FetchLine())
 
 
 def open_base(args: argparse.Namespace, ref: str) -> Source:
     """Find out what a base is by what a person wrote, without loading it; a hub id is fetched."""
-    return base_options(args).open(base_path(ref, args.workspace), on_progress=FetchLine())
+    path, options = chosen_base(args, ref)
+    return options.open(path, on_progress=FetchLine())
 
 
 class FetchLine:
@@ -153,12 +189,13 @@ class FetchLine:
             self._told = share // 10
 
 
-def _vae(ref: str) -> str:
+def _there(flag: str, ref: str) -> str:
+    """A path of an option, whole. Raises: ConfigError where nothing is there."""
     from studio.commands.arguments import place
 
     path = place(ref)
     if not path.exists():
-        raise ConfigError(f"--vae {ref!r}: no such file or folder")
+        raise ConfigError(f"{flag} {ref!r}: no such file or folder")
     return str(path.resolve())
 
 

@@ -18,8 +18,9 @@ from studio.commands.arguments import (
 from studio.commands.base_options import (
     BASE_HELP,
     FetchLine,
+    add_opening,
     base_options,
-    base_path,
+    load,
     open_base,
 )
 
@@ -33,7 +34,8 @@ def _bases(args: argparse.Namespace) -> Any:
 
 def add(args: argparse.Namespace) -> int:
     """List a base; a hub id is fetched first."""
-    from studio.bases import BaseOptions, hub_id, local_ref
+    from pipelines.bases.loading import check_fit
+    from studio.bases import hub_id, local_ref
 
     ref = local_ref(args.ref) or hub_id(args.ref)
     if ref is None:
@@ -41,7 +43,8 @@ def add(args: argparse.Namespace) -> int:
             f"no base {args.ref!r}: no such folder or file; give a diffusers folder, a .safetensors file, or "
             "a hub id (org/name)"
         )
-    source = BaseOptions(precision=args.precision).open(ref, on_progress=FetchLine())
+    source = base_options(args).open(ref, on_progress=FetchLine())
+    check_fit(source)
     entry, new = _bases(args).add(source, name=args.name)
     text = f"{entry.name}: {entry.info['label']}, {_size(entry.bytes)}, {entry.ref}"
     say(args, text if new else f"{text} (it was in the list)", {**_data(entry), "new": new})
@@ -93,7 +96,7 @@ def fold(args: argparse.Namespace) -> int:
     if source.prediction_type is None:
         source = _settled(args)
     if args.part:
-        adapters = read_all(uses, args, base_options(args).load(base_path(args.ref, args.workspace)))
+        adapters = read_all(uses, args, load(args, args.ref))
     else:
         adapters = {use.name: read_adapter(use.path, family=source.family.id) for use in uses}
     mix = {use.name: (adapters[use.name], use.weights) for use in uses}
@@ -104,7 +107,7 @@ def fold(args: argparse.Namespace) -> int:
 
 def _settled(args: argparse.Namespace) -> Any:
     """The source of a base whose file doesn't say what it predicts: it is loaded once to find out."""
-    loaded = base_options(args).load(base_path(args.ref, args.workspace))
+    loaded = load(args, args.ref)
     assert loaded.source is not None
     return loaded.source
 
@@ -153,8 +156,9 @@ def add_commands(commands: Any) -> None:
     one.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default=None,
                      help="of a hub id: half precision fetches fp16 files where there are (default: what "
                      "suits this machine)")  # fmt: skip
+    add_opening(one, vae=False)
     add_json(one)
-    one.set_defaults(run=add)
+    one.set_defaults(run=add, device=None)
 
     one = verbs.add_parser("list", parents=[shared], help="show the list")
     add_json(one)
@@ -165,7 +169,7 @@ def add_commands(commands: Any) -> None:
     one.add_argument(
         "--no-hash", action="store_true", help="leave the SHA-256 out, which reads the whole file"
     )
-    _only_vae(one)
+    _opened_only(one)
     add_json(one)
     one.set_defaults(run=info)
 
@@ -187,12 +191,12 @@ def add_commands(commands: Any) -> None:
     one.add_argument("--dtype", choices=["fp16", "bf16", "fp32"], default=None, help="default: as stored")
     one.add_argument("--title", default="", help="default: made of the base's and the adapters' names")
     add_part(one)
-    _only_vae(one)
+    _opened_only(one)
     add_json(one)
     one.set_defaults(run=fold)
 
 
-def _only_vae(parser: argparse.ArgumentParser) -> None:
-    """`--vae` of the options of loading: nothing is computed on a device."""
-    parser.add_argument("--vae", default=None, metavar="FILE", help="another VAE in the place of the base's")
+def _opened_only(parser: argparse.ArgumentParser) -> None:
+    """Of the options of loading those that say what the base is: nothing is computed on a device."""
+    add_opening(parser)
     parser.set_defaults(device=None, precision=None)
