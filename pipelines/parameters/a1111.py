@@ -20,6 +20,7 @@ from pipelines.parameters.restored import (
     stem,
 )
 from pipelines.prompts import split_tags, without_choices
+from pipelines.samplers import SAMPLERS
 
 _TAG = re.compile(r"<(?:lora|lyco):[^>]*>")
 _SIZE = re.compile(r"\s*(\d{1,6})\s*[xX×*]\s*(\d{1,6})\s*")
@@ -39,8 +40,6 @@ _PLAIN: dict[str, tuple[str, Callable[[str], Any]]] = {
     "width": ("width", integer),
     "height": ("height", integer),
     "clip skip": ("clip_skip", integer),
-    "eta": ("eta", number),
-    "eta ddim": ("eta", number),
     "mask blur": ("mask_blur", number),
     "hires upscale": ("hires_scale", number),
 }
@@ -49,7 +48,7 @@ _TOGETHER = {
     "sampler", "sampler name", "schedule type", "scheduler", "size", "model", "base model", "model hash",
     "base model hash", "vae", "denoising strength", "hires steps", "hires upscaler", "hires resize",
     "first pass size", "inpaint area", "masked area padding", "mask mode", "lora hashes", "lora weights",
-    "hires denoising strength",
+    "hires denoising strength", "eta", "eta ddim", "rng",
 }  # fmt: skip
 
 
@@ -131,6 +130,15 @@ def _sampler(gathered: Gathered, known: dict[str, str]) -> None:
         name, schedule = schedule, ""
     if name:
         gathered.put_sampler(name, schedule, "Sampler")
+    # "Eta DDIM" is DDIM's; "Eta" that of ancestral samplers, in old texts DDIM's too.
+    takes = SAMPLERS[gathered.fields.get("sampler", "ddim")].eta
+    for key in ("Eta DDIM", "Eta"):
+        if (value := known.pop(key.casefold(), "")) and takes:
+            _put(gathered, "eta", number(value), key, value)
+        elif value:
+            gathered.leave(key, value)
+    if known.get("rng", "").upper() == "CPU":  # as noise is drawn here
+        known.pop("rng")
 
 
 def _base(gathered: Gathered, known: dict[str, str]) -> None:
@@ -202,7 +210,7 @@ def _hashes(gathered: Gathered, known: dict[str, str], tags: bool) -> None:
     if hashes and said:
         gathered.leave("Lora hashes", ", ".join(f"{name}: {value}" for name, value in hashes.items()))
     for name, value in known.items():
-        gathered.leave(name.capitalize(), value)
+        gathered.leave("RNG" if name == "rng" else name.capitalize(), value)
 
 
 def _civitai(gathered: Gathered, resources: list[Any], *, adapters: bool) -> None:

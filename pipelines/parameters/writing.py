@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.parameters.restored import stem
 from pipelines.samplers import SAMPLERS, sampler_named
 
 SCHEDULES = ("Karras", "Exponential", "SGM Uniform", "Beta")
@@ -19,7 +21,7 @@ def a1111_parameters(settings: Mapping[str, Any]) -> str:
     weight:UNet weight>; what A1111 has no words for isn't written (Pigment's own JSON has everything).
     """
     generation = settings["generation"]
-    tags = "".join(f" <lora:{use['name']}:{_weights(use)}>" for use in generation["adapters"])
+    tags = "".join(f" <lora:{_plain(use['name'])}:{_weights(use)}>" for use in generation["adapters"])
     lines = [generation["prompt"] + tags]
     if generation["negative_prompt"]:
         lines.append(f"Negative prompt: {generation['negative_prompt']}")
@@ -53,7 +55,7 @@ def split_label(sampler: str) -> tuple[str, str]:
 
 
 def _base(base: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {"Model hash": base["sha256"][:10], "Model": _name(base["ref"])}
+    fields = {"Model hash": base["sha256"][:10], "Model": stem(base["ref"].rstrip("/\\"))}
     if base.get("vae"):
         vae = base["vae"]
         fields["VAE"] = _name(str(vae.get("ref", "")) if isinstance(vae, Mapping) else str(vae))
@@ -73,7 +75,7 @@ def _further(generation: Mapping[str, Any]) -> dict[str, Any]:
     if (generation.get("clip_skip") or 1) > 1:
         fields["Clip skip"] = generation["clip_skip"]
     if generation.get("eta"):
-        fields["Eta"] = f"{generation['eta']:g}"
+        fields["Eta DDIM"] = f"{generation['eta']:g}"
     if generation.get("guidance_rescale"):
         fields["CFG Rescale"] = f"{generation['guidance_rescale']:g}"
     fields["RNG"] = "CPU"
@@ -122,8 +124,8 @@ def _weights(use: Mapping[str, Any]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as A1111 writes it among checksums: without what parts them."""
-    return name.replace(":", "").replace(",", "")
+    """A name as A1111 can read it in a tag and among checksums: without what parts them."""
+    return re.sub(r"\s+", " ", re.sub(r"[:,<>]", "", name)).strip() or "adapter"
 
 
 def _quoted(value: str) -> str:

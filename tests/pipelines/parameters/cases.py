@@ -153,7 +153,6 @@ CASES: dict[str, Case] = {
         'Resize Mode: Crop and Resize, Guidance Start: 0, Guidance End: 1", RNG: CPU',
         _usual(),
         left={
-            "RNG": "CPU",
             "ControlNet 0": "Module: canny, Model: control_v11p_sd15_canny [d14c016b], Weight: 1, "
             "Resize Mode: Crop and Resize, Guidance Start: 0, Guidance End: 1",
         },
@@ -305,9 +304,23 @@ CASES: dict[str, Case] = {
     "a multiplication sign": Case(f"a cat\n{_LINE.replace('512x768', '512×768')}", _usual()),
     "numbers that are none, or out of bounds": Case(
         "a cat\nSteps: 0, Sampler: Euler a, CFG scale: nan, Seed: -1, Size: 99999x7, Clip skip: two, Eta: 0.5",
-        _fields(sampler="euler_a", eta=0.5),
-        left={"Steps": "0", "CFG scale": "nan", "Seed": "-1", "Size": "99999x7", "Clip skip": "two"},
+        _fields(sampler="euler_a"),
+        left={
+            "Steps": "0",
+            "CFG scale": "nan",
+            "Seed": "-1",
+            "Size": "99999x7",
+            "Clip skip": "two",
+            "Eta": "0.5",
+        },
     ),
+    "eta of DDIM": Case(
+        f"a cat\n{_LINE.replace('Euler a', 'DDIM')}, Eta DDIM: 0.67", _usual(sampler="ddim", eta=0.67)
+    ),
+    "eta of DDIM in old texts": Case(
+        f"a cat\n{_LINE.replace('Euler a', 'DDIM')}, Eta: 1", _usual(sampler="ddim", eta=1.0)
+    ),
+    "noise of a card": Case(f"a cat\n{_LINE}, RNG: NV", _usual(), left={"RNG": "NV"}),
     "a seed beyond what fits": Case(
         f"a cat\n{_LINE.replace('965400086', '18446744073709551615')}",
         {key: value for key, value in _usual().items() if key != "seed"},
