@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import BaseError, ConfigError, StudioError
 from pipelines.files import write_atomic
+from studio.commands.arguments import Parser
 from studio.commands.base_options import BASE_HELP, find_base
 from studio.trials import Trial, choose, columns, prompts
 from trainers.evidence.provenance import Clock, machine, versions
@@ -242,7 +243,7 @@ def _begin(out: Path, fresh: bool = False) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="pigment demo",
         description="Teach a subject and a style, mix, export and measure them, on the embedded base.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

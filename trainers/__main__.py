@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pipelines.errors import StudioError
+from pipelines.errors import ConfigError, StudioError
 from trainers import events
 from trainers.config import TrainConfig, load_config
 from trainers.events import TrainEvent
@@ -28,15 +29,15 @@ def main(
     0: the adapter is written. 2: one line on standard error says what is wrong. 130: stopped by Ctrl-C,
     with a checkpoint.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m trainers",
+    parser = _Parser(
+        prog="python -m trainers" if named is None else "pigment train",
         description="Teach a base a subject or a style. Run again to go on where it stopped.",
     )
     parser.add_argument("config", type=Path, help="a TOML file; see trainers/settings.py for its fields")
     parser.add_argument("--fresh", action="store_true", help="start anew, removing what the run left before")
     parser.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         config = load_config(arguments.config)
         if named is not None:
             found = named(config.run.base).items()
@@ -54,6 +55,13 @@ def main(
         print("stopped; run the same command to go on", file=sys.stderr)
         return 130
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one line."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def run(config: TrainConfig, *, fresh: bool = False, as_json: bool = False) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError
 from studio.commands.arguments import (
@@ -26,7 +23,18 @@ from studio.commands.arguments import (
     the_library,
     workspace_options,
 )
-from studio.commands.base_options import BASE_HELP, base_path, load, refuse_idle_base, the_base
+from studio.commands.base_options import (
+    BASE_HELP,
+    base_path,
+    load,
+    refuse_idle_base,
+    refuse_idle_placing,
+    the_base,
+)
+from studio.commands.inspecting import inspect, weights_of
+
+if TYPE_CHECKING:
+    pass
 
 
 def export(args: argparse.Namespace) -> int:
@@ -59,6 +67,7 @@ def convert(args: argparse.Namespace) -> int:
 
     if not args.part:
         refuse_idle_base(args, "without --part")
+    refuse_idle_placing(args, "convert")
     base = the_base(args) if args.part else None
     report = export_adapter(the_adapter(path, args, base), out, args.format, args.dtype)
     say(args, report.as_text(), report.as_dict())
@@ -77,7 +86,7 @@ def resize(args: argparse.Namespace) -> int:
     from pipelines.tools import resize as resized
 
     adapter = read_adapter(path)
-    base = the_base(args) if _needs_base(adapter) else None
+    base = weights_of(args, [adapter], "resize")
     smaller, report = resized(adapter, rule, base)
     written = export_adapter(smaller, out, args.format, args.dtype)
     data = {"resize": report.as_dict(), "export": written.as_dict()}
@@ -85,14 +94,9 @@ def resize(args: argparse.Namespace) -> int:
     return 0
 
 
-def _needs_base(adapter: Any) -> bool:
-    from pipelines.methods import METHODS
-
-    return any(METHODS[method].needs_weight for method in adapter.methods)
-
-
 def extract(args: argparse.Namespace) -> int:
     """Make an adapter of what a tuned base differs in from another."""
+    refuse_idle_placing(args, "extract")
     base_path(args.tuned, args.workspace)
     out = adapter_target(args, f"{Path(args.tuned).name}-extracted", None)
     rule = rank_rule(args)
@@ -141,97 +145,6 @@ def take(args: argparse.Namespace) -> int:
         inspect_adapter(path)  # refuses most of what is wrong before torch is loaded
     entry, new = the_library(args).add(path, name=args.name, check=read_adapter)
     print(f"{entry.name}: {'imported' if new else 'was in the library already'} ({entry.path})")
-    return 0
-
-
-def inspect(args: argparse.Namespace) -> int:
-    """Say what a file, a folder of files, or a recipe is."""
-    path = adapter_file(args.file, args)
-    from pipelines.formats import inspect_adapter
-    from pipelines.formats.peft import is_peft
-
-    if not args.anatomy:
-        refuse_idle_base(args, "without --anatomy")
-    if args.against_base and not args.anatomy:
-        raise ConfigError("--against-base belongs to --anatomy")
-    if args.anatomy and (path.suffix.lower() == ".json" or (path.is_dir() and not is_peft(path))):
-        raise ConfigError("--anatomy is for one adapter, not for a recipe or a folder of files")
-    if path.suffix.lower() == ".json":
-        return _inspect_recipe(path, args)
-    if path.is_dir() and not is_peft(path):
-        return _inspect_folder(path, args)
-    info = inspect_adapter(path)
-    lines = [
-        f"{info['name']}: {info['method']}, {info['family']}, {info['format']} form, {info['bytes']:,} bytes"
-    ]
-    lines.append(
-        f"{info['modules']} modules in {', '.join(info['components'])}; rank {info['rank']}, "
-        f"{info['tensors']} tensors, {info['dtype']}"
-    )
-    if info["triggers"]:
-        lines.append(f"triggers: {', '.join(info['triggers'])}")
-    shown = {key: value for key, value in info["metadata"].items() if len(value) <= 200}
-    lines += [f"  {key}: {value}" for key, value in sorted(shown.items())]
-    if left := len(info["metadata"]) - len(shown):
-        lines.append(f"  and {left} longer entries (--json shows them)")
-    if args.anatomy:
-        from pipelines.formats import read_adapter
-        from pipelines.tools import anatomy
-
-        adapter = read_adapter(path)
-        found = anatomy(adapter, the_base(args) if args.against_base or _needs_base(adapter) else None)
-        lines.append(found.as_text())
-        info = {**info, "anatomy": found.as_dict()}
-    say(args, "\n".join(lines), info)
-    return 0
-
-
-def _inspect_folder(path: Path, args: argparse.Namespace) -> int:
-    from pipelines.index import index_folder
-
-    def show(done: int, total: int) -> None:
-        if done % 200 == 0 and sys.stderr.isatty():
-            print(f"\rreading headers: {done} of {total}", end="", file=sys.stderr, flush=True)
-
-    found = index_folder(path, _cache_of(path), show)
-    lines = []
-    for one in found:
-        what = one.error or f"{one.info['method']} rank {one.info['rank']}, {one.info['family']}"
-        words = ", ".join(one.info.get("triggers") or ())
-        lines.append(f"{one.path.relative_to(path)}: {what}" + (f" [{words}]" if words else ""))
-    lines.append(f"{len(found)} files, {sum(bool(one.error) for one in found)} of them refused")
-    rows = [
-        {"path": str(one.path), "bytes": one.size, "modified": one.modified, "error": one.error, **one.info}
-        for one in found
-    ]
-    say(args, "\n".join(lines), rows)
-    return 0
-
-
-def _cache_of(folder: Path) -> Path | None:
-    """Where a folder's headers are remembered: in the user's cache folder; None where none can be made."""
-    windows = os.environ.get("LOCALAPPDATA")
-    root = Path(windows or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pigment"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return root / f"index-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
-
-
-def _inspect_recipe(path: Path, args: argparse.Namespace) -> int:
-    from pipelines.recipe import find_adapters, read_recipe
-
-    recipe = read_recipe(path)
-    found = find_adapters(recipe, [entry.path for entry in the_library(args).entries()])
-    lines = [f"{recipe.name or path.stem}: a mix of {len(recipe.adapters)} on base {recipe.base.ref!r}"]
-    for one in recipe.adapters:
-        where = found.files.get(one.sha256)
-        lines.append(f"  {one.name}: {one.weight:g}" + (f" ({where})" if where else " (missing)"))
-    if problem := found.problem():
-        lines.append(problem)
-    data = {**recipe.model_dump(mode="json"), "missing": [one.sha256 for one in found.missing]}
-    say(args, "\n".join(lines), data)
     return 0
 
 

@@ -93,6 +93,14 @@ def refuse_idle_base(args: argparse.Namespace, when: str) -> None:
         raise ConfigError(f"{given[0]} has no effect {when}; leave it out")
 
 
+def refuse_idle_placing(args: argparse.Namespace, command: str) -> None:
+    """Refuse `--vae` and options of Placement for a command that compares weights and draws nothing."""
+    acting = ("--base", "--configs", "--prediction-type", "--device", "--precision")
+    idle = [flag for flag in given_options(args) if flag not in acting]
+    if idle:
+        raise ConfigError(f"{idle[0]} has no effect on {command}, which draws nothing; leave it out")
+
+
 def base_options(args: argparse.Namespace) -> BaseOptions:
     """How a command line wants its base loaded.
 

@@ -23,7 +23,8 @@ from studio.commands.arguments import (
     target,
     the_library,
 )
-from studio.commands.base_options import the_base
+from studio.commands.base_options import refuse_idle_placing, the_base
+from studio.commands.inspecting import weights_of
 from studio.commands.uses import Use, as_data, read_all, recipe_of, recorded, scaled, settled, uses_of
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def mix(args: argparse.Namespace) -> int:
     config = _config(args, prompt) if prompt else None
     if args.out is not None and not prompt:
         raise ConfigError("--out needs a --prompt to draw")
+    if config is None:
+        refuse_idle_placing(args, "mix without a --prompt")
     base = the_base(args)
     adapters = read_all(uses, args, base)
     for adapter in adapters.values():
@@ -221,10 +224,9 @@ def merge(args: argparse.Namespace) -> int:
     from pipelines.export import export_adapter
     from pipelines.formats import read_adapter
     from pipelines.merging import merge_adapters
-    from pipelines.methods import METHODS
 
     adapters = [read_adapter(use.path) for use in uses]
-    needed = any(METHODS[method].needs_weight for adapter in adapters for method in adapter.methods)
+    base = weights_of(args, adapters, "merge")
     merged, report = merge_adapters(
         adapters,
         [use.weights.pair for use in uses],
@@ -233,7 +235,7 @@ def merge(args: argparse.Namespace) -> int:
         density=args.density,
         majority_sign=args.majority_sign,
         seed=args.seed,
-        base=the_base(args) if needed else None,
+        base=base,
         name=args.name or None,
         allow_left_out=args.allow_left_out,
     )
