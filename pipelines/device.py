@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -84,6 +85,14 @@ class Device:
         memory = "" if self.memory is None else f", {self.memory / GIB:.1f} GiB"
         said = "".join(f" ({note})" for note in self.notes)
         return f"{self._name()}{memory}, {precision}; {', '.join(how)}{said}"
+
+    def as_data(self) -> dict[str, Any]:
+        """What of it a picture's bits depend on, but for tiles of very large ones; JSON-able."""
+        precision = next((name for name, dtype in DTYPES.items() if dtype == self.dtype), str(self.dtype))
+        return {
+            "device": self._name(), "precision": precision, "attention": self.attention,
+            "channels_last": self.channels_last, "vae_fp32": self.vae_fp32, "quantise": self.quantise,
+        }  # fmt: skip
 
     def _name(self) -> str:
         kind = self.device.type

@@ -227,7 +227,10 @@ def _finished(
 
 
 def _settings(base: Base, config: GenerationConfig, notes: Sequence[str]) -> dict[str, Any]:
-    """What a picture's file says about itself, JSON-able: enough to draw it again."""
+    """What a picture's file says about itself, JSON-able: enough to draw it again.
+
+    The libraries and the machine are there to tell why another one draws other bits.
+    """
     import diffusers
     import torch
 
@@ -244,5 +247,6 @@ def _settings(base: Base, config: GenerationConfig, notes: Sequence[str]) -> dic
         "generation": config.model_dump(mode="json"),
         "base": model,
         "libraries": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        "machine": {} if base.setup is None else base.setup.as_data(),
         "notes": list(notes),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,13 @@ def _pigment(settings: dict[str, Any]) -> Restored:
         gathered.put(name, value, name)
     for use in gathered.fields.get("adapters", ()):
         gathered.adapters.append(AdapterHint(use.name, use.sha256, use.weight, use.text_weight))
-    found = gathered.done()
+    found = replace(gathered.done(), record=settings)
     if not isinstance(base, dict):
         return found
     vae = base.get("vae")
     vae = vae.get("ref") if isinstance(vae, dict) else vae
     hint = BaseHint(*(str(v) if v else None for v in (base.get("ref"), base.get("sha256"), vae)))
-    return Restored(found.fields, hint, found.adapters, found.left_over, "pigment")
+    return replace(found, base=hint)
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,7 +48,8 @@ class Restored:
     """What a picture says about how it was made.
 
     fields: of GenerationConfig, each within its bounds. adapters: those named, to be found in a library.
-    left_over: what has no place here, or a value that can't be used, by its name there.
+    left_over: what has no place here, or a value that can't be used, by its name there. record: Pigment's
+    own settings, whole; empty of other pictures.
     """
 
     fields: dict[str, Any]
@@ -55,6 +57,7 @@ class Restored:
     adapters: tuple[AdapterHint, ...]
     left_over: dict[str, str]
     source: Source
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

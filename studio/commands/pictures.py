@@ -175,8 +175,12 @@ def _tell(
     pictures: Sequence[Picture], more: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Say what was written; notes go to standard error, and into the JSON."""
+    from pipelines.parameters.comparing import differences
+
     notes = list(found.notes)
-    if found.base_sha256 and not base.sha256.startswith(found.base_sha256.lower()):
+    if pictures and found.record:
+        notes += differences(found.record, pictures[0].settings)
+    elif found.base_sha256 and not base.sha256.startswith(found.base_sha256.lower()):
         notes.append("the settings are of a picture of another base: this one differs")
     for picture in pictures:
         notes += [note for note in picture.settings.get("notes", ()) if note not in notes]

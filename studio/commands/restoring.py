@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError, ConfigError, nearest
 from pipelines.mixing.weights import Weights
-from studio.commands.arguments import the_library
+from studio.commands.arguments import place, the_library
 from studio.commands.uses import Use, add_uses, uses_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def base_of(restored: Restored, args: argparse.Namespace) -> str | None:
     from studio.bases import Bases, local_ref
     from studio.workspace import Workspace
 
-    if restored.source == "pigment" and local_ref(hint.name) is not None:
+    if hint.name == "pocket" or (restored.source == "pigment" and local_ref(hint.name) is not None):
         return hint.name
     entries = Bases(Workspace.open(args.workspace, own=False)).entries()
     for entry in entries:
@@ -44,6 +44,20 @@ def base_of(restored: Restored, args: argparse.Namespace) -> str | None:
         f"the picture was made with base {hint.name[:80]!r}, which isn't here"
         f"{nearest(hint.name, names) if names else ''}; give another with --base"
     )
+
+
+def take_vae(restored: Restored, args: argparse.Namespace, notes: list[str]) -> None:
+    """Put the VAE that a picture of Pigment's was drawn with beside its base, where the file is still there.
+
+    Of other pictures, and where it isn't, the name is said; another base or VAE that is asked for stands.
+    """
+    name = restored.base.vae
+    if name is None or args.base is not None or args.vae is not None:
+        return
+    if restored.source == "pigment" and place(name).exists():
+        args.vae = name
+    else:
+        notes.append(f"the picture was made with VAE {name[:80]!r}, which isn't taken; give it with --vae")
 
 
 def adapters_of(restored: Restored, args: argparse.Namespace, notes: list[str]) -> list[Use]:

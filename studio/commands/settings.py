@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import ConfigError, nearest
 from studio.commands.arguments import WEIGHT_HELP, place
 from studio.commands.picture_inputs import Given, add_inputs, inputs_of
-from studio.commands.restoring import adapters_listed, adapters_of, adapters_tagged, base_of
+from studio.commands.restoring import adapters_listed, adapters_of, adapters_tagged, base_of, take_vae
 from studio.commands.uses import Use, add_uses, uses_of
 from studio.forms import FieldSpec, spec_of
 
@@ -39,8 +39,8 @@ _LARGEST_FILE = 1_000_000
 class Asked:
     """What a command line asks for, checked. base: as a person wrote it; None: not said.
 
-    base_sha256: of the base that a picture was made with, as far as it says. notes: what a person should
-    know of what was taken over.
+    base_sha256: of the base that a picture was made with, as far as it says. record: the settings in a
+    picture of Pigment's, whole; empty: from none. notes: what a person should know of what was taken over.
     """
 
     config: GenerationConfig
@@ -48,6 +48,7 @@ class Asked:
     inputs: Inputs
     base: str | None = None
     base_sha256: str | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -142,13 +143,14 @@ def asked(args: argparse.Namespace) -> Asked:
     fields: dict[str, Any] = {}
     uses: list[Use] = []
     base, sha256, notes = None, None, []
-    given, said, own = Given(), set[str](), True
+    given, said = Given(), set[str]()
+    restored: Restored | None = None
     if args.from_picture is not None:
         restored = _restored(args.from_picture)
-        own = restored.source == "pigment"
         fields |= {name: value for name, value in restored.fields.items() if name != "adapters"}
         base, sha256 = base_of(restored, args), restored.base.hash
         notes += [f"not taken over: {name} = {value[:80]}" for name, value in restored.left_over.items()]
+        take_vae(restored, args, notes)
         if not args.adapter:
             uses = add_uses(uses, adapters_of(restored, args, notes))
     if args.config is not None:
@@ -176,8 +178,11 @@ def asked(args: argparse.Namespace) -> Asked:
         if name not in known:
             raise ConfigError(f"unknown setting {name!r}{nearest(name, known)}")
     config = changed(GenerationConfig(prompt=""), **fields)
-    _refuse_idle(config, said, own, notes)
-    return Asked(config=config, uses=uses, inputs=inputs, base=base, base_sha256=sha256, notes=notes)
+    record = {} if restored is None else restored.record
+    _refuse_idle(config, said, restored is None or bool(record), notes)
+    return Asked(
+        config=config, uses=uses, inputs=inputs, base=base, base_sha256=sha256, record=record, notes=notes
+    )
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -210,6 +210,43 @@ def test_a_picture_is_drawn_again_bit_for_bit_from_itself(run: Run, tiny_folder:
     assert pixels("json.png") == pixels("1.png")
 
 
+def test_it_is_said_what_a_picture_was_drawn_otherwise_with(
+    run: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from tests.tiny import save_tiny_pipeline
+
+    run("generate", "a fox", *FEW, "--out", "a.png")
+    machine = read_settings("a.png")["machine"]
+    assert machine["precision"] == "fp32" and machine["device"].startswith("CPU, ")
+    notes = run("generate", "--from", "a.png", "--precision", "bf16", "--out", "b.png")["notes"]
+    assert len(notes) == 1 and notes[0].endswith("drawn otherwise: precision fp32, now bf16")
+    assert pixels("a.png") != pixels("b.png")
+    other = save_tiny_pipeline(tmp_path / "other", seed=5)
+    data = run("generate", "--from", "a.png", base=str(other))
+    assert data["notes"] == ["the settings are of a picture of another base: this one differs"]
+
+
+def test_a_vae_of_ones_own_is_taken_again(run: Run, tmp_path: Path) -> None:
+    from tests.tiny import save_tiny_pipeline
+
+    vae = save_tiny_pipeline(tmp_path / "other", seed=5) / "vae"
+    run("generate", "a fox", *FEW, "--vae", str(vae), "--out", "a.png")
+    again = run("generate", "--from", "a.png", "--out", "b.png", base=None)
+    assert pixels("a.png") == pixels("b.png") and again["notes"] == []
+    without = run("generate", "--from", "a.png", "--out", "c.png")
+    assert pixels("a.png") != pixels("c.png") and "now none" in without["notes"][0]
+    vae.rename(tmp_path / "gone")
+    lost = run("generate", "--from", "a.png", "--out", "c.png", base=None)
+    assert "give it with --vae" in lost["notes"][0]
+
+
+def test_the_embedded_base_is_known_in_any_text() -> None:
+    info = PngInfo()
+    info.add_text("parameters", "a\nSteps: 2, Sampler: Euler, CFG scale: 2, Seed: 9, Model: pocket")
+    Image.new("RGB", (4, 4)).save("web.png", pnginfo=info)
+    assert asked(_parsed("--from", "web.png")).base == "pocket"
+
+
 @pytest.mark.usefixtures("library")
 def test_a1111s_text_is_drawn_with_what_is_here(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     info = PngInfo()
