@@ -9,6 +9,7 @@ model itself.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ ALIGNMENT = 64
 """Bytes. Products of matrices may round by where these lie, so weights lie here as PyTorch lays its own."""
 
 
+def _stamp(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class TensorFile:
     """A safetensors file whose tensors are views of its memory map (private: writes stay in this process)."""
 
@@ -39,9 +44,18 @@ class TensorFile:
         self.header: Header = read_header(path, BaseError)
         try:
             with open(path, "rb") as file:
+                self._stamp = _stamp(os.fstat(file.fileno()))
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             raise BaseError(f"{path.name!r} can't be mapped to memory: {str(error)[:120]}") from None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the file of that name is still the one that is mapped, and nothing was written to it."""
+        try:
+            return _stamp(os.stat(self.path)) == self._stamp
+        except OSError:
+            return False
 
     def view(self, name: str) -> torch.Tensor:
         """Return a tensor as a view of the map, or a copy where it isn't aligned to its numbers."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bases.reading import State
+from pipelines.bases.reading import State, TensorFile
 from pipelines.bases.variants import PICKLES
 from pipelines.errors import BaseError
 from pipelines.families import Family
@@ -74,7 +74,14 @@ class Source:
 
     @cached_property
     def sha256(self) -> str:
-        """Of one file: its SHA-256, which other tools show. Of a folder: over its parts' names and bytes."""
+        """Of one file: its SHA-256, which other tools show. Of a folder: over its parts' names and bytes.
+
+        Raises: BaseError where a file isn't any more what was opened.
+        """
+        own = [part for part in self.networks if part != "vae" or self.vae_path is None]
+        files = {stored.file.path: stored.file for part in own for stored in self.state(part).values()}
+        for opened in files.values():
+            self._check_unchanged(opened)
         if self.is_file:
             return file_sha256(self.path)
         digest = hashlib.sha256()
@@ -85,13 +92,21 @@ class Source:
                     digest.update(f"{name}\0{file_sha256(file)}\n".encode())
         return digest.hexdigest()
 
+    def _check_unchanged(self, file: TensorFile) -> None:
+        if not file.unchanged:
+            raise BaseError(
+                f"base {self.ref!r}: {file.path.name!r} was changed or removed since it was opened; "
+                "load it again"
+            )
+
     @cached_property
     def vae_sha256(self) -> str | None:
         """Of the VAE's file of one's own; None where the VAE is the base's."""
         if self.vae_path is None:
             return None
-        file = next(iter(self.states["vae"].values())).file.path
-        return file_sha256(file)
+        file = next(iter(self.states["vae"].values())).file
+        self._check_unchanged(file)
+        return file_sha256(file.path)
 
 
 def open_source(

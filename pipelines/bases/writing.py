@@ -125,17 +125,22 @@ class _Model:
     def make(self, part: str, key: str) -> torch.Tensor:
         """Return one tensor, folded and in its final precision.
 
-        Raises: BaseError where numbers that were finite aren't in that precision.
+        Raises: BaseError for numbers that are none, or that don't fit into that precision.
         """
         stored = self.states[part][key]
         own = stored.view()
         value = self.fold.value(part, key, own).to(self.planned[part, key].dtype)
-        if value.dtype != own.dtype or self.fold.changes(part, key):
-            if not bool(value.isfinite().all()) and bool(own.isfinite().all()):
+        if not bool(value.isfinite().all()):
+            if not bool(own.float().isfinite().all()):
+                raise BaseError(
+                    f"base {self.source.ref!r} is damaged: {part}.{key} holds NaN or infinity; fetch it again"
+                )
+            if value.dtype != own.dtype or self.fold.changes(part, key):
                 kind = next((name for name, row in DTYPES.items() if row == value.dtype), str(value.dtype))
                 raise BaseError(
                     f"{part}.{key} has numbers too large for {kind}; write bf16 or fp32, or lower the weights"
                 )
+        if value.dtype != own.dtype or self.fold.changes(part, key):
             stored.release()
         elif value is own:
             value = own.clone()

@@ -100,9 +100,17 @@ def fold(args: argparse.Namespace) -> int:
     else:
         adapters = {use.name: read_adapter(use.path, family=source.family.id) for use in uses}
     mix = {use.name: (adapters[use.name], use.weights) for use in uses}
-    report = write_base(source, out, layout=layout, dtype=args.dtype, mix=mix, title=args.title)
+    report = write_base(source, out, layout=layout, dtype=args.dtype, mix=mix, title=_title(args))
     say(args, report.as_text(), report.as_dict())
     return 0
+
+
+def _title(args: argparse.Namespace) -> str:
+    """`--title` on one line. Raises: ConfigError for one that is too long for a title."""
+    title = " ".join(args.title.split())
+    if len(title) > 200:
+        raise ConfigError(f"--title has {len(title):,} characters, at most 200 are kept; shorten it")
+    return title
 
 
 def _settled(args: argparse.Namespace) -> Any:
@@ -115,6 +123,8 @@ def _settled(args: argparse.Namespace) -> Any:
 def _target(args: argparse.Namespace) -> tuple[Path, str]:
     """Where to write, and the layout: the one asked for, or the one that the name's ending says."""
     out = place(args.out)
+    if not args.out.strip() or out.name.lower() == ".safetensors":
+        raise ConfigError(f"--out {args.out!r} is no name; give a name ending in .safetensors, or a folder's")
     file = out.suffix.lower() == ".safetensors"
     layout = args.layout or ("file" if file else "folder")
     if layout == "file" and not file:

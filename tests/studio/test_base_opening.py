@@ -113,6 +113,12 @@ def test_what_lacks_weights_isnt_listed(
     assert "unet lacks" in refused("base", "add", here / "half.safetensors", capsys=capsys)
     assert run("base", "list", capsys=capsys)["bases"] == []
     assert "embedded" in refused("base", "remove", "pocket", capsys=capsys)
+    for out in ("", " ", ".safetensors"):
+        assert "is no name" in refused("base", "fold", tiny_file, "--out", out, capsys=capsys)
+    long = ("base", "fold", tiny_file, "--out", "x.safetensors", "--title")
+    assert "at most 200" in refused(*long, "a" * 201, capsys=capsys)
+    run(*long, "a\nb", capsys=capsys)
+    assert run("base", "info", "x.safetensors", capsys=capsys)["title"] == "a b"
 
 
 def _lesson(folder: Path, base: str, **run: str) -> Path:

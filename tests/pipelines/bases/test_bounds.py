@@ -112,3 +112,35 @@ def test_a_base_that_draws_no_numbers_says_so(tiny_folder: Path) -> None:
         base.vae.decoder.conv_out.bias[:] = float("nan")
     with pytest.raises(BaseError, match="isn't made of numbers"):
         base.decode_latents(torch.zeros(1, 4, 8, 8))
+
+
+def test_a_base_of_nan_isnt_written(tiny_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from pipelines.bases.writing import write_base
+
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    weights = next((folder / "vae").glob("*.safetensors"))
+    tensors = load_file(weights)
+    tensors["decoder.conv_in.bias"][0] = float("inf")
+    save_file(tensors, weights)
+    with pytest.raises(BaseError, match=r"is damaged: vae\.decoder\.conv_in\.bias holds NaN"):
+        write_base(open_source(folder), tmp_path / "out.safetensors")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_that_was_replaced_in_use_isnt_hashed(
+    removed: bool, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    base = load_base(folder, device="cpu")
+    weights = next((folder / "unet").glob("*.safetensors"))
+    copy = Path(shutil.copy(weights, tmp_path / "copy"))
+    before = base.unet.conv_in.weight.clone()
+    copy.replace(weights)
+    if removed:
+        weights.unlink()
+    assert base.unet.conv_in.weight.equal(before)  # what is mapped stays
+    with pytest.raises(BaseError, match="was changed or removed since it was opened"):
+        _ = base.sha256
