@@ -41,19 +41,20 @@ def write_stream(
     metadata: Mapping[str, str],
     *,
     hashed: tuple[str, ...] = (),
+    alignment: int = ALIGNMENT,
 ) -> None:
     """Write a safetensors file, synced; `make` is asked for one tensor after the other.
 
     Tensors lie widest numbers first, those of odd sizes last, then by name, so the same model gives the same
     bytes, and nearly all weights are aligned (see `reading`). hashed: keys of
     the metadata that get the SHA-256 of the tensors' bytes, which is known at the end only; a text before
-    the hash in `metadata` stays ("0x").
+    the hash in `metadata` stays ("0x"). alignment: of the first tensor in the file, in bytes.
 
     Raises: BaseError where the header passes the limits that are read, OSError as the system gives it.
     """
     names = sorted(planned, key=lambda name: _place(planned[name], name))
     stated = {**metadata, **{key: metadata.get(key, "") + _NO_HASH for key in hashed}}
-    head = _header(path, names, planned, stated)
+    head = _header(path, names, planned, stated, alignment)
     digest = hashlib.sha256()
     with open(path, "xb") as file:
         file.write(head)
@@ -64,7 +65,7 @@ def write_stream(
         if hashed:
             stated |= {key: metadata.get(key, "") + digest.hexdigest() for key in hashed}
             file.seek(0)
-            file.write(_header(path, names, planned, stated))
+            file.write(_header(path, names, planned, stated, alignment))
         file.flush()
         os.fsync(file.fileno())
 
@@ -74,7 +75,11 @@ def _place(planned: Planned, name: str) -> tuple[int, bool, str]:
 
 
 def _header(
-    path: Path, names: list[str], planned: Mapping[str, Planned], metadata: Mapping[str, str]
+    path: Path,
+    names: list[str],
+    planned: Mapping[str, Planned],
+    metadata: Mapping[str, str],
+    alignment: int,
 ) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     position = 0
@@ -87,7 +92,7 @@ def _header(
         }  # fmt: skip
         position += row.nbytes
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-(len(raw) + 8) % ALIGNMENT)  # so that a loader can use the file's memory as it is
+    raw += b" " * (-(len(raw) + 8) % alignment)  # so that a loader can use the file's memory as it is
     if len(raw) > MAX_HEADER_BYTES or len(names) > MAX_TENSORS:
         raise BaseError(
             f"{path.name!r} would have {len(raw):,} bytes of names and metadata and {len(names):,} tensors; "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainers.bench import generate
+from trainers.bench import generate, loading
 from trainers.bench.loading import load_once, measured
 from trainers.bench.models import random_file
 
@@ -30,8 +31,12 @@ PICTURES = ("seconds", "ratio_vs_diffusers", "peak_bytes")
 
 
 def test_it_measures_a_folder_and_says_where_figures_come_from(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def here(way: str, path: Path, *, config: Path | None, dtype: str, device: str | None) -> dict[str, Any]:
+        return load_once(way, path, config, dtype, device)
+
+    monkeypatch.setattr(loading, "measured", here)  # a process for each is tested by itself
     out = tmp_path / "generate.json"
     assert generate.main(["--model", str(tiny_folder), *TINY, "--out", str(out), "--json"]) == 0
     report = json.loads(out.read_text())
@@ -52,7 +57,7 @@ def test_it_measures_a_folder_and_says_where_figures_come_from(
         (["--adapters", "a"], "give numbers like 0,1,4"),
         (["--cap-gib", "8", "--device", "cpu"], "limits a CUDA card"),
         (["--model", "sdxl", "--part", "pictures", "--device", "cpu"], "need a CUDA device; add --small"),
-        (["--model", "nowhere", "--device", "cpu"], "no such folder"),
+        (["--model", "nowhere", "--part", "preview", "--device", "cpu"], "no such folder"),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +70,7 @@ def test_mistakes_are_one_line(argv: list[str], says: str, capsys: pytest.Captur
 def test_a_random_file_is_read_alike_by_both(family: str, tmp_path: Path) -> None:
     path = tmp_path / "random.safetensors"
     config = random_file(family, path, divisor=8)
-    ours, theirs = (load_once(way, path, config, "fp16", "cpu") for way in ("pigment", "diffusers"))
+    ours, theirs = (load_once(way, path, config, "bf16", "cpu") for way in ("pigment", "diffusers"))
     assert ours["checksum"] == pytest.approx(theirs["checksum"])
     assert ours["size_bytes"] <= path.stat().st_size
 

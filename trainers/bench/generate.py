@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
     made.add_argument("--small", action="store_true", help="sd15 and sdxl at an eighth of their width")
     made.add_argument("--device", help="cpu, cuda, …; the first of CUDA, MPS, XPU, CPU if not given")
-    made.add_argument("--dtype", help="to load in: fp32, fp16 or bf16; the device's usual one if not given")
+    made.add_argument(
+        "--dtype", help="fp32, fp16 or bf16, which the model's name then says; the usual one if not given"
+    )
     made.add_argument("--cap-gib", type=float, help="use no more of a CUDA card's memory, in GiB")
     made.add_argument("--threads", type=int, help="of a CPU; PyTorch's choice if not given")
     made.add_argument("--adapters", default="0,1,4", help="how many are mixed, one after the other")
@@ -109,10 +111,10 @@ def run(options: argparse.Namespace, counts: tuple[int, ...]) -> dict[str, Any]:
     for source in options.model or ["pocket"]:
         made = source in RANDOM
         name = f"{source}-small" if made and options.small else source if made else Path(source).name
-        if options.cap_gib is not None:
-            name = f"{name}-{options.cap_gib:g}gib"
+        name += f"-{options.dtype}" if options.dtype else ""
+        name += f"-{options.cap_gib:g}gib" if options.cap_gib is not None else ""
         rank = options.rank or (16 if made else 8)
-        subject = Subject(name, source, options.small, rank, options.device)
+        subject = Subject(name, source, options.small, rank, options.device, options.dtype)
         found[name] = short(_measure(subject, options, counts, chosen))
         if not options.json:
             print(name)

@@ -58,8 +58,9 @@ def _pigment(path: Path, config: Path | None, dtype: str, device: str | None) ->
     import diffusers
     import transformers
 
+    from pipelines import preparing  # noqa: F401
     from pipelines.base import load_base
-    from pipelines.bases import configs, loading, source  # noqa: F401
+    from pipelines.bases import configs, loading, recognise, source  # noqa: F401
 
     # What a lazy module imports at its first use isn't loading.
     assert diffusers.UNet2DConditionModel and diffusers.AutoencoderKL and transformers.CLIPTextModel

@@ -15,10 +15,12 @@ from pipelines.base import Base, load_base, quiet
 from pipelines.bases.configs import configs_of, write_configs
 from pipelines.bases.layout import wholes
 from pipelines.bases.loading import empty_network, load_tokenizers
+from pipelines.bases.reading import ALIGNMENT
 from pipelines.bases.streaming import Planned, write_stream
 from pipelines.device import choose_device
 from pipelines.errors import ConfigError
 from pipelines.families import FAMILIES, TEXT_TARGETS, UNET_TARGETS
+from pipelines.formats.container import read_header
 
 RANDOM = ("sd15", "sdxl")
 """Models made of random weights: speed doesn't depend on what they are."""
@@ -36,12 +38,13 @@ class Subject:
     small: bool
     rank: int
     device: str | None = None
+    dtype: str | None = None
 
     def load(self) -> Base:
         """Load or make it; two calls give equal weights."""
         if self.source in RANDOM:
-            return random_base(self.source, small=self.small, device=self.device)
-        return load_base(self.source, device=self.device)
+            return random_base(self.source, small=self.small, device=self.device, dtype=self.dtype)
+        return load_base(self.source, device=self.device, dtype=self.dtype)
 
 
 def subject(source: str, *, small: bool, rank: int | None, device: str | None) -> Subject:
@@ -59,15 +62,17 @@ def subject(source: str, *, small: bool, rank: int | None, device: str | None) -
     return Subject(name, source, False, rank or 8, device)
 
 
-def random_base(family: str, *, small: bool = False, device: str | None = None) -> Base:
-    """Make a model in the published shapes on the device, in its usual precision (bf16 on CUDA).
+def random_base(
+    family: str, *, small: bool = False, device: str | None = None, dtype: str | None = None
+) -> Base:
+    """Make a model in the published shapes on the device; dtype: None is its usual one (bf16 on CUDA).
 
     small: an eighth of the width and of the picture's side, at the same depth and number of layers.
     """
     import transformers
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-    chosen, row, published = choose_device(device), FAMILIES[family], configs_of(family)
+    chosen, row, published = choose_device(device, dtype), FAMILIES[family], configs_of(family)
     configs = {part: dict(config) for part, config in published.configs.items()}
     if small:
         _narrow(configs, SMALLER)
@@ -97,7 +102,7 @@ def random_file(family: str, path: Path, *, divisor: int = 1) -> Path:
 
     divisor: how much narrower it is made than the published one. Beside it, in a folder of its stem, its
     configs: returns that folder. The weights are made tensor by tensor, so nothing of the model's size is
-    held.
+    held. Other tools' files lie at any multiple of 8 bytes, which is slower to load, so this one does too.
     """
     row, published = FAMILIES[family], configs_of(family)
     configs = {part: dict(config) for part, config in published.configs.items()}
@@ -127,8 +132,12 @@ def random_file(family: str, path: Path, *, divisor: int = 1) -> Path:
         count = math.prod(shape)
         return scaled.repeat(-(-count // len(scaled)))[:count].reshape(shape)
 
-    write_stream(path, {name: Planned(torch.float16, shape) for name, shape in sides.items()}, make,
-                 {"modelspec.prediction_type": "epsilon"})  # fmt: skip
+    planned = {name: Planned(torch.float16, shape) for name, shape in sides.items()}
+    metadata = {"modelspec.prediction_type": "epsilon"}
+    write_stream(path, planned, make, metadata, alignment=8)
+    if read_header(path).data_start % ALIGNMENT == 0:
+        path.unlink()
+        write_stream(path, planned, make, {**metadata, "format": "pt"}, alignment=8)
     write_configs(replace(published, configs=configs), path.with_suffix(""))
     return path.with_suffix("")
 
