@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipelines.bases.libraries import pipeline_extras as pipeline_extras
+from pipelines.bases.libraries import quiet as quiet
 from pipelines.conditioning import Conditioning, Holder, Words
 from pipelines.device import Device, Placement, choose_device
 from pipelines.errors import BaseError, ConfigError
@@ -248,22 +249,6 @@ class Base:
         return pipeline
 
 
-def pipeline_extras(pipeline_class: type, zero_empty: bool) -> dict[str, Any]:
-    """Return what a pipeline class wants beside the parts: no safety checker, no watermark, the zeroing."""
-    import inspect
-
-    wanted = {
-        "safety_checker": None,
-        "feature_extractor": None,
-        "image_encoder": None,
-        "requires_safety_checker": False,
-        "force_zeros_for_empty_prompt": zero_empty,
-        "add_watermarker": False,
-    }
-    taken = inspect.signature(pipeline_class).parameters
-    return {name: value for name, value in wanted.items() if name in taken}
-
-
 def load_base(
     ref: str | Path = "pocket",
     *,
@@ -283,7 +268,13 @@ def load_base(
 
     Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
     """
-    from pipelines.bases.loading import load_networks, load_tokenizers, make_scheduler_of, mark_ends, settled
+    from pipelines.bases.loading import (
+        load_networks,
+        load_tokenizers,
+        make_scheduler_of,
+        match_tokenizers,
+        settled,
+    )
     from pipelines.bases.source import open_source
     from pipelines.preparing import prepare
 
@@ -302,7 +293,8 @@ def load_base(
         source = settled(source, parts["unet"], width, homes["unet"], chosen.dtype)
         parts["scheduler"] = make_scheduler_of(source)
         rows = source.family.text_encoders
-        mark_ends({row.component: (parts[row.component], parts[row.tokenizer]) for row in rows})
+        encoders = {row.component: (parts[row.component], parts[row.tokenizer]) for row in rows}
+        match_tokenizers(encoders, source.ref)
     base = Base(
         ref=str(ref),
         path=source.path,
@@ -316,23 +308,3 @@ def load_base(
     )
     prepare(base, chosen)
     return base
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back the libraries' progress bars and notes while something is loaded; errors still show."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, (level, bars) in zip(libraries, before, strict=True):
-            library.set_verbosity(level)
-            if bars:
-                library.enable_progress_bar()

@@ -58,6 +58,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 f"base {run.base!r} is an inpainting model, which isn't taught here; choose the plain model "
                 "of its family: what is learned on that can be mixed into this one"
             )
+        base_sha256 = base.sha256  # now, since its files may be others when the adapter is written
         resolution = _resolution(base, config)
         folder = open_run(config, resume)
         for note in dataset.notes:
@@ -150,7 +151,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             # ── The adapter
             metadata = {
                 "training": json.dumps(config.public(), ensure_ascii=False, sort_keys=True),
-                "base_sha256": base.sha256,
+                "base_sha256": base_sha256,
                 "pictures": str(len(dataset.learn)),
             }
             adapter = collect(injection, config.adapter_name, (config.data.trigger,), metadata)

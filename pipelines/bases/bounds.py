@@ -85,6 +85,7 @@ SCHEDULER: dict[str, Bound] = {
     "beta_end": Bound(low=0, high=1, whole=False),
     "steps_offset": Bound(low=0, high=1000),
 }
+_SPACINGS = ("leading", "trailing", "linspace")
 _DEPTH = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
 """Fields that say how often something is repeated."""
 
@@ -110,6 +111,12 @@ def check_configs(source: Source) -> None:
             )
     scheduler = source.configs["scheduler"]
     _check_fields(f"base {source.ref!r}: scheduler", scheduler, SCHEDULER)
+    spacing = scheduler.get("timestep_spacing") or "leading"
+    if spacing not in _SPACINGS:
+        raise BaseError(
+            f"base {source.ref!r}: scheduler has timestep_spacing = {str(spacing)[:40]!r} in its config, "
+            f"expected {', '.join(_SPACINGS)}; fetch it again"
+        )
     predicts = scheduler.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise BaseError(

@@ -42,12 +42,17 @@ def check_fit(source: Source) -> None:
 
     Raises: BaseError, as loading would, for what lacks, is too much or of another shape.
     """
-    from pipelines.base import quiet
+    from pipelines.bases.libraries import quiet
 
     nowhere = torch.device("meta")
     with quiet():
-        load_networks(
+        parts: dict[str, Any] = {**load_tokenizers(source.tokenizers, source.ref)}
+        parts |= load_networks(
             source, dict.fromkeys(source.networks, nowhere), dict.fromkeys(source.networks, torch.float32)
+        )
+        rows = source.family.text_encoders
+        match_tokenizers(
+            {row.component: (parts[row.component], parts[row.tokenizer]) for row in rows}, source.ref
         )
 
 
@@ -92,6 +97,31 @@ def load_tokenizers(tokenizers: Mapping[str, Path | Mapping[str, str]], ref: str
                 f"base {ref!r} can't be loaded: {name}: {first_line(error)}; fetch it again"
             ) from error
     return made
+
+
+def match_tokenizers(encoders: Mapping[str, tuple[Any, Any]], ref: str) -> None:
+    """Hold tokenizers against their text encoders; a longer one, as those without a config are, is shortened.
+
+    Then encoders are told which id ends a prompt (see `mark_ends`).
+
+    encoders: by component, the module and its tokenizer.
+    Raises: BaseError for a tokenizer without words, and for words that the encoder hasn't.
+    """
+    for component, (encoder, tokenizer) in encoders.items():
+        ids, words = tokenizer.get_vocab().values(), encoder.config.vocab_size
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        if len(ids) <= len(set(ends)) or None in ends or tokenizer.model_max_length < len(ends):
+            raise BaseError(
+                f"base {ref!r} has a tokenizer of {len(ids)} words and length {tokenizer.model_max_length} "
+                f"for {component}, which no prompt can be read with; fetch it again"
+            )
+        if max(ids) >= words:
+            raise BaseError(
+                f"base {ref!r} has a tokenizer of words up to {max(ids)}, {component} has {words}; "
+                "fetch it again"
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    mark_ends(encoders)
 
 
 def mark_ends(encoders: Mapping[str, tuple[Any, Any]]) -> None:

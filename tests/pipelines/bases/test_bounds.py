@@ -50,6 +50,7 @@ def changed(folder: Path, to: Path, part: str, **fields: Any) -> Path:
         ("scheduler", "beta_start", float("nan"), "beta_start"),
         ("scheduler", "prediction_type", "sample", "predicts 'sample'; supported are epsilon"),
         ("scheduler", "prediction_type", [], "predicts"),
+        ("scheduler", "timestep_spacing", "foo", "timestep_spacing = 'foo'"),
     ],
 )
 def test_absurd_configs_are_refused_unloaded(
@@ -144,3 +145,37 @@ def test_a_file_that_was_replaced_in_use_isnt_hashed(
     assert base.unet.conv_in.weight.equal(before)  # what is mapped stays
     with pytest.raises(BaseError, match="was changed or removed since it was opened"):
         _ = base.sha256
+
+
+def test_tokenizers_have_to_fit_their_encoders(tiny_folder: Path, tmp_path: Path) -> None:
+    from pipelines.bases.loading import check_fit
+
+    empty = Path(shutil.copytree(tiny_folder, tmp_path / "empty"))
+    for file in (empty / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(BaseError, match="which no prompt can be read with"):
+        check_fit(open_source(empty))
+    with pytest.raises(BaseError, match="which no prompt can be read with"):
+        load_base(empty, device="cpu")
+    config = json.loads((tiny_folder / "tokenizer" / "tokenizer_config.json").read_text())
+    for length, name in ((0, "none"), (10**30, "long")):
+        folder = Path(shutil.copytree(tiny_folder, tmp_path / name))
+        text = json.dumps({**config, "model_max_length": length})
+        (folder / "tokenizer" / "tokenizer_config.json").write_text(text)
+    with pytest.raises(BaseError, match="and length 0"):
+        load_base(tmp_path / "none", device="cpu")
+    long, usual = (load_base(folder, device="cpu") for folder in (tmp_path / "long", tiny_folder))
+    assert long.encode_prompts(["a cat"]).equal(usual.encode_prompts(["a cat"]))
+
+
+def test_a_tokenizer_with_more_words_than_its_encoder_is_refused(tiny_base: Any) -> None:
+    from pipelines.bases.loading import match_tokenizers
+
+    class Words:
+        bos_token_id, eos_token_id, pad_token_id, model_max_length = 0, 1, 2, 16
+
+        def get_vocab(self) -> dict[str, int]:
+            return {str(index): index for index in range(tiny_base.text_encoder.config.vocab_size + 1)}
+
+    with pytest.raises(BaseError, match="has a tokenizer of words up to"):
+        match_tokenizers({"text_encoder": (tiny_base.text_encoder, Words())}, "x")
