@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ConfigError, StudioError
-from trainers.bench.records import check_place, provenance, record, short, write
+from pipelines.errors import ConfigError
+from trainers.bench.records import answer, check_place, provenance, short
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "generate.json"
 PARTS = ("loading", "pictures", "preview")
@@ -58,22 +57,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure for a command line; 0, or 2 after one line that says what to do."""
     options = parser().parse_args(argv)
-    try:
-        counts = _check(options)
-        report = run(options, counts)
-        if options.out:
-            write(options.out, report)
-        if options.record:
-            record(report, RECORD)
-        if options.json:
-            print(json.dumps(report, indent=2, ensure_ascii=False))
-    except StudioError as error:
-        print(f"pigment bench generate: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"pigment bench generate: {error}; choose another file with --out", file=sys.stderr)
-        return 2
-    return 0
+    return answer("generate", options, lambda: run(options, _check(options)), RECORD)
 
 
 def _check(options: argparse.Namespace) -> tuple[int, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ConfigError, StudioError
-from trainers.bench.records import check_place, provenance, record, short, write
+from pipelines.errors import ConfigError
+from trainers.bench.records import answer, check_place, provenance, short
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "mix.json"
 SHOWN = (
@@ -67,22 +66,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure for a command line; 0, or 2 after one line that says what to do."""
     options = parser().parse_args(argv)
-    try:
+
+    def measure() -> dict[str, Any]:
         _check(options)
-        report = run(options)
-        if options.out:
-            write(options.out, report)
-        if options.record:
-            record(report, RECORD)
-        if options.json:
-            print(json.dumps(report, indent=2, ensure_ascii=False))
-    except StudioError as error:
-        print(f"pigment bench mix: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"pigment bench mix: {error}; choose another file with --out", file=sys.stderr)
-        return 2
-    return 0
+        return run(options)
+
+    return answer("mix", options, measure, RECORD)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, StudioError
 from pipelines.files import write_atomic
 from trainers.evidence.provenance import machine, versions
 
@@ -68,3 +70,25 @@ def record(report: dict[str, Any], path: Path) -> None:
     models = {name: {**figures, **origin} for name, figures in report["models"].items()}
     path.parent.mkdir(exist_ok=True)
     write(path, {**report, "models": {**kept, **models}})
+
+
+def answer(name: str, options: argparse.Namespace, measure: Callable[[], dict[str, Any]], place: Path) -> int:
+    """Measure for a command line, keep and print what was asked for; its exit code.
+
+    0, or 2 after one line that says what to do. place: where `--record` keeps the figures.
+    """
+    try:
+        report = measure()
+        if options.out:
+            write(options.out, report)
+        if options.record:
+            record(report, place)
+        if options.json:
+            print(json.dumps(report, indent=2, ensure_ascii=False))
+    except StudioError as error:
+        print(f"pigment bench {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"pigment bench {name}: {error}; choose another file with --out", file=sys.stderr)
+        return 2
+    return 0
