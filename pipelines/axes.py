@@ -19,6 +19,7 @@ from pipelines.generation import AdapterUse, GenerationConfig
 from pipelines.samplers import SAMPLERS, sampler_named
 
 MAX_VALUES = 64
+_SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +159,9 @@ def changed(config: GenerationConfig, **fields: Any) -> GenerationConfig:
         where = "".join(f", {name}" for name in inner if isinstance(name, str))
         if mistake["type"] == "value_error":  # one of ours, which says everything
             raise ConfigError(str(mistake["ctx"]["error"])) from None
-        wanted = str(mistake["msg"]).removeprefix("Input should be ")
-        shown = repr(mistake["input"])[:80]
+        wanted = str(mistake["msg"]).removeprefix("Input should be ").removeprefix("String should have ")
+        shown = repr(mistake["input"])
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}… ({len(shown) - 2} characters)"
         raise ConfigError(f"{title}{where} is {shown}, expected {wanted}; change it") from None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from pipelines.drawing.agreement import LARGEST_SEED
 from pipelines.drawing.hires import UPSCALERS
 from pipelines.errors import ConfigError, nearest
 from pipelines.samplers import SAMPLERS
@@ -156,7 +157,7 @@ class GenerationConfig(BaseModel):
         default="", title="Negative prompt", description="What it shouldn't show.", max_length=10_000
     )
     seed: int = Field(default=0, title="Seed", description="The first picture's; each next is one more.",
-                      ge=0, le=2**53 - 1)  # fmt: skip
+                      ge=0, le=LARGEST_SEED)  # fmt: skip
     num_images: int = Field(default=1, title="Pictures", description="How many, one seed each.", ge=1, le=64)
     batch_size: int = Field(
         default=1, title="Batch", ge=1, le=16,

@@ -238,6 +238,15 @@ def set_timesteps(
     return found
 
 
+def check_eta(sampler: str, eta: float) -> None:
+    """Raise ConfigError for an eta above 0 with a sampler that has no use for it."""
+    if eta and not SAMPLERS[sampler].eta:
+        able = " or ".join(repr(key) for key, row in SAMPLERS.items() if row.eta)
+        raise ConfigError(
+            f"eta is {eta:g}, which sampler {sampler!r} has no use for; use 0, or choose {able}"
+        )
+
+
 def step_arguments(
     scheduler: Any, sampler: str, latents: torch.Tensor, generators: Sequence[torch.Generator], eta: float = 0
 ) -> dict[str, Any]:
@@ -248,11 +257,7 @@ def step_arguments(
 
     Raises: ConfigError for an eta above 0 with a sampler that has no use for it.
     """
-    if eta and not SAMPLERS[sampler].eta:
-        able = " or ".join(repr(key) for key, row in SAMPLERS.items() if row.eta)
-        raise ConfigError(
-            f"eta is {eta:g}, which sampler {sampler!r} has no use for; use 0, or choose {able}"
-        )
+    check_eta(sampler, eta)
     found: dict[str, Any] = {"eta": eta} if SAMPLERS[sampler].eta else {}
     if "generator" in inspect.signature(scheduler.step).parameters:
         found["generator"] = list(generators)
@@ -277,7 +282,9 @@ def _brownian(scheduler: Any, latents: torch.Tensor, generators: Sequence[torch.
     ends = round(low, 6), round(high, 6)  # as torchsde rounds them; it warns of anything beyond
 
     def noise(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = paths(sigma.cpu().clamp(*ends), sigma_next.cpu().clamp(*ends))
+        # In fp64: the fp32 number next to an end may lie beyond it.
+        times = [one.cpu().double().clamp(*ends) for one in (sigma, sigma_next)]
+        found: torch.Tensor = paths(*times)
         return found.to(latents.device, latents.dtype)
 
     return noise

@@ -62,10 +62,15 @@ class Entry:
         """The name as the stem of a file: ASCII letters, digits, `-`, `_`; never empty."""
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.name).strip("-")[:60] or "adapter"
 
+    @property
+    def short(self) -> str:
+        """What to offer people who misspelt it: its name, or of an example its set's, which can be typed."""
+        return self.id.removeprefix("example-") if self.id.startswith("example-") else self.name
+
     def called(self, name: str) -> bool:
         """Whether people mean it by `name`: its name, file name or, of an example, its set, in any case."""
-        set_name = self.id.removeprefix("example-")
-        return name.casefold() in (self.name.casefold(), self.slug.casefold(), self.id, set_name)
+        names = (self.name.casefold(), self.slug.casefold(), self.id, self.short.casefold())
+        return name.casefold() in names
 
     @property
     def file_name(self) -> str:

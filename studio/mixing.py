@@ -113,7 +113,7 @@ def _without_tags(context: Context, request: Request) -> Request:
     for tag in tags:
         entry = context.library.find(tag.name)
         if entry is None:
-            names = [one.name for one in context.library.entries()]
+            names = [one.short for one in context.library.entries()]
             raise AdapterError(f"no adapter {tag.name!r} in the library{nearest(tag.name, names)}")
         if tag.text_weight not in (None, tag.weight):
             raise AdapterError(

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipelines.errors import ConfigError
-from pipelines.samplers import SAMPLERS
+from pipelines.samplers import SAMPLERS, check_eta
 
 if TYPE_CHECKING:
     from pipelines.generation import GenerationConfig
+
+LARGEST_SEED = 2**53 - 1
+"""The largest whole number that every reader of JSON has exactly."""
 
 _Acts = Callable[["GenerationConfig"], bool]
 
@@ -69,12 +72,15 @@ def idle(config: GenerationConfig) -> dict[str, str]:
 
 def check(config: GenerationConfig) -> None:
     """Raise ConfigError for settings that contradict each other, whatever the base."""
+    last = config.seed + config.num_images - 1
+    if last > LARGEST_SEED:
+        raise ConfigError(
+            f"{config.num_images} pictures from seed {config.seed} on end at {last}, the largest is "
+            f"{LARGEST_SEED}; begin lower"
+        )
     if config.mask is not None and config.hires_scale > 1:
         raise ConfigError(
             f"hires_scale is {config.hires_scale:g} with a mask, whose part would outgrow its picture; "
             f"set it to 1, and mask_padding to draw the masked part at full size"
         )
-    if config.eta and (needs := lacking(config, "eta")):
-        raise ConfigError(
-            f"eta is {config.eta:g}, which sampler {config.sampler!r} has no use for; use 0, or {needs}"
-        )
+    check_eta(config.sampler, config.eta)

@@ -73,7 +73,7 @@ def adapter_file(ref: str, args: argparse.Namespace) -> Path:
     entry = library.find(ref)
     if entry is None:
         raise AdapterError(
-            f"no adapter {ref!r} in the library{nearest(ref, [one.name for one in library.entries()])}"
+            f"no adapter {ref!r} in the library{nearest(ref, [one.short for one in library.entries()])}"
         )
     return entry.path
 

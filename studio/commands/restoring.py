@@ -82,7 +82,7 @@ def _named(
             known = f" (SHA-256 {sha256[:12]}…)" if sha256 else ""
             raise AdapterError(
                 f"the picture was made with adapter {name[:80]!r}{known}, which isn't in the library"
-                f"{nearest(name, [one.name for one in entries])}; import it, or give --adapter"
+                f"{nearest(name, [one.short for one in entries])}; import it, or give --adapter"
             )
         if sha256 and not entry.sha256.startswith(sha256.lower()):
             notes.append(f"adapter {entry.name!r} is taken by its name; its file is another one")
@@ -119,7 +119,7 @@ def adapters_tagged(tags: Sequence[Tag], args: argparse.Namespace) -> list[Use]:
         if entry is None:
             raise AdapterError(
                 f"the prompt names the adapter {tag.name[:80]!r}, which isn't in the library"
-                f"{nearest(tag.name, [one.name for one in entries])}"
+                f"{nearest(tag.name, [one.short for one in entries])}"
             )
         found.append(Use(entry.name, entry.path, Weights(unet=tag.weight, text=tag.text_weight)))
     return found

@@ -271,3 +271,21 @@ def test_other_programs_names_are_understood(text: str, key: str | None) -> None
     assert sampler_named(text) == key
     if key is not None:
         assert sampler_named(SAMPLERS[key].label) == key == sampler_named(" ".join(SAMPLERS[key].comfyui))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_sde", "dpmpp_sde_karras"])
+def test_noise_paths_are_asked_within_their_ends(
+    base_by_prediction: Callable[[str], Base], sampler: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    """torchsde warns on standard error of a time beyond its path's end, by rounding alone."""
+    latents = torch.zeros(1, 4, 2, 2)
+    for steps in range(2, 40):
+        scheduler: Any = make_scheduler(base_by_prediction("epsilon"), sampler)
+        timesteps = set_timesteps(scheduler, steps, "cpu", strength=0.6)
+        step_arguments(scheduler, sampler, latents, [torch.Generator().manual_seed(0)])
+        sigmas = scheduler.sigmas
+        scheduler.noise_sampler(sigmas.max(), sigmas[sigmas > 0].min())
+        for one, following in zip(sigmas[-len(timesteps) - 1 :], sigmas[-len(timesteps) :], strict=False):
+            if one > following > 0:
+                scheduler.noise_sampler(one, following)
+    assert not [warning for warning in recwarn if "Should have" in str(warning.message)]

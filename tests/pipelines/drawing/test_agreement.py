@@ -52,9 +52,12 @@ def test_what_is_as_it_stands_is_not_idle() -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(ConfigError, match="with a mask"):
         check(PLAIN.model_copy(update={"mask": PICTURE, "hires_scale": 2.0}))
-    with pytest.raises(ConfigError, match="use 0, or sampler ddim"):
+    with pytest.raises(ConfigError, match="use 0, or choose 'ddim'"):
         check(PLAIN.model_copy(update={"eta": 0.5, "sampler": "euler"}))
     check(PLAIN.model_copy(update={"eta": 0.5}))
+    check(PLAIN.model_copy(update={"seed": 2**53 - 2, "num_images": 2}))
+    with pytest.raises(ConfigError, match="begin lower"):  # its file couldn't draw the second again
+        check(PLAIN.model_copy(update={"seed": 2**53 - 1, "num_images": 2}))
 
 
 @pytest.mark.parametrize(
