@@ -47,7 +47,7 @@ def pieces(shapes: Mapping[str, Shape], family: Family) -> dict[str, dict[str, P
     shapes: every tensor of the file. Returns: part ("unet", "vae", a text encoder's name) to diffusers'
     name to Piece, without parts that the file lacks. Names of text encoders are those of transformers'
     modules: with `text_model.` where the class has a projection. Tensors outside the parts are left to
-    `leftovers`, and whether a part is whole is `check`'s to say.
+    `leftovers`, and whether a part is whole is `fill`'s to say.
 
     Raises: BaseError for names inside a part that mean nothing, or mean the same twice.
     """
@@ -138,43 +138,6 @@ def wholes(shapes: Mapping[str, Mapping[str, Shape]], family: Family) -> dict[st
             f"{some(unknown)}; save a diffusers folder instead"
         )
     return made
-
-
-def check(
-    found: Mapping[str, Mapping[str, Piece]],
-    shapes: Mapping[str, Shape],
-    expected: Mapping[str, Mapping[str, Shape]],
-) -> None:
-    """Hold what a file offers against what the networks need; extras count as well as gaps.
-
-    found: of `pieces`. shapes: of the file. expected: part to diffusers' name to shape, of the networks
-    that the config describes; parts that aren't named there are not looked at.
-
-    Raises: BaseError with counts and the first names.
-    """
-    for part, wanted in expected.items():
-        offered = found.get(part, {})
-        missing = [name for name in wanted if name not in offered]
-        surplus = [piece.key for name, piece in offered.items() if name not in wanted]
-        other = [
-            f"{offered[name].key} {offered[name].shape_from(shapes[offered[name].key])} for {shape}"
-            for name, shape in wanted.items()
-            if name in offered and offered[name].shape_from(shapes[offered[name].key]) != tuple(shape)
-        ]
-        said = [
-            f"{len(names)} {words} ({some(names)})"
-            for names, words in (
-                (missing, "missing"),
-                (surplus, "without a place"),
-                (other, "of another shape"),
-            )
-            if names
-        ]
-        if said:
-            raise BaseError(
-                f"the file's {part} doesn't fit: of {len(wanted)} tensors, {' and '.join(said)}; choose a "
-                "whole file of an unchanged architecture, or give the config folder it was made with"
-            )
 
 
 def _encoder_row(family: Family, component: str) -> TextEncoder:

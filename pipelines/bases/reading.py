@@ -94,10 +94,7 @@ class Stored:
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape as diffusers has it."""
-        shape = self.file.header.tensors[self.piece.key].shape
-        if self.piece.rows is not None:
-            shape = (self.piece.rows[1] - self.piece.rows[0], *shape[1:])
-        return self.piece.shape or (shape[::-1] if self.piece.transposed else shape)
+        return self.piece.shape_from(self.file.header.tensors[self.piece.key].shape)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,7 +13,6 @@ from pipelines.errors import BaseError
 if TYPE_CHECKING:
     from pipelines.base import Base
 
-_BROKEN = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError)
 _KEPT: WeakKeyDictionary[Any, dict[str, dict[Hashable, Any]]] = WeakKeyDictionary()
 
 
@@ -72,7 +71,7 @@ def load_network(base: Base, kind: Any, folder: Path, what: str, *, whole: bool 
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except _BROKEN as error:
+    except Exception as error:  # whatever a library makes of a config
         raise BaseError(f"{what} can't be loaded: {_first_line(error)}; fetch its folder again") from error
     lacking = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if lacking:
