@@ -188,7 +188,7 @@ def _latents(graph: Graph, gathered: Gathered, run: _Pass, chain: list[Node], la
     for node in start:
         if node.kind == "LoadImage":
             gathered.leave("image", graph.value(node, "image"))
-            if isinstance(run.denoise, int | float) and run.denoise < 1:
+            if isinstance(run.denoise, int | float):
                 gathered.put("strength", run.denoise, "denoise")
             break
         if _SIZED.search(node.kind):

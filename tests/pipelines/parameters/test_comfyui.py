@@ -198,6 +198,8 @@ def test_image_to_image() -> None:
         "strength": 0.6,
     }
     assert found.left_over == {"image": "in.png"}
+    nodes["3"] = sampler(nodes["3"], denoise=1)  # as inpainting graphs have it; the default here is less
+    assert read(nodes).fields["strength"] == 1.0
 
 
 def test_an_advanced_sampler() -> None:
