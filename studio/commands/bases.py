@@ -68,8 +68,11 @@ def list_all(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Say what a base is, without loading it."""
     from pipelines.bases.describing import describe
+    from pipelines.bases.loading import check_fit
 
-    found = describe(open_base(args, args.ref), hashed=not args.no_hash)
+    source = open_base(args, args.ref)
+    check_fit(source)
+    found = describe(source, hashed=not args.no_hash)
     say(args, found.as_text(), found.as_dict())
     return 0
 

@@ -111,6 +111,7 @@ def test_what_lacks_weights_isnt_listed(
     tensors = {key: value for key, value in load_file(tiny_file).items() if "output_blocks.1" not in key}
     save_file(tensors, here / "half.safetensors", dict(read_header(tiny_file, BaseError).metadata))
     assert "unet lacks" in refused("base", "add", here / "half.safetensors", capsys=capsys)
+    assert "unet lacks" in refused("base", "info", here / "half.safetensors", capsys=capsys)
     assert run("base", "list", capsys=capsys)["bases"] == []
     assert "embedded" in refused("base", "remove", "pocket", capsys=capsys)
     for out in ("", " ", ".safetensors"):
