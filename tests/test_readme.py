@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS
+from pipelines.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,12 +21,36 @@ CONFORMANCE = json.loads((ROOT / "tests/bench/results/conformance.json").read_te
     "results"
 ]
 INDEX = json.loads((ROOT / "tests/bench/results/index.json").read_text(encoding="utf-8"))
+GENERATE = json.loads((ROOT / "tests/bench/results/generate.json").read_text(encoding="utf-8"))["models"]
+DRAWN, HALF = GENERATE["pocket"], GENERATE["sd15-bf16"]
 DEMO = json.loads((ROOT / "tests/bench/results/demo.json").read_text(encoding="utf-8"))
+
+
+def _drawn(count: int) -> list[str]:
+    found = DRAWN["adapters"][str(count)]
+    return [f"{found['seconds']:.2f} s", f"{found['diffusers_seconds']:.2f} s",
+            f"{found['ratio_vs_diffusers']:.2f}×"]  # fmt: skip
+
+
+def _loaded(found: dict[str, Any], digits: int) -> list[str]:
+    return [f"{found['load_seconds']:.{digits}f} s", f"{found['load_diffusers_seconds']:.{digits}f} s",
+            f"{found['load_ratio']:.1f}× faster"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("row", "values"),
     [
+        ("a picture, 20 steps, no adapter", _drawn(0)),
+        ("a picture, one adapter", _drawn(1)),
+        ("a picture, four adapters", _drawn(4)),
+        ("loading the embedded base", _loaded(DRAWN, 2)),
+        ("loading 2 GB of SD 1.5 in bf16", _loaded(HALF, 1)),
+        (
+            "memory held at most meanwhile",
+            [f"{HALF['load_peak_over_size']:.2f}", f"{HALF['load_diffusers_peak_over_size']:.2f}"],
+        ),
+        ("a preview after a slider's move, median", [f"{DRAWN['preview_ms_p50']:.0f} ms"]),
+        ("a preview after a slider's move, 95th", [f"{DRAWN['preview_ms_p95']:.0f} ms"]),
         ("the subject asked for is the first guess", [f"{QUALITY['subject_top1']:.1%}"]),
         ("the background colour is", [f"{QUALITY['background_top1']:.1%}"]),
         ("caption found for a picture among 100", [f"{QUALITY['retrieval_r1']:.0%}"]),
@@ -74,6 +100,9 @@ def test_figures_in_the_text_are_what_was_measured() -> None:
     assert f"{INDEX['again_seconds_median']:.2f} s once" in README
     passed = sum("error" not in row for row in CONFORMANCE)
     assert f"{passed} of {len(CONFORMANCE)} combinations" in README
+    spread = [ratio for found in DRAWN["adapters"].values() for ratio in found["ratio_spread"]]
+    assert f"{min(spread):.2f} to {max(spread):.2f} of diffusers' time" in README
+    assert f"{len(SAMPLERS)} samplers" in README
     assert f"{len(METHODS)} methods have a row" in README
     flat = " ".join(README.split())
     assert all(row.label in flat for row in METHODS.values())
@@ -95,6 +124,12 @@ def test_the_figures_files_have_every_field() -> None:
         "blend_ms_p50", "blend_ms_p95", "blend_ratio_vs_diffusers", "generate_ratio_k4", "peak_bytes",
         "date", "machine", "versions",
     }  # fmt: skip
+    assert DRAWN.keys() >= {
+        "load_seconds", "load_ratio", "load_peak_over_size", "preview_ms_p50", "preview_ms_p95", "date",
+        "machine", "command",
+    }  # fmt: skip
+    assert all(found.keys() >= {"seconds", "ratio_vs_diffusers", "peak_bytes"}
+               for found in DRAWN["adapters"].values())  # fmt: skip
     fields = {"family", "format", "method", "keys_written", "keys_matched", "delta_error", "psnr_db"}
     assert all(row.keys() >= fields for row in CONFORMANCE if "error" not in row)
     assert DEMO.keys() >= {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-LAYOUTS = {"file": "one .safetensors file in the original layout, which A1111, ComfyUI and InvokeAI load",
+LAYOUTS = {"file": "one .safetensors file in the original layout, as A1111, ComfyUI and InvokeAI read it",
            "folder": "a folder in diffusers' layout"}  # fmt: skip
 
 
@@ -16,7 +16,8 @@ class WriteReport:
 
     dtype: a key of DTYPES, or "as stored". sha256: of the file; of a folder, as `Source.sha256`. tensors:
     how many there are; equal: how many came back bit for bit; changed: how many the mix changed.
-    adapters: what was folded in, by name, with (UNet, text encoders) weights.
+    adapters: what was folded in, by name, with (UNet, text encoders) weights. published: whether its sizes
+    are a published model's, the only ones that other tools read from one file.
     """
 
     path: str
@@ -29,6 +30,7 @@ class WriteReport:
     equal: int
     changed: int
     adapters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    published: bool = True
 
     @property
     def short_hash(self) -> str:
@@ -45,6 +47,8 @@ class WriteReport:
             f"{self.path}: {LAYOUTS[self.layout]}; {self.family}, {self.dtype}, {self.bytes:,} bytes",
             f"read back: {self.equal:,}/{self.tensors:,} tensors equal, {self.changed:,} changed by the mix",
         ]
+        if self.layout == "file" and not self.published:
+            lines.append("its sizes are no published model's: other tools read it with its configs only")
         for name, (unet, text) in self.adapters.items():
             lines.append(f"with {name} at {unet:g} on the UNet, {text:g} on the text encoders")
         lines.append(f"SHA-256: {self.sha256} (as A1111 shows it: {self.short_hash})")

@@ -29,6 +29,7 @@ from pipelines.bases.modelspec import (
     tokenizer_texts,
 )
 from pipelines.bases.reading import Stored, TensorFile
+from pipelines.bases.recognise import recognise
 from pipelines.bases.source import Source, open_source
 from pipelines.bases.streaming import SPELLINGS, Planned, write_stream
 from pipelines.bases.write_report import LAYOUTS, WriteReport
@@ -84,6 +85,7 @@ def write_base(
             path=str(path), layout=layout, family=source.family.label, dtype=dtype or "as stored",
             sha256=written.sha256, bytes=_size(trial), tensors=len(model.planned), equal=equal,
             changed=model.changed, adapters={name: weights.pair for name, weights in fold.weights.items()},
+            published=layout != "file" or recognise(TensorFile(trial).header, trial).other_sizes is None,
         )  # fmt: skip
         os.rename(trial, path)
         sync_folder(path.parent)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,8 @@ def test_pocket_goes_into_one_file_and_back(pocket: Base, tmp_path: Path) -> Non
     path = tmp_path / "pocket.safetensors"
     report = write_base(open_source("pocket"), path)
     assert report.equal == report.tensors
+    assert "its sizes are no published model's" in report.as_text()
+    assert "no published model's" not in replace(report, published=True).as_text()
     found = load_base(path, device="cpu")
     prompts = ["a red disc on a table, <weird> \u00fcber", ""]
     assert torch.equal(found.condition(prompts).hidden, pocket.condition(prompts).hidden)
