@@ -55,6 +55,7 @@ def test_it_measures_a_folder_and_says_where_figures_come_from(
     [
         (["--rounds", "0"], "--rounds is 0; give at least 1"),
         (["--adapters", "a"], "give numbers like 0,1,4"),
+        (["--rounds", "many"], "invalid int value: 'many'; see pigment bench generate --help"),
         (["--cap-gib", "8", "--device", "cpu"], "limits a CUDA card"),
         (["--model", "sdxl", "--part", "pictures", "--device", "cpu"], "need a CUDA device; add --small"),
         (["--model", "nowhere", "--part", "preview", "--device", "cpu"], "no such folder"),

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError
-from trainers.bench.records import answer, check_place, provenance, short
+from trainers.bench.records import Arguments, answer, check_place, provenance, short
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "generate.json"
 PARTS = ("loading", "pictures", "preview")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Arguments:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
+    made = Arguments(
         prog="pigment bench generate",
         description="Measure loading, pictures with adapters and live previews against plain diffusers, in "
         "turns within one run.",
@@ -56,8 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure for a command line; 0, or 2 after one line that says what to do."""
-    options = parser().parse_args(argv)
-    return answer("generate", options, lambda: run(options, _check(options)), RECORD)
+    return answer("generate", parser(), argv, lambda options: run(options, _check(options)), RECORD)
 
 
 def _check(options: argparse.Namespace) -> tuple[int, ...]:

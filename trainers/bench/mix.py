@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError
-from trainers.bench.records import answer, check_place, provenance, short
+from trainers.bench.records import Arguments, answer, check_place, provenance, short
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "mix.json"
 SHOWN = (
@@ -26,9 +26,9 @@ SHOWN = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Arguments:
     """The command's arguments."""
-    made = argparse.ArgumentParser(
+    made = Arguments(
         prog="pigment bench mix",
         description="Measure slider moves against diffusers' unfuse + set + fuse, and pictures with a mix "
         "against pictures without, in turns within one run.",
@@ -65,13 +65,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure for a command line; 0, or 2 after one line that says what to do."""
-    options = parser().parse_args(argv)
 
-    def measure() -> dict[str, Any]:
+    def measure(options: argparse.Namespace) -> dict[str, Any]:
         _check(options)
         return run(options)
 
-    return answer("mix", options, measure, RECORD)
+    return answer("mix", parser(), argv, measure, RECORD)
 
 
 def _check(options: argparse.Namespace) -> None:

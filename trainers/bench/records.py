@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,27 @@ def record(report: dict[str, Any], path: Path) -> None:
     write(path, {**report, "models": {**kept, **models}})
 
 
-def answer(name: str, options: argparse.Namespace, measure: Callable[[], dict[str, Any]], place: Path) -> int:
+class Arguments(argparse.ArgumentParser):
+    """Reports a wrong command line as one line."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def answer(
+    name: str,
+    parser: Arguments,
+    argv: Sequence[str] | None,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    place: Path,
+) -> int:
     """Measure for a command line, keep and print what was asked for; its exit code.
 
     0, or 2 after one line that says what to do. place: where `--record` keeps the figures.
     """
     try:
-        report = measure()
+        options = parser.parse_args(argv)
+        report = measure(options)
         if options.out:
             write(options.out, report)
         if options.record:
