@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.errors import ConfigError
 from studio.commands.arguments import (
@@ -32,9 +32,6 @@ from studio.commands.base_options import (
     the_base,
 )
 from studio.commands.inspecting import inspect, weights_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def export(args: argparse.Namespace) -> int:
