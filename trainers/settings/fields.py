@@ -1,0 +1,36 @@
+"""What the sections of a config are made of: checks, and what a form needs to know of a field."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from pipelines.errors import nearest
+
+
+def one_of(*names: str) -> AfterValidator:
+    """Accept only `names`; the error offers the nearest."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"got {value!r}, expected one of the known names{nearest(value, names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def about(
+    tier: Literal["simple", "advanced"], unit: str = "", choices: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What a form needs besides pydantic's own metadata."""
+    extra: dict[str, Any] = {"tier": tier, "unit": unit}
+    return {**extra, "choices": list(choices)} if choices else extra
+
+
+class Section(BaseModel):
+    """A part of the config: immutable, unknown fields are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True, validate_default=True
+    )
