@@ -34,3 +34,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True, validate_default=True
     )
+
+    def given(self, *names: str) -> tuple[str, ...]:
+        """Return those of the named fields whose value isn't the default.
+
+        A config that was saved and read again states every field, so only another value is a wish.
+        """
+        fields = type(self).model_fields
+        return tuple(name for name in names if getattr(self, name) != fields[name].default)
