@@ -14,7 +14,7 @@ from pipelines.adapter import Adapter, LowRank
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from pipelines.families import TEXT_TARGETS, UNET_TARGETS
-from pipelines.methods import METHODS
+from pipelines.methods import TUNED_AS
 from trainers.settings import AdapterConfig, OptimizerConfig
 
 _NAME = "default"
@@ -73,7 +73,7 @@ def inject(base: Base, config: AdapterConfig, seed: int = 0) -> Injection:
     from peft import inject_adapter_in_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    method = METHODS[config.method]
+    method = TUNED_AS[config.method]
     layers: dict[str, nn.Module] = {}
     paths: dict[str, tuple[str, str]] = {}
     # PEFT draws the initial values from the global generators; they are given back as they were.

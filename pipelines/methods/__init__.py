@@ -20,9 +20,10 @@ from pipelines.methods.method import Method, Part
 from pipelines.methods.more_of_peft import MORE
 from pipelines.methods.oft import OFT
 from pipelines.methods.oft_output import OFT_OUTPUT
+from pipelines.methods.tuning import Size, Tuning
 from pipelines.methods.vera import VERA
 
-__all__ = ["METHODS", "Method", "Part", "method_of"]
+__all__ = ["METHODS", "TUNED_AS", "TUNINGS", "Method", "Part", "Size", "Tuning", "method_of"]
 
 _ROWS = (
     LORA,
@@ -48,6 +49,12 @@ _ROWS = (
 )
 
 METHODS: dict[str, Method] = {row.id: row for row in _ROWS}
+
+TUNINGS: dict[str, Tuning] = {tuning.id: tuning for row in _ROWS for tuning in row.tunings}
+"""The ways to train, by id: the choices of `adapter.method`."""
+
+TUNED_AS: dict[str, Method] = {tuning.id: row for row in _ROWS for tuning in row.tunings}
+"""The row of METHODS that keeps what a tuning trains, by the tuning's id."""
 
 
 def method_of(parts: Collection[str]) -> Method | None:

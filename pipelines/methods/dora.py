@@ -10,6 +10,7 @@ from pipelines.errors import AdapterError
 from pipelines.methods.lora import LORA, lora_fields, lora_from_peft
 from pipelines.methods.method import Method, Part
 from pipelines.methods.tensors import base_weight, misfit
+from pipelines.methods.tuning import Tuning
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ def with_magnitude(row: Method, id: str, label: str) -> Method:
         from_peft=None,
         for_peft=None,
         parts_from_peft=None,
-        trains=False,
+        tunings=(),
     )
 
 
@@ -152,4 +153,13 @@ DORA = replace(
     from_peft=_from_peft,
     parts_from_peft=_parts_from_peft,
     for_peft=_for_peft,
+    tunings=(
+        Tuning(
+            id="dora",
+            label="DoRA",
+            paper="https://arxiv.org/abs/2402.09353",
+            summary="LoRA that learns length and direction apart: closer to full training at small ranks",
+            peft_config=lambda size, targets: dora_config(size.rank, size.alpha, targets, size.dropout),
+        ),
+    ),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import common_and_patterns, number, pattern_value
+from pipelines.methods.tuning import Tuning
 
 if TYPE_CHECKING:
     import torch
@@ -68,5 +69,13 @@ LORA = Method(
     peft_config=lora_config,
     peft_fields=lora_fields,
     from_peft=lora_from_peft,
-    trains=True,
+    tunings=(
+        Tuning(
+            id="lora",
+            label="LoRA",
+            paper="https://arxiv.org/abs/2106.09685",
+            summary="the one that every tool reads: small, quick, a good start for anything",
+            peft_config=lambda size, targets: lora_config(size.rank, size.alpha, targets, size.dropout),
+        ),
+    ),
 )

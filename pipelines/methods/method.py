@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipelines.methods.tuning import Tuning
+
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
@@ -60,7 +62,7 @@ class Method:
     PEFT has them; None: they are so already. for_lycoris(factors): a module's tensors by part name as
     LyCORIS has them, alpha aside; None: the parts. Both raise AdapterError, in one line without the
     module's name, where the form can't hold the factors.
-    linear_only: whether it can't sit on convolutions. trains: whether Pigment's trainer offers it.
+    linear_only: whether it can't sit on convolutions. tunings: the ways in which Pigment trains it.
     """
 
     id: str
@@ -86,7 +88,7 @@ class Method:
     for_peft: Callable[[Mapping[str, AnyFactors]], dict[str, AnyFactors]] | None = None
     for_lycoris: Callable[[AnyFactors], dict[str, torch.Tensor]] | None = None
     linear_only: bool = False
-    trains: bool = False
+    tunings: tuple[Tuning, ...] = ()
 
     @property
     def required(self) -> frozenset[str]:

@@ -7,10 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from pipelines.families import TEXT_TARGETS, UNET_TARGETS
-from pipelines.methods import METHODS
+from pipelines.methods import TUNINGS
 from trainers.settings.fields import Section, about, one_of
 
-TRAINABLE = tuple(row.id for row in METHODS.values() if row.trains)
+TRAINABLE = tuple(TUNINGS)
 
 
 class AdapterConfig(Section):

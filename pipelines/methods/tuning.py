@@ -1,0 +1,66 @@
+"""What a row of TUNINGS is made of: one way to train what a row of METHODS keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+    from pipelines.methods.own_layer import OwnLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large a module's share of an adapter is, and how it starts.
+
+    rank: the method's own size (columns, block side, frequencies). alpha: the scale is alpha / rank.
+    dropout: share of inputs (or of what the method drops instead) left out in training, [0, 1).
+    module_dropout: share of steps in which the whole module's change is left out, [0, 1).
+    init: one of the tuning's `initialisations`.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    module_dropout: float = 0.0
+    init: str = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """One way to train. It belongs to the row of METHODS in whose `tunings` it stands, which keeps it.
+
+    id, label, paper: its key in TUNINGS, its name for people, where it was published.
+    summary: in one line, what it is good for.
+    peft_config(size, target modules): a configuration of PEFT's tuner, which starts as the identity;
+    layer(module, size): an own layer put in a module's place. One of the two is given, or `tokens`.
+    sits_on: kinds of module it can sit on: "linear", "conv", "norm", "attention" (a whole attention
+    module of a text encoder, of which target sets speak by their "q_proj" …).
+    components: "unet", "text" or both. endings: of the names of the modules that it takes out of the
+    targets; empty: any. uses: which fields of Size mean something.
+    by_block: whether modules may differ in rank and alpha.
+    initialisations: what `Size.init` may be. rank_multiple: what the rank must be a multiple of.
+    decays: whether weight decay pulls it towards no change, and so makes sense.
+    learning_rate: good for models of the published sizes. tokens: whether it learns words too.
+    """
+
+    id: str
+    label: str
+    paper: str
+    summary: str
+    peft_config: Callable[[Size, Sequence[str]], PeftConfig] | None = None
+    layer: Callable[[nn.Module, Size], OwnLayer] | None = None
+    sits_on: tuple[str, ...] = ("linear", "conv")
+    components: tuple[str, ...] = ("unet", "text")
+    endings: tuple[str, ...] = ()
+    uses: frozenset[str] = frozenset({"rank", "alpha", "dropout"})
+    by_block: bool = True
+    initialisations: tuple[str, ...] = ("default",)
+    rank_multiple: int = 1
+    decays: bool = True
+    learning_rate: float = 1e-4
+    tokens: bool = False
