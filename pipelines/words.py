@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +46,7 @@ class LearnedWords:
         self._own = {row.component: getattr(base, row.tokenizer) for row in base.family.text_encoders}
         if self._tokens:
             self._check()
-        self._tables: dict[str, _Table] = {}
+        self._tables: dict[str, WordTable] = {}
         self._sets: dict[tuple[tuple[str, ...], ...], dict[str, CLIPTokenizer]] = {}
         self._used: dict[str, CLIPTokenizer] = {}
         self._weights: dict[str, dict[str, float]] = {}
@@ -108,7 +108,7 @@ class LearnedWords:
         for component, tokenizer in self._own.items():
             known, owners = tokenizer.get_vocab(), dict[str, str]()
             for adapter, brought in self._tokens.items():
-                for token in (t for word, v in brought.items() for t in _names(word, v.get(component))):
+                for token in (t for word, v in brought.items() for t in token_names(word, v.get(component))):
                     same = _normal(token)
                     if token in known or same in known:
                         raise AdapterError(
@@ -129,8 +129,6 @@ class LearnedWords:
 
     def _tokenizers(self, wanted: Mapping[str, Mapping[str, float]]) -> dict[str, CLIPTokenizer]:
         """Copies of the tokenizers that know the words of the adapters `wanted`, where these have any."""
-        from tokenizers import AddedToken
-
         found = {}
         for component, own in self._own.items():
             names = [
@@ -138,34 +136,42 @@ class LearnedWords:
                 for adapter, parts in wanted.items()
                 if component in parts
                 for word, vectors in self._tokens[adapter].items()
-                for name in _names(word, vectors.get(component))
+                for name in token_names(word, vectors.get(component))
             ]
             if names:
-                found[component] = copy.deepcopy(own)
-                found[component].add_tokens([AddedToken(name, single_word=_whole(name)) for name in names])
+                found[component] = knowing(own, names)
         return found
 
     def _table(
         self, component: str, tokenizer: CLIPTokenizer, weights: Mapping[str, Mapping[str, float]]
-    ) -> _Table:
+    ) -> WordTable:
         words, ids, rows = {}, [], []
         for adapter, per_component in weights.items():
             if component not in per_component:
                 continue
             for word, vectors in self._tokens[adapter].items():
                 if (own := vectors.get(component)) is not None:
-                    names = _names(word, own)
+                    names = token_names(word, own)
                     words[word] = names
                     ids += [int(tokenizer.convert_tokens_to_ids(name)) for name in names]
                     rows.append(own.detach().to(torch.float32) * per_component[component])
         matrix = torch.cat(rows).to(self._base.device, self._base.dtype)
-        return _Table(words, torch.tensor(ids, device=self._base.device), matrix)
+        return WordTable(words, torch.tensor(ids, device=self._base.device), matrix)
 
 
-def _names(word: str, vectors: torch.Tensor | None) -> list[str]:
+def token_names(word: str, vectors: torch.Tensor | None) -> list[str]:
     """The tokens of a word: `word`, `word_1`, …, one per vector."""
     count = 0 if vectors is None else len(vectors)
     return [word if index == 0 else f"{word}_{index}" for index in range(count)]
+
+
+def knowing(tokenizer: CLIPTokenizer, names: Sequence[str]) -> CLIPTokenizer:
+    """Copy a tokenizer and let the copy know `names` as tokens; the ids follow its own, in their order."""
+    from tokenizers import AddedToken
+
+    grown = copy.deepcopy(tokenizer)
+    grown.add_tokens([AddedToken(name, single_word=_whole(name)) for name in names])
+    return grown
 
 
 def _normal(text: str) -> str:
@@ -178,10 +184,11 @@ def _whole(word: str) -> bool:
     return re.fullmatch(r"\w(.*\w)?", word) is not None
 
 
-class _Table:
+class WordTable:
     """The words in use with one text encoder.
 
-    words: their tokens. ids: (N,) of the tokens, one after the other. vectors: (N, width).
+    words: their tokens. ids: (N,) of the tokens, one after the other. vectors: (N, width), which may be in
+    training: they are asked for anew each time, and gradients flow to them.
     """
 
     def __init__(self, words: Mapping[str, list[str]], ids: torch.Tensor, vectors: torch.Tensor) -> None:
@@ -200,6 +207,10 @@ class _Table:
         """Spell each word out as its tokens."""
         prompt = unicodedata.normalize("NFC", prompt)
         return self._any.sub(lambda found: self._spelled.get(_normal(found[0]), found[0]), prompt)
+
+    def found_in(self, prompt: str) -> bool:
+        """Whether a prompt holds any of the words by itself."""
+        return self._any.search(unicodedata.normalize("NFC", prompt)) is not None
 
     def hook(self, embedding: nn.Module) -> None:
         """Let a token embedding answer the words' ids."""
@@ -221,5 +232,5 @@ class _Table:
         """Put the learned vectors where their ids were asked for: (B, L, width)."""
         ids, self._asked = self._asked, None
         assert ids is not None
-        learned = self._vectors[(ids - self._first).clamp(min=0)]
+        learned = self._vectors.to(output.dtype)[(ids - self._first).clamp(min=0)]
         return torch.where((ids >= self._first)[..., None], learned, output)
