@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trainers.settings.fields import Section, about
+from pipelines.attention import ATTENTION
+from pipelines.quantised import QUANTISED
+from trainers.settings.fields import Section, about, one_of
+
+CHECKPOINTING_NAMES = ("none", "selective", "all")
+LISTENER_NAMES = ("tensorboard", "wandb")
+"""Keys of the tables in `trainers.memory` and `trainers.listeners`; a test holds them equal."""
 
 
 class RunConfig(Section):
@@ -61,8 +67,17 @@ class RunConfig(Section):
         ge=1,
         le=256,
         title="Batch",
-        description="Pictures per step; class pictures come on top.",
+        description="Pictures per step, over all processes together; class pictures come on top.",
         json_schema_extra=about("advanced", "pictures"),
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        title="Batches per step",
+        description="Add up the gradients of so many batches before each step: a larger batch in the memory "
+        "of a small one, in as much more time.",
+        json_schema_extra=about("advanced", "batches"),
     )
     seed: int = Field(
         default=0,
@@ -80,6 +95,14 @@ class RunConfig(Section):
         description="An interrupted run goes on from the last checkpoint.",
         json_schema_extra=about("advanced", "steps"),
     )
+    keep_checkpoints: int = Field(
+        default=2,
+        ge=2,
+        le=10_000,
+        title="Checkpoints kept",
+        description="The newest so many stay on the disk; older ones are removed.",
+        json_schema_extra=about("advanced", "checkpoints"),
+    )
     preview_every: int = Field(
         default=100,
         ge=0,
@@ -94,6 +117,21 @@ class RunConfig(Section):
         title="Preview prompts",
         description="What previews show. Empty: the prompt of the pictures, and the class prompt.",
         json_schema_extra=about("simple"),
+    )
+    preview_seeds: tuple[Annotated[int, Field(ge=0, le=2**53)], ...] = Field(
+        default=(),
+        max_length=16,
+        title="Preview seeds",
+        description="Each preview prompt is drawn with each of these. Empty: with the run's seed.",
+        json_schema_extra=about("advanced"),
+    )
+    preview_steps: int = Field(
+        default=16,
+        ge=1,
+        le=150,
+        title="Preview sampling steps",
+        description="Steps that a preview picture is drawn in.",
+        json_schema_extra=about("advanced", "steps"),
     )
     evaluate_every: int = Field(
         default=50,
@@ -119,9 +157,72 @@ class RunConfig(Section):
         description="Of the base's weights; the adapter is trained in fp32. Empty: what suits the device.",
         json_schema_extra=about("advanced"),
     )
+    mixed_precision: Literal["bf16", "fp16"] | None = Field(
+        default=None,
+        title="Mixed precision",
+        description="Let products run in 16 bits (autocast) while weights keep their precision; fp16 scales "
+        "the loss. Empty: everything in the base's precision.",
+        json_schema_extra=about("advanced"),
+    )
+    gradient_checkpointing: Literal["none", "selective", "all"] = Field(
+        default="none",
+        title="Gradient checkpointing",
+        description="Compute parts of the forward pass a second time instead of keeping them: less memory, "
+        "more time. selective: only feed-forward layers and blocks at full size. all: every block.",
+        json_schema_extra=about("advanced"),
+    )
+    attention: Annotated[str, one_of(*ATTENTION)] | None = Field(
+        default=None,
+        title="Attention",
+        description="The kernel that the UNet's attention takes. Empty: what suits the device.",
+        json_schema_extra=about("advanced", choices=tuple(ATTENTION)),
+    )
+    channels_last: bool | None = Field(
+        default=None,
+        title="Channels last",
+        description="Lay convolutions' weights out with channels last. Empty: where that is faster.",
+        json_schema_extra=about("advanced", choices=(True, False)),
+    )
+    quantise: Annotated[str, one_of(*QUANTISED)] | None = Field(
+        default=None,
+        title="Quantise",
+        description="Hold the base's UNet in fewer bits while the adapter learns (QLoRA). Empty: no.",
+        json_schema_extra=about("advanced", choices=tuple(QUANTISED)),
+    )
+    offload: Literal["none", "parts"] | None = Field(
+        default=None,
+        title="Offload",
+        description="parts: the VAE and the text encoders that don't learn are on the device only while they "
+        "work. Empty: parts on a graphics card, none on a CPU.",
+        json_schema_extra=about("advanced"),
+    )
+    listeners: tuple[Annotated[str, one_of(*LISTENER_NAMES)], ...] = Field(
+        default=(),
+        title="Listeners",
+        description=f"What else is told how it goes: {', '.join(LISTENER_NAMES)}. None can end a run.",
+        json_schema_extra=about("advanced"),
+    )
     cache: Path | None = Field(
         default=None,
         title="Cache folder",
         description="Where class pictures are kept for later runs. Empty: the user's cache folder.",
         json_schema_extra=about("advanced"),
     )
+
+    @model_validator(mode="after")
+    def _precisions_agree(self) -> RunConfig:
+        half = {"fp16", "bf16"}
+        if {self.precision, self.mixed_precision} == half:
+            raise ValueError(
+                f"mixed_precision: got {self.mixed_precision!r} over weights in {self.precision!r}, expected "
+                f"one kind of 16 bits; choose precision {self.mixed_precision!r} or 'fp32'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_once(self) -> RunConfig:
+        for name in ("listeners", "preview_seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: got {list(values)}, expected each once; leave the others out")
+        return self
