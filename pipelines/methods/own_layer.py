@@ -80,7 +80,7 @@ class OwnLayer(nn.Module):
         """Do what the method does after each optimizer step. step: from 1 to `total`."""
 
     def restore(self) -> None:
-        """Put back what the method changed in the module itself, bit for bit; it leaves it alone as a rule."""
+        """Put back what the method changed in the module itself, bit for bit: as a rule nothing."""
 
 
 def own(layer: nn.Module, value: torch.Tensor) -> nn.Parameter:
