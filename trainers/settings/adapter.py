@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.families import TEXT_TARGETS, UNET_TARGETS
 from pipelines.methods import TUNINGS
@@ -50,3 +50,53 @@ class AdapterConfig(Section):
         description="Which layers of the text encoder are adapted; “none” leaves it as it is.",
         json_schema_extra=about("advanced", choices=("none", *TEXT_TARGETS)),
     )
+    token_vectors: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        title="Vectors of the word",
+        description="Where a word is learned: how many tokens of a prompt it takes. More hold more, and "
+        "leave less room in the prompt.",
+        json_schema_extra=about("advanced", "tokens"),
+    )
+    token_init: str = Field(
+        default="",
+        max_length=100,
+        title="Start of the word",
+        description="Where a word is learned: the known words that it starts as, for instance “creature”. "
+        "Empty: at random, like any word.",
+        json_schema_extra=about("advanced"),
+    )
+    token_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        title="Learning rate of the word",
+        description="Size of a step on a learned word. Empty: 5e-3.",
+        json_schema_extra=about("advanced"),
+    )
+    tokens_alone: float = Field(
+        default=0.4,
+        ge=0,
+        lt=1,
+        title="The word alone",
+        description="In pivotal tuning: the share of the steps in which only the word learns; from then on "
+        "it is held. 0: both learn all the time.",
+        json_schema_extra=about("advanced", "share"),
+    )
+
+    @model_validator(mode="after")
+    def _words(self) -> AdapterConfig:
+        able = {
+            "token_vectors": [row.id for row in TUNINGS.values() if row.tokens],
+            "token_init": [row.id for row in TUNINGS.values() if row.tokens],
+            "token_learning_rate": [row.id for row in TUNINGS.values() if row.tokens],
+            "tokens_alone": [row.id for row in TUNINGS.values() if row.tokens and row.components],
+        }
+        for name in self.given(*able):
+            if self.method not in able[name]:
+                raise ValueError(
+                    f"{name}: means nothing for method {self.method!r}; leave it out, or choose method "
+                    f"{' or '.join(able[name])}"
+                )
+        return self
