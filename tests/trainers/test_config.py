@@ -32,8 +32,8 @@ NEEDED: dict[str, Any] = {
 
 
 def test_names_in_settings_are_the_tables_keys() -> None:
+    from trainers.objective import WEIGHTINGS
     from trainers.optimizers import OPTIMIZERS, SCHEDULES
-    from trainers.weighting import WEIGHTINGS
 
     assert tuple(OPTIMIZERS) == OPTIMIZER_NAMES
     assert tuple(SCHEDULES) == SCHEDULE_NAMES

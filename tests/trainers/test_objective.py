@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.base import Base
-from pipelines.errors import BaseError, ConfigError
+from pipelines.errors import BaseError
 from trainers.objective import (
     PREDICTIONS,
     add_noise,
@@ -22,8 +22,7 @@ from trainers.objective import (
     target,
 )
 from trainers.optimizers import OPTIMIZERS, SCHEDULES, rate_factor
-from trainers.settings import ObjectiveConfig, OptimizerConfig
-from trainers.weighting import WEIGHTINGS, signal_to_noise
+from trainers.settings import OptimizerConfig
 
 SHAPE = (3, 4, 8, 8)
 TIMESTEPS = torch.tensor([0, 400, 999])
@@ -45,11 +44,11 @@ def test_noise_and_targets_are_diffusers_own(
         add_noise(latents, noise, signal), scheduler.add_noise(latents, noise, TIMESTEPS)
     )
     torch.testing.assert_close(
-        PREDICTIONS["v_prediction"](latents, noise, signal),
+        PREDICTIONS["v_prediction"].target(latents, noise, signal),
         scheduler.get_velocity(latents, noise, TIMESTEPS),
     )
-    assert PREDICTIONS["epsilon"](latents, noise, signal) is noise
-    assert PREDICTIONS["sample"](latents, noise, signal) is latents
+    assert PREDICTIONS["epsilon"].target(latents, noise, signal) is noise
+    assert PREDICTIONS["sample"].target(latents, noise, signal) is latents
 
 
 @pytest.mark.parametrize("prediction_type", list(PREDICTIONS))
@@ -59,7 +58,7 @@ def test_a_perfect_prediction_loses_nothing(
 ) -> None:  # fmt: skip
     latents, noise = drawn
     tiny_base.scheduler.register_to_config(prediction_type=prediction_type)
-    perfect = PREDICTIONS[prediction_type](latents, noise, signal_at(tiny_base, TIMESTEPS))
+    perfect = PREDICTIONS[prediction_type].target(latents, noise, signal_at(tiny_base, TIMESTEPS))
     embeddings = torch.zeros(3, 16, 32)
 
     class Answer:
@@ -77,34 +76,6 @@ def test_an_unknown_prediction_type_is_refused(
     tiny_base.scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(BaseError, match="predicts 'flow'"):
         target(tiny_base, *drawn, TIMESTEPS)
-
-
-def test_signal_to_noise_by_hand() -> None:
-    snr = signal_to_noise(torch.tensor([0.9, 0.5, 0.2]), torch.tensor([2, 0, 1]))
-    torch.testing.assert_close(snr, torch.tensor([0.25, 9.0, 1.0]))
-
-
-@pytest.mark.parametrize(
-    ("prediction_type", "expected"),
-    [
-        ("epsilon", [1.0, 1.0, 5 / 9]),
-        ("v_prediction", [0.25 / 1.25, 1 / 2, 5 / 10]),
-        ("sample", [0.25, 1.0, 5.0]),
-    ],
-)
-def test_min_snr_by_hand(prediction_type: str, expected: list[float]) -> None:
-    snr = torch.tensor([0.25, 1.0, 9.0])
-    weights = WEIGHTINGS["min_snr"](snr, prediction_type, ObjectiveConfig(snr_gamma=5.0))
-    torch.testing.assert_close(weights, torch.tensor(expected))
-
-
-def test_min_snr_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="'flow'"):
-        WEIGHTINGS["min_snr"](torch.ones(1), "flow", ObjectiveConfig())
-
-
-def test_constant_weights_are_one() -> None:
-    assert WEIGHTINGS["constant"](torch.rand(5), "epsilon", ObjectiveConfig()).eq(1).all()
 
 
 def test_timesteps_are_uniform_and_stratified() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -42,3 +43,16 @@ class Section(BaseModel):
         """
         fields = type(self).model_fields
         return tuple(name for name in names if getattr(self, name) != fields[name].default)
+
+
+def refuse_unread(section: Section, choice: str, table: Mapping[str, Sequence[str]]) -> None:
+    """Refuse settings that only other rows of a table read than the chosen one.
+
+    choice: field that names a row. table: by row, the fields that it reads.
+    Raises: ValueError for the first of them that isn't its default.
+    """
+    chosen = getattr(section, choice)
+    others = dict.fromkeys(name for names in table.values() for name in names if name not in table[chosen])
+    for name in section.given(*others):
+        readers = ", ".join(repr(row) for row, names in table.items() if name in names)
+        raise ValueError(f"{name} has no effect with {choice} {chosen!r}; leave it out, or choose {readers}")
