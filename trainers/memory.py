@@ -1,0 +1,280 @@
+"""What a training needs of a device, and the ways to need less.
+
+Recomputing parts of the forward pass, the VAE and text encoders off the device between uses, a kernel
+for attention whose gradient is right; the peak as it was, and words for when it was too much.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from pipelines.base import Base
+from pipelines.errors import ConfigError, StudioError
+from pipelines.placement import Placement
+from trainers.settings import RunConfig
+
+if TYPE_CHECKING:
+    from trainers.config import TrainConfig
+
+# ── Recomputing
+
+
+def _every_block(unet: nn.Module) -> list[nn.Module]:
+    """All blocks of layers, as diffusers' own checkpointing takes them."""
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+
+    return [m for m in unet.modules() if isinstance(m, BasicTransformerBlock | ResnetBlock2D)]
+
+
+def _large_blocks(unet: nn.Module) -> list[nn.Module]:
+    """The feed-forward layers, and the blocks at the latents' full size: most bytes for least work.
+
+    Source: our own counts, SDXL at 1024 pixels: these hold two thirds of what is kept for the backward
+    pass and make a third of the forward pass's work.
+    """
+    from diffusers.models.attention import FeedForward
+
+    full = [m for block in _full_size(unet) for m in _every_block(block)]
+    inside = {id(m) for block in full for m in block.modules()}
+    others = [m for m in unet.modules() if isinstance(m, FeedForward) and id(m) not in inside]
+    return full + others
+
+
+def _full_size(unet: Any) -> list[nn.Module]:
+    """The UNet's blocks whose layers work on latents of the full size."""
+    return [unet.down_blocks[0], unet.up_blocks[-1]]
+
+
+def _no_block(unet: nn.Module) -> list[nn.Module]:
+    return []
+
+
+CHECKPOINTING: dict[str, Callable[[nn.Module], list[nn.Module]]] = {
+    "none": _no_block,
+    "selective": _large_blocks,
+    "all": _every_block,
+}
+"""Which modules of a UNet are computed again in the backward pass instead of being kept."""
+
+
+@contextmanager
+def checkpointing(base: Base, mode: str, trained: Collection[str] = ()) -> Iterator[None]:
+    """Compute parts of UNet and trained text encoders again in the backward pass, for a while.
+
+    mode: a key of CHECKPOINTING. trained: component names of the text encoders that learn; their layers are
+    recomputed under "all". The gradients are those without it.
+    """
+    modules = CHECKPOINTING[mode](base.unet)
+    if mode == "all":
+        modules += [
+            layer for name in trained if name != "unet" for layer in _text_layers(base.component(name))
+        ]
+    for module in modules:
+        module.forward = _recomputed(module.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _text_layers(encoder: nn.Module) -> list[nn.Module]:
+    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+    return [m for m in encoder.modules() if isinstance(m, CLIPEncoderLayer)]
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+# ── Where the parts are
+
+
+def placement(run: RunConfig, device: torch.device, dtype: torch.dtype) -> Placement:
+    """Say how a base is to be put on a device in order to train there.
+
+    dtype: that attention computes in. Raises: ConfigError for a kernel of attention that has no right
+    gradient.
+    """
+    if run.attention is not None:
+        check_gradient(run.attention, device, dtype)
+    offload = run.offload or ("none" if device.type in ("cpu", "mps") else "parts")
+    return Placement(
+        attention=run.attention, channels_last=run.channels_last, offload=offload, quantise=run.quantise
+    )
+
+
+def check_gradient(attention: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises: ConfigError where a kernel doesn't run here, or can't be trained through."""
+    from diffusers.models import attention_dispatch
+    from torch.nn import functional
+
+    from pipelines.attention import ATTENTION, check_attention
+
+    check_attention(attention, device, dtype)
+    backend = ATTENTION[attention].backend
+    if backend is None:
+        return
+    made = torch.Generator().manual_seed(0)
+    numbers = [torch.randn(1, 64, 2, 64, generator=made).to(device, dtype) for _ in range(4)]
+    towards = numbers.pop()
+    try:
+        q, k, v = (x.clone().requires_grad_() for x in numbers)
+        out = attention_dispatch.dispatch_attention_fn(
+            q, k, v, backend=attention_dispatch.AttentionBackendName(backend)
+        )
+        found = torch.autograd.grad(out, (q, k, v), towards)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ConfigError(
+            f"run.attention: {attention!r} has no gradient ({_first_line(error)}), so nothing can learn "
+            f"through it; choose 'sdpa'"
+        ) from error
+    q, k, v = (x.float().requires_grad_() for x in numbers)
+    turned = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    exact = torch.autograd.grad(turned.transpose(1, 2), (q, k, v), towards.float())
+    wrong = max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
+    if not wrong < 0.1:
+        raise ConfigError(
+            f"run.attention: the gradient of {attention!r} differs from the exact one by {wrong:.0%} on "
+            f"{device}; choose 'sdpa'"
+        )
+
+
+@contextmanager
+def parked(base: Base, trained: Collection[str]) -> Iterator[None]:
+    """Keep the text encoders that learn on the device, where a base is under offload "parts".
+
+    The VAE and the other text encoders go on visiting it only while they work (see `pipelines.offload`),
+    for pictures in between too. Afterwards all parts are as they were.
+    """
+    from pipelines.preparing import offloaded
+
+    offload = offloaded(base)
+    staying = [name for name in base.text_encoders() if name in trained]
+    if offload is None or not staying:
+        yield
+        return
+    visiting = [name for name in (*base.text_encoders(), "vae") if name not in staying]
+    homes = {name: next(base.component(name).parameters()).device for name in staying}
+    offload.remove()
+    for name in visiting:
+        offload.add_whole(base.component(name))
+    for name in staying:
+        base.component(name).to(base.device)
+    try:
+        yield
+    finally:
+        offload.remove()
+        for name in staying:
+            base.component(name).to(homes[name])
+        for name in (*base.text_encoders(), "vae"):
+            offload.add_whole(base.component(name))
+
+
+# ── How much it was
+
+
+class Peak:
+    """The most memory in use since this was made, in bytes.
+
+    On a card what PyTorch had allocated there. On a CPU how far the process has grown: other memory
+    than this training's counts too, and what was there before doesn't.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            _forget_peak()
+            self._began = self._most = _resident()
+
+    def bytes(self) -> int:
+        """Bytes at the peak so far."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        self._most = max(self._most, _resident(), _resident_peak() or 0)
+        return self._most - self._began
+
+
+def _resident() -> int:
+    import psutil  # type: ignore[import-untyped]
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _forget_peak() -> None:
+    """Let Linux count the process's peak from now on; elsewhere the samples must do."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _resident_peak() -> int | None:
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found.group(1))
+
+
+# ── When it was too much
+
+
+@contextmanager
+def explained(config: TrainConfig) -> Iterator[None]:
+    """Turn "out of memory" into a StudioError that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise StudioError(f"out of memory; {advice(config)}, then run again to go on") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's or the machine's memory is full."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def advice(config: TrainConfig) -> str:
+    """Say what to lower next, the cheapest first; at most three things."""
+    run, found = config.run, []
+    if run.gradient_checkpointing != "all":
+        more = "selective" if run.gradient_checkpointing == "none" else "all"
+        found.append(f"set run.gradient_checkpointing to {more!r}")
+    if run.batch_size > 1:
+        half = run.batch_size // 2
+        found.append(f"lower run.batch_size to {half} with run.accumulate {run.accumulate * 2}")
+    if run.offload == "none":
+        found.append("set run.offload to 'parts'")
+    if run.precision == "fp32":
+        found.append("set run.precision to 'bf16'")
+    if run.quantise is None:
+        found.append("hold the base in fewer bits (run.quantise 'int8')")
+    found.append("lower data.resolution or adapter.rank")
+    return ", or ".join(found[:3])
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:160].rstrip(".") if text else type(error).__name__

@@ -1,0 +1,80 @@
+"""16 bits in training: where products run in them, and the scaling that fp16's gradients need.
+
+What is trained stays fp32 whatever the base is held in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from pipelines.device import DTYPES
+from trainers.settings import RunConfig
+
+# A loss scale this small says that it isn't the scale that makes the gradients infinite.
+_SMALLEST_SCALE = 2.0**-10
+
+
+class Precision:
+    """How a step computes: autocast or not, with a scaled loss or not.
+
+    skipped: whether the last step was left out, because its scaled gradients left fp16's range.
+
+    Source: Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740, section 3.2 (loss scaling).
+    """
+
+    def __init__(self, run: RunConfig, device: torch.device, dtype: torch.dtype) -> None:
+        """device, dtype: of the base's UNet."""
+        self.device = device
+        self.half = None if run.mixed_precision is None else DTYPES[run.mixed_precision]
+        scaled = torch.float16 in (self.half, dtype)
+        self._scaler = torch.amp.GradScaler(device.type) if scaled else None
+        self.skipped = False
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Around forward passes (not backward ones)."""
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss, scaled where that is needed, to the parameters'."""
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+
+    def step(
+        self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float
+    ) -> torch.Tensor:
+        """Clip, take a step, and drop the gradients; return their norm from before, unscaled.
+
+        A step whose gradients aren't finite isn't taken: without scaling the norm says so, and with it
+        `skipped` does, the scale is halved, and the norm is given as 0 (until the scale is so small that
+        it can't be the reason: then as it is).
+        """
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        finite = bool(norm.isfinite())
+        self.skipped = False
+        if self._scaler is not None:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+            self.skipped = not finite and self._scaler.get_scale() > _SMALLEST_SCALE
+        elif finite:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return torch.zeros_like(norm) if self.skipped else norm
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by; 1 without scaling."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that a resume needs; empty without scaling."""
+        return {} if self._scaler is None else dict(self._scaler.state_dict())
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to what `state` gave."""
+        if self._scaler is not None and state:
+            self._scaler.load_state_dict(state)
