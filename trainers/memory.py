@@ -74,12 +74,11 @@ def checkpointing(base: Base, mode: str, trained: Collection[str] = ()) -> Itera
     recomputed under "all". The gradients are those without it.
     """
     modules = CHECKPOINTING[mode](base.unet)
+    encoders = [base.component(name) for name in base.text_encoders() if name in trained]
     if mode == "all":
-        modules += [
-            layer for name in trained if name != "unet" for layer in _text_layers(base.component(name))
-        ]
+        modules += [layer for encoder in encoders for layer in _text_layers(encoder)]
     for module in modules:
-        module.forward = _recomputed(module.forward)  # type: ignore[method-assign]
+        module.forward = _recomputed(module.forward)
     try:
         yield
     finally:

@@ -6,21 +6,20 @@ samples, and the gradients are summed. One process alone needs none of it, nor a
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, StudioError
 
 if TYPE_CHECKING:
     import torch
 
-    Samples = TypeVar("Samples")
+    from trainers.batches import Batch
 
 BUCKET_BYTES = 32_000_000
 """Gradients that travel together."""
@@ -53,28 +52,15 @@ class Processes:
                 f"each; use {self.size} or start fewer processes"
             )
 
-    def part(self, batches: Sequence[Samples]) -> list[Samples]:
+    def part(self, batches: Sequence[Batch]) -> list[Batch]:
         """Return this process's share of each batch: every `size`-th sample, from number `rank` on.
 
-        batches: dataclasses whose tensors and tuples of B entries are per sample; other fields stay. A
-        batch of fewer samples than processes is left out where nothing of it is this one's.
+        A batch of so few samples that none is this one's is left out.
         """
-        return [part for batch in batches if (part := self._rows(batch)) is not None]
-
-    def _rows(self, batch: Any) -> Any:
         if self.size == 1:
-            return batch
-        import torch
-
-        count = len(batch.captions)
-        if self.rank >= count:
-            return None
-        fields: dict[str, Any] = {}
-        for field in dataclasses.fields(batch):
-            value = getattr(batch, field.name)
-            if isinstance(value, torch.Tensor | tuple | list) and len(value) == count:
-                fields[field.name] = value[self.rank :: self.size]
-        return dataclasses.replace(batch, **fields)
+            return list(batches)
+        rows = [range(self.rank, len(batch), self.size) for batch in batches]
+        return [batch.take(mine) for batch, mine in zip(batches, rows, strict=True) if len(mine)]
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Sum every parameter's gradient over the processes, in flat buckets.
