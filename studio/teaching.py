@@ -100,6 +100,21 @@ def check_pictures(pictures: Sequence[Path]) -> tuple[list[Path], list[str]]:
     return good, refused
 
 
+def captioned(pictures: Sequence[Path], lines: str) -> list[tuple[Path, str]]:
+    """Give each picture the caption that stands in its line; an empty line is none.
+
+    Raises:
+        ConfigError: there are captions for more pictures than there are.
+    """
+    captions = [" ".join(line.split()) for line in lines.rstrip().split("\n")]
+    if len(captions) > max(len(pictures), 1):
+        raise ConfigError(
+            f"there are {len(captions)} lines of captions for {len(pictures)} pictures; give one each"
+        )
+    captions += [""] * (len(pictures) - len(captions))
+    return list(zip(pictures, captions, strict=False))
+
+
 def lesson_config(
     lesson: Lesson, *, pictures: Path, output: Path, cache: Path, base: str,
     options: BaseOptions | None = None,

@@ -67,6 +67,11 @@ def _pictures(context: Context, parts: dict[str, Any]) -> None:
         allow_preview=False,
     )  # fmt: skip
     parts["refused"] = gr.HTML(visible=False)
+    with gr.Accordion("Captions", open=False, elem_id="captions-box"):
+        parts["captions"] = gr.Textbox(
+            label="One line per picture, in their order", lines=3, max_lines=12, elem_id="captions",
+            info="What each picture shows, with the trigger in it. Empty: the prompt of them all.",
+        )  # fmt: skip
 
 
 def _set_cards() -> str:
@@ -128,7 +133,7 @@ def _how(parts: dict[str, Any]) -> None:
                         parts["advanced"][spec.path].placeholder = "made from the words above"
     parts["start"] = gr.Button("Start teaching", variant="primary", size="lg", elem_id="start")
     parts["inputs"] = [
-        parts[name] for name in ("gallery", "kind", "trigger", "class_name", "preset", "name")
+        parts[name] for name in ("gallery", "captions", "kind", "trigger", "class_name", "preset", "name")
     ] + list(parts["advanced"].values())
 
 
@@ -141,22 +146,22 @@ def _listen_to_form(context: Context, parts: dict[str, Any]) -> None:
     def choose(event: gr.EventData) -> list[Any]:
         """Fill everything from an example set."""
         one = next(found for found in example_sets() if found.id == event.id)
-        pictures = [
-            (str(_served(context, path)), one.captions.get(path.name) or None) for path in one.pictures
-        ]
+        pictures = [str(_served(context, path)) for path in one.pictures]
+        captions = "\n".join(one.captions.get(path.name, "") for path in one.pictures)
         name = one.title.partition(",")[0].partition(":")[0].strip()
         # Prompts that the words give anyway stay empty, so that they follow when the words are changed.
         said = (one.instance_prompt, one.class_prompt)
         made = teaching.prompts(one.kind, one.trigger, one.class_name)
         own = ["" if a == b else a for a, b in zip(said, made, strict=True)]
-        return [pictures, one.kind, one.trigger, one.class_name, name, *own, gr.HTML(visible=False)]
+        return [pictures, captions.rstrip("\n"), one.kind, one.trigger, one.class_name, name, *own,
+                gr.HTML(visible=False)]  # fmt: skip
 
     def uploaded(gallery: list[tuple[str, str | None]] | None) -> list[Any]:
         """Keep the readable pictures, say what is wrong with the others."""
         pairs = gallery or []
         good, refused = teaching.check_pictures([Path(path) for path, _ in pairs])
         note = "".join(f'<div class="pg-note">{text(line)}</div>' for line in refused)
-        kept = [(path, caption) for path, caption in pairs if Path(path) in good]
+        kept = [path for path, _ in pairs if Path(path) in good]
         return [kept if refused else gr.skip(), gr.HTML(note, visible=bool(refused)), "", ""]
 
     def spoken(kind: str, trigger: str, class_name: str) -> list[Any]:
@@ -173,7 +178,7 @@ def _listen_to_form(context: Context, parts: dict[str, Any]) -> None:
     prompt_parts = [advanced["data.instance_prompt"], advanced["data.class_prompt"]]
     parts["sets"].click(
         toast(choose), None,
-        [parts[name] for name in ("gallery", "kind", "trigger", "class_name", "name")]
+        [parts[name] for name in ("gallery", "captions", "kind", "trigger", "class_name", "name")]
         + prompt_parts
         + [parts["refused"]],
         **BUSY,
@@ -204,7 +209,9 @@ def _starter(context: Context, parts: dict[str, Any]) -> Callable[..., Any]:
     def start_teaching(values: dict[Any, Any]) -> list[Any]:
         """Queue the job that the form describes."""
         lesson = teaching.Lesson(
-            pictures=[(Path(path), caption or "") for path, caption in values[parts["gallery"]] or []],
+            pictures=teaching.captioned(
+                [Path(path) for path, _ in values[parts["gallery"]] or []], values[parts["captions"]] or ""
+            ),
             kind=values[parts["kind"]],
             trigger=values[parts["trigger"]] or "",
             class_name=values[parts["class_name"]] or "",

@@ -56,6 +56,15 @@ def test_captions_go_beside_the_pictures(context: Context, lesson: teaching.Less
     assert not (folder / "000.txt").exists()
 
 
+def test_captions_belong_to_the_pictures_of_their_lines(pictures: list[Path]) -> None:
+    found = teaching.captioned(pictures[:3], "a zuv\n\n zuv  in snow \n\n")
+    assert found == [(pictures[0], "a zuv"), (pictures[1], ""), (pictures[2], "zuv in snow")]
+    assert teaching.captioned(pictures[:2], "") == [(pictures[0], ""), (pictures[1], "")]
+    assert teaching.captioned([], "") == []
+    with pytest.raises(ConfigError, match="3 lines of captions for 2 pictures"):
+        teaching.captioned(pictures[:2], "a\nb\nc")
+
+
 def test_what_is_set_under_advanced_counts(context: Context, lesson: teaching.Lesson) -> None:
     changed = advanced(
         run__steps=7, adapter__rank=3, run__preview_prompts="one\ntwo", data__class_prompt="a disc"
