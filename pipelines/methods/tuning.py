@@ -38,14 +38,15 @@ class Tuning:
     summary: in one line, what it is good for.
     peft_config(size, target modules): a configuration of PEFT's tuner, which starts as the identity;
     layer(module, size): an own layer put in a module's place. One of the two is given, or `tokens`.
-    sits_on: kinds of module it can sit on: "linear", "conv", "norm", "attention" (a whole attention
-    module of a text encoder, of which target sets speak by their "q_proj" …).
+    sits_on: kinds of module it can sit on, of KINDS.
     components: "unet", "text" or both. endings: of the names of the modules that it takes out of the
-    targets; empty: any. uses: which fields of Size mean something.
-    by_block: whether modules may differ in rank and alpha.
+    targets; empty: any. suits(module): whether it has anything to learn there; a module where it hasn't is
+    left out. misfit(module, size): why it can't sit on a module of that shape, or None; it's refused then.
+    uses: which fields of Size mean something. by_block: whether modules may differ in rank and alpha.
     initialisations: what `Size.init` may be. rank_multiple: what the rank must be a multiple of.
-    decays: whether weight decay pulls it towards no change, and so makes sense.
-    learning_rate: good for models of the published sizes. tokens: whether it learns words too.
+    decays: whether weight decay pulls it towards no change, and so makes sense; no_decay: the trained parts
+    where it doesn't although it does elsewhere. allocates_rank: whether ranks are given out in training, by
+    importance. learning_rate: good for models of the published sizes. tokens: whether it learns words too.
     """
 
     id: str
@@ -57,10 +58,48 @@ class Tuning:
     sits_on: tuple[str, ...] = ("linear", "conv")
     components: tuple[str, ...] = ("unet", "text")
     endings: tuple[str, ...] = ()
+    suits: Callable[[nn.Module], bool] | None = None
+    misfit: Callable[[nn.Module, Size], str | None] | None = None
     uses: frozenset[str] = frozenset({"rank", "alpha", "dropout"})
     by_block: bool = True
     initialisations: tuple[str, ...] = ("default",)
     rank_multiple: int = 1
     decays: bool = True
+    no_decay: tuple[str, ...] = ()
+    allocates_rank: bool = False
     learning_rate: float = 1e-4
     tokens: bool = False
+
+
+KINDS = ("linear", "conv", "pointwise", "norm", "attention")
+"""Kinds of module: linear layers, convolutions of any kernel, those of kernel 1 alone, normalisations, and
+whole attention modules of a text encoder (`self_attn`)."""
+
+
+def tuned(
+    make: Callable[[int, float, Sequence[str], float], PeftConfig] | None,
+) -> Callable[[Size, Sequence[str]], PeftConfig]:
+    """Make a tuning's `peft_config` of a row's."""
+    assert make is not None
+
+    def config(size: Size, targets: Sequence[str]) -> PeftConfig:
+        return make(size.rank, size.alpha, targets, size.dropout)
+
+    return config
+
+
+def sides(module: nn.Module) -> tuple[int, int]:
+    """Return a module's outputs and the inputs of one of them, (out, in) or (out, in·kh·kw)."""
+    if hasattr(module, "in_features"):
+        return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
+    weight = module.weight
+    return int(weight.shape[0]), int(weight[0].numel())  # type: ignore[index, arg-type]
+
+
+def divides(what: str, size: int, **numbers: int) -> str | None:
+    """Say which of `numbers` (by what they count) `size` doesn't divide, or None."""
+    for name, number in numbers.items():
+        if number % size:
+            near = [n for n in range(1, size + 1) if number % n == 0]
+            return f"{what} of {size} doesn't divide its {number} {name}; {near[-1]} would"
+    return None
