@@ -1,63 +1,176 @@
-"""The pictures and captions of a config, checked and cut: what is learned from, and what is held out."""
+"""The pictures and captions of a config, checked: what is learned from, and what is held out."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from pipelines.errors import ConfigError
-from trainers.captions import captions_for
+from trainers.captions import Words, listed, words_for
 from trainers.config import DataConfig
-from trainers.images import Source, find_pictures, read_picture, squares
+from trainers.folders import find_folders
+from trainers.frames import Cut, Frame, Variant, frame_notes, frames
+from trainers.images import Source, read_picture, squares, unread
+from trainers.masks import check_mask, find_mask
+
+__all__ = [
+    "Cut", "Dataset", "Frame", "Item", "Variant", "cut", "frame_notes", "frames", "load_dataset",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Item:
+    """A picture with its words.
+
+    caption: as it is written; what a sample says is `captions.spoken` of it. own: whether it was written for
+    this picture. repeats: how often the picture comes in one round through all. masked: whether the
+    picture's own opacity is its mask. mask_source: the picture that is its mask, or None. name: the file's
+    path in the folder of pictures.
+    """
+
+    source: Source
+    caption: str
+    name: str
+    own: bool = False
+    repeats: int = 1
+    masked: bool = False
+    mask_source: Source | None = None
+
+    def layers(self) -> tuple[Image.Image, Image.Image | None]:
+        """Decode the picture (RGB) and its mask (L, of the same size; 255 counts, 0 doesn't) or None."""
+        picture, alpha = self.source.layers()
+        if self.mask_source is not None:
+            drawn = self.mask_source.image.convert("L")
+            return picture, drawn if drawn.size == picture.size else drawn.resize(picture.size)
+        return picture, alpha if self.masked else None
+
+    @property
+    def mask(self) -> Image.Image | None:
+        """The mask, see `layers`."""
+        return self.layers()[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures as they were read, each with its caption.
+    """Pictures that were read and found good, each with its words.
 
-    learn, held_out: (picture, caption). notes: lines that a person should read. sha256: over names,
-    contents and captions, in order: the same for the same data.
+    notes: lines that a person should read. sha256: over names, contents, captions, repeats and masks, in
+    order: the same for the same data.
     """
 
-    learn: tuple[tuple[Source, str], ...]
-    held_out: tuple[tuple[Source, str], ...]
+    learn: tuple[Item, ...]
+    held_out: tuple[Item, ...]
     notes: tuple[str, ...]
     sha256: str
 
 
 def load_dataset(data: DataConfig) -> Dataset:
-    """Read all pictures and captions of `data`; the last `held_out` by name are held out.
+    """Read all pictures, captions and masks of `data`, and split off what is held out.
 
     Raises: PictureError naming the folder or file that can't be used; ConfigError where nothing would be
-    left to learn from.
+    left to learn from, or where masks are asked for and there are none.
     """
-    paths = find_pictures(data.instance_images)
-    if data.held_out >= len(paths):
-        raise ConfigError(
-            f"data.held_out: got {data.held_out} of {len(paths)} pictures, "
-            f"expected at least one left to learn from; hold out fewer"
-        )
-    sources = [read_picture(path) for path in paths]
-    captions, notes = captions_for(paths, data)
-    notes = [f"picture {source.path.name!r}: {note}" for source in sources for note in source.notes] + notes
+    folders = find_folders(data)
+    paths = [path for folder in folders for path in folder.pictures]
+    count = _held_out(data, len(paths))
+    sources = [read_picture(path, data.background) for path in paths]
+    prompts = [folder.prompt for folder in folders for _ in folder.pictures]
+    words, notes = words_for(paths, data, prompts)
+    repeats = [folder.repeats for folder in folders for _ in folder.pictures]
+    items = [
+        _item(data, source, said, often) for source, said, often in zip(sources, words, repeats, strict=True)
+    ]
+    notes = [f"picture {item.name!r}: {note}" for item in items for note in item.source.notes] + notes
+    if other := unread(data.instance_images):
+        notes.append(f"not read, since of another format: {', '.join(other[:5])}; save them as PNG or JPEG")
+    notes += _mask_notes(data, items)
     digest = hashlib.sha256()
-    for source, caption in zip(sources, captions, strict=True):
-        digest.update(f"{source.path.name}\0{source.sha256}\0{caption}\n".encode())
-    pairs = tuple(zip(sources, captions, strict=True))
-    split = len(pairs) - data.held_out
-    return Dataset(pairs[:split], pairs[split:], tuple(notes), digest.hexdigest())
+    for item in items:
+        digest.update(_line(item).encode())
+    chosen = set(_chosen(data, items, count))
+    return Dataset(
+        tuple(item for index, item in enumerate(items) if index not in chosen),
+        tuple(item for index, item in enumerate(items) if index in chosen),
+        tuple(notes),
+        digest.hexdigest(),
+    )
 
 
-def cut(
-    pairs: tuple[tuple[Source, str], ...], data: DataConfig, resolution: int
-) -> tuple[list[Image.Image], list[str]]:
+def cut(items: Sequence[Item], data: DataConfig, resolution: int) -> tuple[list[Image.Image], list[str]]:
     """Cut the squares of `resolution` pixels that `data` asks for, each with its picture's caption."""
     pictures: list[Image.Image] = []
     captions: list[str] = []
-    for source, caption in pairs:
-        found = squares(source.image, resolution, center=data.center_crop, flip=data.flip)
+    for item in items:
+        found = squares(item.source.image, resolution, center=data.center_crop, flip=data.flip)
         pictures += found
-        captions += [caption] * len(found)
+        captions += [item.caption] * len(found)
     return pictures, captions
+
+
+def _item(data: DataConfig, source: Source, said: Words, repeats: int) -> Item:
+    """Join what is known of one picture, and check its mask."""
+    mask_source = None
+    if data.masks == "file" and (path := find_mask(source.path, said.mask)) is not None:
+        mask_source = read_picture(path)
+    item = Item(
+        source=source,
+        caption=said.caption,
+        name=source.path.relative_to(data.instance_images).as_posix(),
+        own=said.own,
+        repeats=said.repeats or repeats,
+        masked=data.masks == "alpha" and source.alpha,
+        mask_source=mask_source,
+    )
+    if item.masked or mask_source is not None:
+        check_mask(item)
+    return item
+
+
+def _line(item: Item) -> str:
+    """Everything about an item that a run depends on."""
+    mask = item.mask_source.sha256 if item.mask_source else "alpha" if item.masked else ""
+    parts = (item.name, item.source.sha256, item.source.background, item.caption, str(item.repeats), mask)
+    return "\0".join(parts) + "\n"
+
+
+def _mask_notes(data: DataConfig, items: Sequence[Item]) -> list[str]:
+    """Say which pictures have no mask. Raises: ConfigError where none has one."""
+    if data.masks == "none":
+        return []
+    without = [item.name for item in items if not item.masked and item.mask_source is None]
+    if len(without) == len(items):
+        wanted = "transparent parts" if data.masks == "alpha" else "a mask (name.mask.png, or masks/name.png)"
+        raise ConfigError(f"data.masks: got {data.masks!r}, but no picture has {wanted}; leave masks out")
+    return [f"no mask for {listed(without)}: all of it counts"] if without else []
+
+
+def _held_out(data: DataConfig, total: int) -> int:
+    """Return how many of `total` pictures are held out. Raises: ConfigError where none would be left."""
+    count = data.held_out
+    if data.held_out_share:
+        count = max(1, round(data.held_out_share * total))
+    if count >= total:
+        name = "held_out_share" if data.held_out_share else "held_out"
+        raise ConfigError(
+            f"data.{name}: got {getattr(data, name)} of {total} pictures, "
+            f"expected at least one left to learn from; hold out fewer"
+        )
+    return count
+
+
+def _chosen(data: DataConfig, items: Sequence[Item], count: int) -> list[int]:
+    """Return the indices of the held-out items: the last by name, or by chance.
+
+    Chance is a hash of seed and content, so that another picture in the folder moves few of them.
+    """
+    order = list(range(len(items)))
+    if data.held_out_share:
+        order.sort(
+            key=lambda index: hashlib.sha256(
+                f"{data.split_seed}\0{items[index].source.sha256}\0{items[index].name}".encode()
+            ).digest()
+        )
+    return order[len(items) - count :]

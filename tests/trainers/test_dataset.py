@@ -18,7 +18,7 @@ Make = Callable[..., TrainConfig]
 def test_one_prompt_for_all(make_config: Make, pictures: Path) -> None:
     (pictures / "00.txt").write_text("a red zuv")
     data = load_dataset(make_config(captions="prompt").data)
-    assert {caption for _, caption in (*data.learn, *data.held_out)} == {"a zuv disc"}
+    assert {item.caption for item in (*data.learn, *data.held_out)} == {"a zuv disc"}
     assert data.notes == ()
 
 
@@ -26,8 +26,8 @@ def test_sidecar_captions_and_what_is_missing(make_config: Make, pictures: Path)
     (pictures / "00.txt").write_text("\ufeffa zuv disc\n on red ", encoding="utf-8")
     (pictures / "01.txt").write_text("a disc on teal")
     data = load_dataset(make_config(captions="sidecar", held_out=0).data)
-    assert [caption for _, caption in data.learn[:3]] == ["a zuv disc on red", "a disc on teal", "a zuv disc"]
-    assert any("'01.png' has no 'zuv'" in note for note in data.notes)
+    assert [item.caption for item in data.learn[:3]] == ["a zuv disc on red", "a disc on teal", "a zuv disc"]
+    assert any("no 'zuv' in the caption of 01.png" in note for note in data.notes)
     assert any("02.png, 03.png, 04.png" in note for note in data.notes)
 
 
@@ -46,8 +46,8 @@ def test_unreadable_captions_are_refused_by_name(make_config: Make, pictures: Pa
 
 def test_the_last_pictures_are_held_out(make_config: Make) -> None:
     data = load_dataset(make_config(held_out=2).data)
-    assert [source.path.name for source, _ in data.held_out] == ["03.png", "04.png"]
-    assert [source.path.name for source, _ in data.learn] == ["00.png", "01.png", "02.png"]
+    assert [item.name for item in data.held_out] == ["03.png", "04.png"]
+    assert [item.name for item in data.learn] == ["00.png", "01.png", "02.png"]
 
 
 @pytest.mark.parametrize("held_out", [5, 6])
