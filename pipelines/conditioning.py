@@ -46,10 +46,19 @@ class Conditioning:
 
         Where the family has them: original and target size are the picture's, nothing was cropped.
         """
+        return self.arguments_for(torch.tensor([[*size, 0, 0, *size]]).expand(len(self.hidden), -1))
+
+    def arguments_for(self, frames: torch.Tensor) -> dict[str, Any]:
+        """Return the UNet's arguments for pictures that were cut, each in its own way.
+
+        frames: (B, 6) in pixels: original height and width, top and left of the cut, height and width of what
+        is left; families without pooled prompts don't look at it.
+        Source: Podell et al. 2023, https://arxiv.org/abs/2307.01952, section 2.2.
+        """
         if self.pooled is None:
             return {"encoder_hidden_states": self.hidden}
-        ids = torch.tensor([[*size, 0, 0, *size]], dtype=self.pooled.dtype, device=self.pooled.device)
-        added = {"text_embeds": self.pooled, "time_ids": ids.expand(len(self.pooled), -1)}  # (B, P), (B, 6)
+        ids = frames.to(device=self.pooled.device, dtype=self.pooled.dtype)
+        added = {"text_embeds": self.pooled, "time_ids": ids}  # (B, P), (B, 6)
         return {"encoder_hidden_states": self.hidden, "added_cond_kwargs": added}
 
     def after(self, other: Conditioning) -> Conditioning:

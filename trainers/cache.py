@@ -1,4 +1,4 @@
-"""Pictures as latents, encoded once; and prompts as embeddings."""
+"""Pictures as latents and prompts as embeddings, as the loop takes them until it uses `trainers.caching`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,12 @@ import torch
 from PIL import Image
 
 from pipelines.base import Base
+from trainers.caching.latents import Encoded, LatentCache
 from trainers.images import to_pixels
 
+__all__ = ["LatentCache", "PromptEncoder", "encode_pictures"]
+
 _ENCODE_BATCH = 8
-
-
-@dataclass(frozen=True, eq=False)
-class LatentCache:
-    """N squares as the encoder's distributions, with their captions.
-
-    mean, std: fp32 (N, C, h, w), scaled as the UNet sees them. Each draw samples anew, so that the
-    objective is the same as without a cache.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-    captions: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def sample(self, indices: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-        """Draw latents (B, C, h, w) of the squares at `indices`; generator: on the CPU."""
-        chosen = torch.as_tensor(indices, dtype=torch.long, device=self.mean.device)
-        noise = torch.randn((len(indices), *self.mean.shape[1:]), generator=generator).to(self.mean.device)
-        return self.mean[chosen] + self.std[chosen] * noise
 
 
 def encode_pictures(base: Base, pictures: Sequence[Image.Image], captions: Sequence[str]) -> LatentCache:
@@ -43,8 +24,9 @@ def encode_pictures(base: Base, pictures: Sequence[Image.Image], captions: Seque
         base.encode_images(to_pixels(list(pictures[start : start + _ENCODE_BATCH])))
         for start in range(0, len(pictures), _ENCODE_BATCH)
     ]
-    mean, std = (torch.cat([part[side].float() for part in parts]) for side in (0, 1))
-    return LatentCache(mean, std, tuple(captions))
+    mean, std = (torch.cat([part[side].float().cpu() for part in parts]) for side in (0, 1))
+    encoded = tuple((Encoded(one, spread),) for one, spread in zip(mean, std, strict=True))
+    return LatentCache(encoded, tuple(captions))
 
 
 @dataclass(eq=False)

@@ -13,9 +13,18 @@ steps, which isn't supported: they are refused by one line. `#` begins no commen
 text so that it means itself.
 """
 
-from pipelines.prompts.encoding import encode
+from pipelines.prompts.encoding import count_chunks, encode, encode_literal
 from pipelines.prompts.literal import literal, without_choices
 from pipelines.prompts.tags import Tag, split_tags
 from pipelines.prompts.wildcards import resolve_wildcards
 
-__all__ = ["Tag", "encode", "literal", "resolve_wildcards", "split_tags", "without_choices"]
+__all__ = [
+    "Tag",
+    "count_chunks",
+    "encode",
+    "encode_literal",
+    "literal",
+    "resolve_wildcards",
+    "split_tags",
+    "without_choices",
+]

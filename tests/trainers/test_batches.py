@@ -1,91 +1,202 @@
-"""Orders, streams, latents and embeddings."""
+"""Streams and the batches of a step: shapes, shares, variants, words, and how they go on."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
 import torch
-from PIL import Image
 
-from pipelines.base import Base
-from trainers.batches import Shuffle, Stream, draw_batch
-from trainers.cache import LatentCache, PromptEncoder, encode_pictures
-from trainers.inject import injected
-from trainers.settings import AdapterConfig
+from pipelines.errors import StudioError
+from trainers.batches import Batch, Stream, draw_step
+from trainers.caching import Encoded, LatentCache
+from trainers.objective import Levels
+from trainers.settings import ObjectiveConfig
 
-CPU = torch.device("cpu")
-
-
-def latents(count: int, std: float = 0.0) -> LatentCache:
-    """`count` latents, each filled with its own number."""
-    mean = torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 4, 2, 2).clone()
-    return LatentCache(mean, torch.full_like(mean, std), tuple(f"picture {i}" for i in range(count)))
+LEVELS = Levels(torch.linspace(0.999, 0.01, 1000), "epsilon")
+PLAIN = ObjectiveConfig()
+TENSORS = ("latents", "noise", "input_noise", "timesteps", "share", "frames")
 
 
-def test_each_item_comes_once_in_each_round() -> None:
-    order, generator = Shuffle(5), torch.Generator().manual_seed(0)
-    taken = [index for _ in range(10) for index in order.take(4, generator)]
-    rounds = [taken[start : start + 5] for start in range(0, 40, 5)]
-    assert all(sorted(one) == list(range(5)) for one in rounds)
-    assert len({tuple(one) for one in rounds}) > 1
+def picture(
+    number: float, shape: tuple[int, int] = (2, 2), std: float = 0.0, masked: bool = False
+) -> Encoded:
+    """One variant, filled with its number; half of it counts when masked."""
+    mean = torch.full((4, *shape), float(number))
+    mask = torch.full((1, *shape), 0.5) if masked else None
+    sides = (shape[0] * 8, shape[1] * 8)
+    return Encoded(mean, torch.full_like(mean, std), mask, (90 + int(number), 80, 1, 2, *sides))
 
 
-def test_a_batch_larger_than_the_set_repeats_it() -> None:
-    assert sorted(Shuffle(2).take(6, torch.Generator())) == [0, 0, 0, 1, 1, 1]
+def cache(
+    shapes: list[tuple[int, int]], std: float = 0.0, repeats: tuple[int, ...] | None = None
+) -> LatentCache:
+    """Pictures 0, 1, …, each filled with its number, of these shapes."""
+    pictures = tuple((picture(index, shape, std),) for index, shape in enumerate(shapes))
+    return LatentCache(pictures, tuple(f"picture {index}" for index in range(len(shapes))), repeats)
+
+
+def seen(batches: list[Batch]) -> list[int]:
+    """The numbers of the pictures in some batches."""
+    return [int(value) for batch in batches for value in batch.latents[:, 0, 0, 0]]
 
 
 def test_a_batch_joins_the_streams_and_shares_their_weight() -> None:
-    streams = [Stream.of("instance", latents(3), 2, 1.0, 0), Stream.of("prior", latents(5), 4, 0.5, 1)]
-    batch = draw_batch(streams, 1000, 0.0, CPU)
-    assert batch.latents.shape == batch.noise.shape == (6, 4, 2, 2)
+    streams = [
+        Stream.of("instance", cache([(2, 2)] * 3), 2, 1.0, 0),
+        Stream.of("prior", cache([(2, 2)] * 5), 4, 0.5, 1),
+    ]
+    (batch,) = draw_step(streams, LEVELS, PLAIN)
+    assert batch.latents.shape == batch.noise.shape == (6, 4, 2, 2) and len(batch) == 6
     assert batch.share.tolist() == [0.5, 0.5, 0.125, 0.125, 0.125, 0.125]
-    assert batch.sizes == (2, 4) and torch.equal(batch.part(1).noise, batch.noise[2:])
-    assert batch.part(0).captions == batch.captions[:2] and batch.part(1).captions == batch.captions[2:]
-    assert [f"picture {int(one)}" for one in batch.latents[:, 0, 0, 0]] == list(batch.captions)
+    assert batch.streams == (0, 0, 1, 1, 1, 1) and batch.sizes == (2, 4)
+    assert torch.equal(batch.part(1).noise, batch.noise[2:]) and batch.part(0).captions == batch.captions[:2]
+    assert [f"picture {one}" for one in seen([batch])] == list(batch.captions)
+    assert batch.frames.tolist() == [[90 + one, 80, 1, 2, 16, 16] for one in seen([batch])]
+    assert batch.mask is None and batch.input_noise is batch.noise
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_shapes_have_batches_of_their_own_and_the_shares_of_a_step_add_up(accumulate: int) -> None:
+    streams = [
+        Stream.of("instance", cache([(2, 2), (2, 4), (2, 2), (4, 2), (2, 4)]), 4, 1.0, 0),
+        Stream.of("prior", cache([(2, 2)] * 3), 2, 0.5, 1),
+    ]
+    for _ in range(5):
+        batches = draw_step(streams, LEVELS, PLAIN, accumulate)
+        assert sum(float(batch.share.sum()) for batch in batches) == pytest.approx(1.5)
+        assert sum(batch.streams.count(0) for batch in batches) == 4 * accumulate
+        assert sum(batch.streams.count(1) for batch in batches) == 2 * accumulate
+        for batch in batches:
+            assert len({len(getattr(batch, name)) for name in (*TENSORS, "captions", "streams")}) == 1
+            assert batch.noise.shape == batch.latents.shape
+        # The prior's squares stand beside the instance's squares where there are any.
+        squares = [batch for batch in batches if batch.latents.shape[2:] == (2, 2)]
+        assert len(squares) == accumulate
+
+
+def test_a_stream_without_samples_of_a_shape_gives_an_empty_part() -> None:
+    streams = [Stream.of("a", cache([(2, 2)]), 1, 1.0, 0), Stream.of("b", cache([(4, 4)]), 1, 1.0, 1)]
+    first, second = draw_step(streams, LEVELS, PLAIN)
+    assert len(first.part(1)) == 0 and len(second.part(0)) == 0 and len(second.part(1)) == 1
+    assert second.sizes == (0, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_every_entry_comes_once_per_epoch(size: int) -> None:
+    shapes = [(2, 2), (2, 4), (2, 2), (4, 2), (2, 4), (2, 2)]
+    repeats = (1, 2, 1, 3, 1, 1)
+    stream = Stream.of("instance", cache(shapes, repeats=repeats), size, 1.0, 3)
+    taken: list[int] = []
+    while len(taken) < 9 * 8:
+        taken += seen(draw_step([stream], LEVELS, PLAIN))
+    for start in range(0, 9 * 8, 9):
+        # A batch orders its samples by shape, so an epoch's end may lie within one: look at whole batches.
+        if start % size == 0 and (start + 9) % size == 0:
+            assert Counter(taken[start : start + 9]) == Counter(dict(enumerate(repeats)))
+    whole = 9 * size
+    while len(taken) < whole:
+        taken += seen(draw_step([stream], LEVELS, PLAIN))
+    assert Counter(taken[:whole]) == Counter({one: n * size for one, n in enumerate(repeats)})
+
+
+def test_batches_have_one_shape_wherever_possible() -> None:
+    stream = Stream.of("instance", cache([(2, 2)] * 8 + [(2, 4)] * 4), 4, 1.0, 0)
+    for _ in range(9):
+        assert len(draw_step([stream], LEVELS, PLAIN)) == 1
 
 
 def test_a_second_stream_changes_nothing_of_the_first() -> None:
-    alone = [Stream.of("instance", latents(3, 0.1), 2, 1.0, 0)]
-    joined = [Stream.of("instance", latents(3, 0.1), 2, 1.0, 0), Stream.of("prior", latents(4), 2, 1.0, 1)]
-    for _ in range(3):
-        first, second = draw_batch(alone, 1000, 0.1, CPU), draw_batch(joined, 1000, 0.1, CPU)
-        for name in ("latents", "noise", "timesteps", "share"):
-            assert torch.equal(getattr(first, name), getattr(second, name)[:2])
+    shapes = [(2, 2), (2, 2), (2, 4)]
+    alone = [Stream.of("instance", cache(shapes, 0.1), 2, 1.0, 0)]
+    joined = [
+        Stream.of("instance", cache(shapes, 0.1), 2, 1.0, 0),
+        Stream.of("prior", cache([(2, 2)] * 4), 2, 1.0, 1),
+    ]
+    noisy = ObjectiveConfig(noise_offset=0.1)
+    for _ in range(6):
+        single = [one for batch in draw_step(alone, LEVELS, noisy) for one in [batch]]
+        both = [batch.part(0) for batch in draw_step(joined, LEVELS, noisy) if 0 in batch.streams]
+        for first, second in zip(single, both, strict=True):
+            assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
 
 
 def test_latents_are_drawn_anew_with_their_spread() -> None:
-    cache, generator = latents(1, std=0.5), torch.Generator().manual_seed(0)
-    drawn = cache.sample([0] * 4000, generator)
-    assert abs(drawn.std().item() - 0.5) < 0.01 and abs(drawn.mean().item()) < 0.01
-    assert not torch.equal(drawn[0], drawn[1])
+    stream = Stream.of("instance", cache([(8, 8)], std=0.5), 100, 1.0, 0)
+    (batch,) = draw_step([stream], LEVELS, PLAIN)
+    assert abs(batch.latents.std().item() - 0.5) < 0.01 and abs(batch.latents.mean().item()) < 0.01
+    assert not torch.equal(batch.latents[0], batch.latents[1])
+    assert not torch.equal(batch.latents[0] * 2, batch.noise[0])
 
 
-def test_encoded_pictures_are_the_encoders_distribution(tiny_base: Base) -> None:
-    pictures = [Image.new("RGB", (16, 16), (index * 20, 90, 200)) for index in range(10)]
-    cache = encode_pictures(tiny_base, pictures, [str(index) for index in range(10)])
-    assert cache.mean.shape == (10, 4, 8, 8) and len(cache) == 10
-    pixels = torch.tensor([180.0, 90.0, 200.0]).reshape(1, 3, 1, 1).expand(1, 3, 16, 16) / 127.5 - 1
-    with torch.no_grad():
-        wanted = tiny_base.vae.encode(pixels).latent_dist
-    torch.testing.assert_close(cache.mean[9:], wanted.mean * 0.5, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(cache.std[9:], wanted.std * 0.5, atol=1e-5, rtol=1e-4)
+def test_variants_are_chosen_anew_each_as_likely() -> None:
+    pictures = (tuple(picture(number) for number in (0, 1, 2)),)
+    stream = Stream.of("instance", LatentCache(pictures, ("a",)), 300, 1.0, 0)
+    counts = Counter(seen(draw_step([stream], LEVELS, PLAIN)))
+    assert set(counts) == {0, 1, 2} and min(counts.values()) > 70
 
 
-def test_prompts_are_encoded_each_in_its_place(tiny_base: Base) -> None:
-    prompts = ["b", "a", "b", "c", "a"]
-    with torch.no_grad():
-        wanted = tiny_base.encode_prompts(prompts)
-    for trained in (True, False):
-        encode = PromptEncoder(tiny_base, trained)
-        for _ in range(2):
-            torch.testing.assert_close(encode(prompts), wanted, atol=1e-5, rtol=1e-4)
+def test_words_are_said_anew_by_the_streams_own_chance() -> None:
+    def speak(caption: str, generator: torch.Generator) -> str:
+        return caption if torch.rand((), generator=generator) < 0.5 else ""
+
+    stream = Stream.of("instance", cache([(2, 2)]), 100, 1.0, 0, speak)
+    (batch,) = draw_step([stream], LEVELS, PLAIN)
+    assert 30 < batch.captions.count("") < 70 and batch.captions.count("picture 0") > 30
 
 
-def test_kept_embeddings_do_not_depend_on_their_company(tiny_base: Base) -> None:
-    together, alone = PromptEncoder(tiny_base, trained=False), PromptEncoder(tiny_base, trained=False)
-    assert torch.equal(together(["a", "b", "c"])[1], alone(["b"])[0])
+def test_masks_are_filled_up_where_some_have_one() -> None:
+    pictures = ((picture(0, masked=True),), (picture(1),))
+    stream = Stream.of("instance", LatentCache(pictures, ("a", "b")), 2, 1.0, 0)
+    prior = Stream.of("prior", cache([(2, 2)]), 1, 1.0, 1)
+    (batch,) = draw_step([stream, prior], LEVELS, PLAIN)
+    assert batch.mask is not None and batch.mask.shape == (3, 1, 2, 2)
+    by_number = dict(zip(seen([batch.part(0)]), batch.mask[:2].mean(dim=(1, 2, 3)).tolist(), strict=True))
+    assert by_number == {0: 0.5, 1: 1.0} and batch.mask[2].min() == 1
 
 
-def test_embeddings_carry_gradients_only_where_the_text_encoder_trains(tiny_base: Base) -> None:
-    with injected(tiny_base, AdapterConfig()) as injection:
-        assert PromptEncoder(tiny_base, injection.text_is_trained)(["a", "a"]).requires_grad
-    with injected(tiny_base, AdapterConfig(text_targets="none")) as injection:
-        assert not PromptEncoder(tiny_base, injection.text_is_trained)(["a", "a"]).requires_grad
+def test_perturbed_input_noise_stays_with_its_sample() -> None:
+    stream = Stream.of("instance", cache([(2, 2), (2, 4)]), 4, 1.0, 0)
+    for batch in draw_step([stream], LEVELS, ObjectiveConfig(input_perturbation=0.1)):
+        assert not torch.equal(batch.input_noise, batch.noise)
+        assert torch.equal(batch.take([1]).input_noise[0], batch.input_noise[1])
+
+
+def test_split_and_to_keep_every_sample() -> None:
+    stream = Stream.of("instance", cache([(2, 2)] * 5, 0.1), 5, 1.0, 0)
+    (batch,) = draw_step([stream], LEVELS, PLAIN)
+    parts = batch.to(torch.device("cpu")).split(3)
+    assert [len(part) for part in parts] == [2, 2, 1]
+    for name in TENSORS:
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+    assert all(part.input_noise is part.noise for part in parts)
+    assert len(batch.split(9)) == 5
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 5])
+def test_a_stream_goes_on_bitwise_from_its_state(stop: int) -> None:
+    def speak(caption: str, generator: torch.Generator) -> str:
+        return f"{caption} {float(torch.rand((), generator=generator))}"
+
+    def fresh(seed: int) -> Stream:
+        shapes = [(2, 2), (2, 4), (2, 2), (2, 2), (4, 2)]
+        return Stream.of("instance", cache(shapes, 0.3, (1, 2, 1, 1, 1)), 4, 1.0, seed, speak)
+
+    stream, other = fresh(0), fresh(1)
+    for _ in range(stop):
+        draw_step([stream], LEVELS, PLAIN)
+    state = {name: tensor.clone() for name, tensor in stream.state().items()}
+    wanted = [batch for _ in range(5) for batch in draw_step([stream], LEVELS, PLAIN)]
+    other.load(state)
+    found = [batch for _ in range(5) for batch in draw_step([other], LEVELS, PLAIN)]
+    assert len(wanted) == len(found)
+    for first, second in zip(wanted, found, strict=True):
+        assert first.captions == second.captions
+        assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
+
+
+def test_a_state_of_other_pictures_is_refused() -> None:
+    stream = Stream.of("instance", cache([(2, 2)] * 3), 2, 1.0, 0)
+    draw_step([stream], LEVELS, PLAIN)
+    with pytest.raises(StudioError, match="instance pictures is of others"):
+        Stream.of("instance", cache([(2, 2)] * 4), 2, 1.0, 0).load(stream.state())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from pipelines.base import Base
-from trainers.cache import LatentCache, PromptEncoder
+from trainers.cache import PromptEncoder
+from trainers.caching import Encoded, LatentCache
 from trainers.evidence.held_out import LEVELS, hold_out
 from trainers.inject import injected
 from trainers.settings import AdapterConfig
@@ -14,7 +15,7 @@ from trainers.settings import AdapterConfig
 def some_latents() -> LatentCache:
     generator = torch.Generator().manual_seed(3)
     mean = torch.randn(2, 4, 8, 8, generator=generator)
-    return LatentCache(mean, torch.ones_like(mean), ("a", "b"))
+    return LatentCache(tuple((Encoded(one, torch.ones_like(one)),) for one in mean), ("a", "b"))
 
 
 def test_it_is_fixed_whatever_was_drawn_in_between(tiny_base: Base) -> None:

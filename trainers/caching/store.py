@@ -1,0 +1,142 @@
+"""Tensors on disk under the hash of what they were made from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.files import write_atomic
+
+LIMIT_BYTES = 20_000_000_000
+"""What a store may hold; above it the longest unused entries go."""
+
+_SUFFIX = ".safetensors"
+_ABANDONED_SECONDS = 3600.0
+
+
+class Store:
+    """A folder of entries that runs and processes share, one safetensors file each.
+
+    An entry is whole or not there (see `write_atomic`), and is read only where the SHA-256 over its
+    tensors is the one written with it: a damaged, foreign or half-written one is as one that is missing.
+    Two that write the same entry write the same thing. The folder may be removed at any time, in part or
+    whole: `tidy` does so with the longest unused entries above a limit.
+
+    damaged: entries that were there but couldn't be trusted. failed: why writing has failed, once it has;
+    nothing more is written then, since a run can do without.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.damaged = 0
+        self.failed: str | None = None
+        self._began = time.time()
+
+    def read(self, key: str) -> dict[str, torch.Tensor] | None:
+        """Return the tensors of an entry, on the CPU, or None where there is none to trust."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            tensors = load(data)
+            length = int.from_bytes(data[:8], "little")
+            kept = json.loads(data[8 : 8 + length])["__metadata__"]
+            whole = kept["key"] == key and kept["sha256"] == tensors_sha256(tensors)
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            self.damaged += 1
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # when it was last used, for `tidy`
+        return tensors
+
+    def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep an entry; where the disk doesn't take it, say so in `failed` and go on."""
+        from safetensors.torch import save
+
+        if self.failed is not None:
+            return
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        data = save(whole, {"key": key, "sha256": tensors_sha256(whole)})
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, [data])
+        except OSError as error:
+            self.failed = error.strerror or type(error).__name__
+
+    def tidy(self, limit: int = LIMIT_BYTES) -> int:
+        """Remove what killed writers left, and the longest unused entries above `limit` bytes.
+
+        Entries that were written or read since this store was opened stay. Returns: bytes removed.
+        """
+        entries: list[tuple[float, int, Path]] = []
+        removed = 0
+        for path in self.folder.glob("*/*"):
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                if path.suffix == _SUFFIX:
+                    entries.append((found.st_mtime, found.st_size, path))
+                elif path.suffix == ".tmp" and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+                    removed += found.st_size
+        total = sum(size for _, size, _ in entries)
+        for used, size, path in sorted(entries):
+            if total <= limit or used >= self._began:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+            total, removed = total - size, removed + size
+        return removed
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}{_SUFFIX}"
+
+
+def key_of(*parts: Any) -> str:
+    """Return the name of an entry that was made from these plain values: 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over tensors' names, dtypes, shapes and bytes, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def weights_sha256(modules: Iterable[nn.Module]) -> str:
+    """Return the SHA-256 over modules' weights and configs, as they are in memory: dtype and all."""
+    digest = hashlib.sha256()
+    for module in modules:
+        config: Any = getattr(module, "config", {})
+        said = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        public = {name: value for name, value in said.items() if not name.startswith("_")}
+        digest.update(json.dumps(public, sort_keys=True, default=str).encode())
+        digest.update(tensors_sha256(module.state_dict()).encode())
+    return digest.hexdigest()
+
+
+def machine(device: torch.device) -> list[str | int]:
+    """Say what the last bits of a result depend on beside its inputs: library, device, CPU threads."""
+    if device.type == "cuda":
+        return [torch.__version__, torch.cuda.get_device_name(device)]
+    return [torch.__version__, device.type, torch.get_num_threads()]

@@ -1,0 +1,148 @@
+"""Captions as the UNet sees them: encoded anew where a text encoder learns, else once for all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from pipelines.base import Base
+from pipelines.conditioning import Conditioning
+from pipelines.prompts import encode_literal
+from trainers.caching.store import Store, key_of, machine, weights_sha256
+from trainers.events import TrainEvent
+
+TEXTS = "texts"
+"""The folder of embeddings below the cache folder."""
+
+_VERSION = 1
+_MEMORY_BYTES = 64 * 2**20
+_NOTED_EVERY = 64
+
+
+@dataclass(eq=False)
+class PromptEncoder:
+    """Captions of any length as conditionings; they are taken as they stand, without weights.
+
+    trained: whether a text encoder or its words learn, so that embeddings carry gradients and change.
+    folder: the cache folder where embeddings are kept for later runs, keyed by the text encoders' weights
+    and the caption; None, or where a text encoder has numbers that learn or words of an adapter: in
+    memory only. chunks: captions are filled up to at least so many chunks of the text encoder's length
+    (see `count_chunks`), so that a caption's numbers don't depend on its company in a batch.
+    """
+
+    base: Base
+    trained: bool
+    folder: Path | None = None
+    chunks: int = 1
+    _kept: OrderedDict[str, Conditioning] = field(default_factory=OrderedDict, repr=False)
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode B captions: hidden (B, L, D), pooled (B, P) or None, on the base's device."""
+        unique = list(dict.fromkeys(prompts))
+        place = {prompt: index for index, prompt in enumerate(unique)}
+        if self.trained:
+            told = encode_literal(self.base, unique, self.chunks)
+        else:
+            # One at a time: a batch's composition changes the last bits, and after a resume it is another.
+            told = self._joined([self._one(prompt) for prompt in unique])
+        if len(unique) == len(prompts):
+            return told
+        rows = torch.tensor([place[prompt] for prompt in prompts], device=told.hidden.device)
+        return Conditioning(told.hidden[rows], None if told.pooled is None else told.pooled[rows])
+
+    def prepare(self, prompts: Sequence[str], total: int = 0) -> Iterator[TrainEvent]:
+        """Encode captions ahead, so that the text encoders aren't needed for them later on.
+
+        Yields a stage event now and then. Does nothing where embeddings change or aren't kept on disk.
+        total: steps of the run.
+        """
+        if self.trained or self._store is None:
+            return
+        unique = list(dict.fromkeys(prompts))
+        for done, prompt in enumerate(unique, start=1):
+            self._one(prompt)
+            if done % _NOTED_EVERY == 0 or done == len(unique):
+                data = {"stage": "captions", "done": done, "of": len(unique)}
+                message = f"captions {done}/{len(unique)}"
+                yield TrainEvent(kind="stage", total=total, message=message, data=data)
+        self._store.tidy()
+
+    @cached_property
+    def _store(self) -> Store | None:
+        if self.folder is None or self.trained or self.base.words is not None:
+            return None
+        encoders = self.base.text_encoders().values()
+        if any(parameter.requires_grad for one in encoders for parameter in one.parameters()):
+            return None
+        return Store(self.folder / TEXTS)
+
+    @cached_property
+    def _made_by(self) -> list[str | int]:
+        """What embeddings depend on beside the caption."""
+        rows = self.base.family.text_encoders
+        tokenizers = [_tokenizer_says(getattr(self.base, row.tokenizer)) for row in rows]
+        weights = weights_sha256(self.base.component(row.component) for row in rows)
+        return [_VERSION, self.base.family.id, weights, *tokenizers, *machine(self.base.device)]
+
+    def _one(self, prompt: str) -> Conditioning:
+        """Encode one caption at its own length, or take it from memory or disk."""
+        if prompt in self._kept:
+            self._kept.move_to_end(prompt)
+            return self._kept[prompt]
+        told = self._read(prompt)
+        if told is None:
+            with torch.no_grad():
+                told = encode_literal(self.base, [prompt])
+            self._write(prompt, told)
+        self._kept[prompt] = told
+        while len(self._kept) > 1 and sum(_bytes(one) for one in self._kept.values()) > _MEMORY_BYTES:
+            self._kept.popitem(last=False)
+        return told
+
+    def _read(self, prompt: str) -> Conditioning | None:
+        if self._store is None:
+            return None
+        found = self._store.read(key_of(*self._made_by, prompt))
+        if found is None:
+            return None
+        pooled = found.get("pooled")
+        device = self.base.device
+        return Conditioning(found["hidden"].to(device), None if pooled is None else pooled.to(device))
+
+    def _write(self, prompt: str, told: Conditioning) -> None:
+        if self._store is None:
+            return
+        tensors = {"hidden": told.hidden}
+        if told.pooled is not None:
+            tensors["pooled"] = told.pooled
+        self._store.write(key_of(*self._made_by, prompt), tensors)
+
+    def _joined(self, parts: Sequence[Conditioning]) -> Conditioning:
+        """Put captions behind each other, filled up to one length."""
+        length = int(getattr(self.base, self.base.family.text_encoders[0].tokenizer).model_max_length)
+        longest = max([self.chunks * length, *(part.hidden.shape[1] for part in parts)])
+        filled = [self._filled(part.hidden, longest) for part in parts]
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Conditioning(torch.cat(filled), torch.cat(pooled) if pooled else None)
+
+    def _filled(self, hidden: torch.Tensor, length: int) -> torch.Tensor:
+        """Fill (1, l, D) up to (1, length, D) with chunks of no words."""
+        if hidden.shape[1] >= length:
+            return hidden
+        empty = self._one("").hidden
+        return torch.cat([hidden, *[empty] * ((length - hidden.shape[1]) // empty.shape[1])], dim=1)
+
+
+def _bytes(told: Conditioning) -> int:
+    return sum(part.nbytes for part in (told.hidden, told.pooled) if part is not None)
+
+
+def _tokenizer_says(tokenizer: object) -> str:
+    """Return a tokenizer's vocabulary, merges and special tokens, hashed."""
+    described = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+    return key_of(described, tokenizer.model_max_length, tokenizer.pad_token)  # type: ignore[attr-defined]
