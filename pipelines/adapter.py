@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError
 from pipelines.methods import METHODS
+from pipelines.places import places, weight_shape
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,8 @@ class LowRank:
     alpha: float
 
     method = "lora"
+    has_delta = True
+    on_attention = False
 
     @property
     def parts(self) -> dict[str, torch.Tensor]:
@@ -121,6 +124,16 @@ class Factors:
         """Shape of the weight that ΔW is added to, or None where only the base tells."""
         return METHODS[self.method].shape(self)
 
+    @property
+    def has_delta(self) -> bool:
+        """Whether it changes a weight at all (see `Method.delta`)."""
+        return METHODS[self.method].delta is not None
+
+    @property
+    def on_attention(self) -> bool:
+        """Whether it sits on a whole self-attention and not on a layer with a weight."""
+        return METHODS[self.method].on_attention
+
     def matrices(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return fp32 (out, r) and (r, in·kh·kw) whose product is ΔW, or None where there are none."""
         matrices = METHODS[self.method].matrices
@@ -130,9 +143,11 @@ class Factors:
         """Return ΔW, fp32, of the weight's shape.
 
         weight: the base's own; some methods can't do without (`Method.needs_weight`).
-        Raises: AdapterError where it is needed and missing.
+        Raises: AdapterError where it is needed and missing, and for methods without ΔW.
         """
         row = METHODS[self.method]
+        if row.delta is None:
+            raise AdapterError(f"{row.no_delta} and have no ΔW; mix them as they are")
         if weight is None and row.needs_weight:
             raise AdapterError(f"ΔW of {row.label} depends on the base's weights; give a base")
         return row.delta(self, weight)
@@ -229,9 +244,9 @@ class Adapter:
             )
         if not self.factors and not self.tokens:
             raise AdapterError(f"adapter {self.name!r} is empty; expected at least one module")
-        modules = base.weighted()
+        modules = places(base)
         total = len(self.factors)
-        missing = [name for name in self.factors if name not in modules]
+        missing = [name for name, own in self.factors.items() if name not in modules[own.on_attention]]
         if missing:
             raise AdapterError(
                 f"adapter {self.name!r} doesn't fit base {base.ref!r}: {len(missing)} of {total} modules "
@@ -241,7 +256,7 @@ class Adapter:
         misfits = {
             name: why
             for name, factor in self.factors.items()
-            if (why := factor.misfit(weight_shape(modules[name])))
+            if (why := factor.misfit(weight_shape(modules[factor.on_attention][name])))
         }
         if misfits:
             first, why = next(iter(misfits.items()))
@@ -279,13 +294,6 @@ class Adapter:
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A weight's shape without the kernel of a 1×1 convolution."""
     return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
-
-
-def weight_shape(layer: Any) -> tuple[int, ...]:
-    """The shape of a layer's weight, (out, in) for a linear one however a quantised base packs it."""
-    if hasattr(layer, "in_features"):
-        return int(layer.out_features), int(layer.in_features)
-    return tuple(int(side) for side in layer.weight.shape)
 
 
 def shape_text(tensor: torch.Tensor) -> str:

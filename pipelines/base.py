@@ -130,6 +130,15 @@ class Base:
             if isinstance(module, kinds) and getattr(module, "weight", None) is not None
         }
 
+    def attentions(self) -> dict[str, nn.Module]:
+        """Return the text encoders' self-attentions, which some adapters sit on whole, by canonical name."""
+        return {
+            f"{component}.{path.removeprefix('text_model.')}": module
+            for component, encoder in self.text_encoders().items()
+            for path, module in encoder.named_modules()
+            if path.endswith(".self_attn")
+        }
+
     def text_encoders(self) -> dict[str, Any]:
         """Return the text encoders by component name."""
         names = (encoder.component for encoder in self.family.text_encoders)

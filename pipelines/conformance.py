@@ -116,7 +116,7 @@ def check_file(adapter: Adapter, path: Path, format: str, base: Base | None = No
         if delta is None:
             independent, again = False, again or read_adapter(path, family=adapter.family)
             back = again.factors[module]
-            if weight is None and METHODS[factors.method].needs_weight:
+            if not factors.has_delta or (weight is None and METHODS[factors.method].needs_weight):
                 _compare_parts(tally, factors.parts, back.parts)
                 continue
             delta = back.delta(weight)

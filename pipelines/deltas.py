@@ -13,6 +13,7 @@ from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.families import block_of
 from pipelines.lowrank import RankRule, Truncation, product_norm, product_svd, svd, truncate, truncate_product
+from pipelines.methods import METHODS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,8 +127,12 @@ def bias_delta_norm(factor: AnyFactors, module: str, layers: Mapping[str, Any] |
 def layers_of(base: Base | None, adapters: Iterable[Adapter]) -> dict[str, Any] | None:
     """Return the base's modules with their own weights, after checking that the adapters fit it.
 
-    Raises: AdapterError where one doesn't fit, or where adapters are mixed into the base now.
+    Raises: AdapterError where one doesn't fit or has modules without ΔW, or where adapters are mixed into
+    the base now.
     """
+    adapters = list(adapters)
+    for adapter in adapters:
+        refuse_without_delta(adapter)
     if base is None:
         for adapter in adapters:
             adapter.check_factors()
@@ -137,6 +142,16 @@ def layers_of(base: Base | None, adapters: Iterable[Adapter]) -> dict[str, Any] 
     for adapter in adapters:
         adapter.check(base)
     return dict(base.weighted())
+
+
+def refuse_without_delta(adapter: Adapter) -> None:
+    """Raises: AdapterError where a method of the adapter has no ΔW, naming it."""
+    for method in adapter.methods:
+        if METHODS[method].delta is None:
+            raise AdapterError(
+                f"adapter {adapter.name!r} can't be used here: {METHODS[method].no_delta} and have no ΔW; "
+                "mix it as it is, or write it in the pigment form"
+            )
 
 
 _ORDER = ("conv_in", "time_embedding", "add_embedding", "down_blocks", "mid_block", "up_blocks")

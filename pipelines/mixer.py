@@ -13,6 +13,7 @@ from pipelines.adapter import Adapter
 from pipelines.base import Base
 from pipelines.errors import AdapterError, nearest
 from pipelines.families import block_of
+from pipelines.mixing.attached import Attached
 from pipelines.mixing.fused import Fused, fuse
 from pipelines.mixing.route import Route, check_route, choose_route
 from pipelines.mixing.slots import contributions, own_value
@@ -31,9 +32,10 @@ class Mixer:
     By the fused route the base's weights are kept and each `set` recomputes the mixed ones from them,
     in place, so that moves don't add up errors, and at all zero the base is there again bit for bit.
     Only parameters that some adapter reaches are copied. By the unfused route, for quantised bases and
-    where the copy doesn't fit, the layers add what the adapters make of their input. Words that
-    adapters bring are understood in prompts while their text weight isn't 0 (`base.words`). As a
-    context manager it restores the base at the end.
+    where the copy doesn't fit, the layers add what the adapters make of their input. What works beside the
+    weights (bottlenecks, prefixes) does so by hooks on either route. Words that adapters bring are understood
+    in prompts while their text weight isn't 0 (`base.words`). As a context manager it restores the base at
+    the end.
 
     While a mixer holds adapters, nothing else may change the base's weights; a second mixer that
     tries is refused.
@@ -54,6 +56,7 @@ class Mixer:
         self._encoders = frozenset(base.text_encoders())
         self._engine: Fused | Unfused = fuse(base, {}, 0, self._blocks)
         self._words = LearnedWords(base, {})
+        self._attached = Attached(base, {}, self._blocks)
         self._progress: float | None = None
 
     @property
@@ -99,7 +102,7 @@ class Mixer:
     @property
     def factor_bytes(self) -> int:
         """Bytes of the adapters' tensors, with the room that their products need."""
-        return self._engine.factor_bytes
+        return self._engine.factor_bytes + self._attached.nbytes
 
     def add(self, name: str, adapter: Adapter) -> None:
         """Take in an adapter at weight 0; an adapter of the same name is replaced, at weight 0 too.
@@ -176,6 +179,7 @@ class Mixer:
         values = self._values(progress)
         with torch.no_grad():
             self._engine.write(values)
+            self._attached.set(values)
             if progress is None:
                 self._write_words(values)
         self._progress = progress
@@ -199,12 +203,15 @@ class Mixer:
 
         What is new is made before what was is let go, so a failure (memory) changes nothing.
         """
-        before, state = self._engine, (self._adapters, self._settings, self._reason, self._words)
+        before = self._engine
+        state = self._adapters, self._settings, self._reason, self._words, self._attached
         with torch.no_grad():
             engine, reason = self._make(adapters)
             words = LearnedWords(self.base, {name: adapter.tokens for name, adapter in adapters.items()})
-            self._drop_words()
-            self._adapters, self._settings, self._reason, self._words = adapters, settings, reason, words
+            attached = Attached(self.base, adapters, self._blocks)
+            self._drop_hooks()
+            self._adapters, self._settings, self._reason = adapters, settings, reason
+            self._words, self._attached = words, attached
             try:
                 before.remove({slot.key for slot in engine.slots})
                 engine.install()
@@ -212,16 +219,17 @@ class Mixer:
                 self._write(None)
             except BaseException:
                 engine.undo()
-                self._drop_words()
+                self._drop_hooks()
                 self._engine = before
-                self._adapters, self._settings, self._reason, self._words = state
+                self._adapters, self._settings, self._reason, self._words, self._attached = state
                 before.forget()
                 before.install()
                 self._write(self._progress)
                 raise
         self.base.holder = self if adapters else None
 
-    def _drop_words(self) -> None:
+    def _drop_hooks(self) -> None:
+        self._attached.remove()
         self._words.remove()
         self.base.words = None
 

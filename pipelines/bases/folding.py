@@ -16,6 +16,7 @@ from pipelines.adapter import Adapter, AnyFactors
 from pipelines.bases.source import Source
 from pipelines.errors import AdapterError
 from pipelines.families import block_of
+from pipelines.methods import METHODS
 from pipelines.mixing.weights import Weight, Weights, resolve
 
 Mix = Mapping[str, tuple[Adapter, Weight]]
@@ -48,7 +49,10 @@ class Fold:
         base = own.to(torch.float32)
         total = None
         for factors, weight in reaching:
-            delta = factors.bias_delta(base) if key.endswith(".bias") else factors.delta(base)
+            if key.endswith(".bias"):
+                delta = factors.bias_delta(base)
+            else:
+                delta = factors.delta(base) if factors.has_delta else None
             if delta is not None:
                 total = base.clone() if total is None else total
                 total.add_(delta.to(torch.float32).reshape(base.shape), alpha=weight)
@@ -83,6 +87,7 @@ def plan_fold(source: Source, mix: Mix) -> Fold:
             )
         for module, factors in adapter.factors.items():
             if row[block_of(module)]:
+                _refuse_hooks(name, factors)
                 _refuse_new_bias(name, module, factors, skeleton.weighted()[module])
                 parts.setdefault(module, []).append((factors, row[block_of(module)]))
     return Fold({module: tuple(found) for module, found in parts.items()}, settled)
@@ -104,6 +109,16 @@ def _skeleton(source: Source) -> Any:
         ref=source.ref, path=source.path, family=source.family, tokenizer=absent, scheduler=absent,
         device=meta, dtype=torch.float32, **networks,
     )  # fmt: skip
+
+
+def _refuse_hooks(name: str, factors: AnyFactors) -> None:
+    """Refuse what works beside the weights."""
+    method = METHODS[factors.method]
+    if method.attach is not None:
+        raise AdapterError(
+            f"adapter {name!r} can't be folded into a base: {method.no_delta} and have no ΔW; keep its file "
+            "beside the base"
+        )
 
 
 def _refuse_new_bias(name: str, module: str, factors: AnyFactors, layer: Any) -> None:

@@ -129,6 +129,8 @@ def _product_fault(factor: AnyFactors, ghosts: Mapping[str, torch.Tensor]) -> st
 
     assert isinstance(factor, Factors)
     row = METHODS[factor.method]
+    if not factor.has_delta:
+        return None  # what it sits on tells: see Adapter.check
     try:
         shape = factor.weight_shape
         if row.needs_weight and shape is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from pipelines.adapter import Adapter, AnyFactors
 from pipelines.errors import AdapterError
 from pipelines.formats.checks import misshapen
 from pipelines.formats.reading import load, peft_path, read_adapter, recognise, weight_file
+from pipelines.places import places, weight_shape
 
 if TYPE_CHECKING:
     from pipelines.base import Base
@@ -81,17 +82,18 @@ def _first(left: dict[str, str]) -> str:
 
 def _unsound(adapter: Adapter, base: Base | None) -> Iterator[tuple[str, str]]:
     """Find modules that are damaged by themselves, or that the base lacks or has in another shape."""
-    layers: dict[str, Any] = {} if base is None else dict(base.weighted())
+    layers = None if base is None else places(base)
     misshaped = {fault.module: f"the file {fault.says}" for fault in misshapen(adapter.factors)}
     for module, factor in adapter.factors.items():
-        why = misshaped.get(module) or factor.problem() or _misplaced(factor, module, base, layers)
+        why = misshaped.get(module) or factor.problem() or _misplaced(factor, module, layers)
         if why:
             yield module, why
 
 
-def _misplaced(factor: AnyFactors, module: str, base: Base | None, layers: dict[str, Any]) -> str | None:
-    if base is None:
+def _misplaced(
+    factor: AnyFactors, module: str, layers: Mapping[bool, Mapping[str, Any]] | None
+) -> str | None:
+    if layers is None:
         return None
-    if module not in layers:
-        return "the base has no such module"
-    return factor.misfit(tuple(layers[module].weight.shape))
+    layer = layers[factor.on_attention].get(module)
+    return "the base has no such module" if layer is None else factor.misfit(weight_shape(layer))

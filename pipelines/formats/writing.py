@@ -81,10 +81,12 @@ def unholdable(adapter: Adapter, form: Format) -> str | None:
         return _no_embedding(adapter)
     for method in adapter.methods:
         if not form.holds(method):
-            forms = [row.id for row in FORMATS.values() if row.holds(method)]
+            forms = " or ".join(row.id for row in FORMATS.values() if row.holds(method))
+            kept, plain = METHODS[method], ", or export it as plain LoRA (--as-lora --rank N)"
+            beside = f": {kept.no_delta} and have no ΔW" if kept.delta is None else ""
             return (
-                f"adapter {adapter.name!r} is {METHODS[method].label}, which the {form.id} form can't hold; "
-                f"write it as {' or '.join(forms)}, or export it as plain LoRA (--as-lora --rank N)"
+                f"adapter {adapter.name!r} is {kept.label}, which the {form.id} form can't hold{beside}; "
+                f"write it as {forms}{'' if beside else plain}"
             )
     return None
 

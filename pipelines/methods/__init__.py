@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pipelines.methods.adalora import ADALORA
+from pipelines.methods.bitfit import BITFIT
 from pipelines.methods.boft import BOFT
+from pipelines.methods.bottleneck import BOTTLENECK
 from pipelines.methods.dora import DORA, with_magnitude
 from pipelines.methods.full import FULL, NORM
 from pipelines.methods.hira import HIRA
@@ -17,9 +19,11 @@ from pipelines.methods.loha import LOHA
 from pipelines.methods.lokr import LOKR
 from pipelines.methods.lora import LORA
 from pipelines.methods.method import Method, Part
+from pipelines.methods.mora import MORA
 from pipelines.methods.more_of_peft import MORE
 from pipelines.methods.oft import OFT
 from pipelines.methods.oft_output import OFT_OUTPUT
+from pipelines.methods.prefix import PREFIX
 from pipelines.methods.tuning import Size, Tuning
 from pipelines.methods.vera import VERA
 
@@ -43,9 +47,13 @@ _ROWS = (
     HRA,
     HIRA,
     *MORE,
+    MORA,
     FULL,
+    BITFIT,
     NORM,
     LN_TUNING,
+    BOTTLENECK,
+    PREFIX,
 )
 
 METHODS: dict[str, Method] = {row.id: row for row in _ROWS}

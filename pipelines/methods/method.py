@@ -11,10 +11,12 @@ from pipelines.methods.tuning import Tuning
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
+    from torch import nn
 
     from pipelines.adapter import AnyFactors
 
     Tensors = Mapping[str, torch.Tensor]
+    Terms = Callable[[], Sequence[tuple[float, Tensors]]]
 
 Shape = tuple[int, ...]
 
@@ -43,8 +45,12 @@ class Method:
     id, label, paper: its key in METHODS, its name for people, where it was published.
     parts: its tensors. formats: keys of FORMATS that hold it exactly.
     delta(factors, weight): ΔW in fp32, of the weight's shape; `weight` is the base's own, (out, in) or
-    (out, in, kh, kw), and may be None unless `needs_weight`. bias_delta(factors, bias): Δ of the bias
+    (out, in, kh, kw), and may be None unless `needs_weight`. The field is None for methods that leave
+    weights alone; no_delta says for people what they do instead. bias_delta(factors, bias): Δ of the bias
     in fp32, for methods that change it; None for the others.
+    attach(module, terms): for methods that work beside the weights, hooks on the module that add the terms
+    which act, each times its weight, to what it makes; returns their handles. on_attention: whether it sits
+    on whole self-attentions of text encoders, whose "shape" is (heads, width of a head).
     shape(factors): the shape of the weight, or None where the factors alone don't tell.
     misfit(factors, shape): why the factors can't belong to a weight of that shape, or None.
     rank(factors): the size that people know it by; 0 where it has none.
@@ -70,12 +76,15 @@ class Method:
     paper: str
     parts: tuple[Part, ...]
     formats: tuple[str, ...]
-    delta: Callable[[AnyFactors, torch.Tensor | None], torch.Tensor]
+    delta: Callable[[AnyFactors, torch.Tensor | None], torch.Tensor] | None
     shape: Callable[[AnyFactors], Shape | None]
     rank: Callable[[AnyFactors], int]
     misfit: Callable[[AnyFactors, Shape], str | None] | None = None
     bias_delta: Callable[[AnyFactors, torch.Tensor], torch.Tensor | None] | None = None
     needs_weight: bool = False
+    no_delta: str = ""
+    attach: Callable[[nn.Module, Terms], list[Any]] | None = None
+    on_attention: bool = False
     matrices: Callable[[AnyFactors], tuple[torch.Tensor, torch.Tensor] | None] | None = None
     peft_type: str = ""
     peft_config: Callable[[int, float, Sequence[str], float], PeftConfig] | None = None

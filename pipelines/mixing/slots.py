@@ -158,12 +158,13 @@ def contributions(
             if module not in adapter.factors:
                 continue
             factors = _on(weight.parameter.device, adapter.factors[module])
-            share: Share | None = known(weight, name)
-            if share is None:
-                share = _weight_share(weight, factors, original)
-            if name not in held:
-                _check_range(name, weight, share, base.dtype)
-            found.setdefault(weight.key, (weight, {}))[1][index] = share
+            if factors.has_delta:
+                share: Share | None = known(weight, name)
+                if share is None:
+                    share = _weight_share(weight, factors, original)
+                if name not in held:
+                    _check_range(name, weight, share, base.dtype)
+                found.setdefault(weight.key, (weight, {}))[1][index] = share
             delta = known(bias, name)
             if name not in held:
                 delta = _bias_share(name, bias, factors, original)
