@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trainers.dataset import Item
 
 _HUE = 0.2  # of the strength, in turns
+_SPARE = 0.04  # of a side, below which one part shows all that matters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,17 +147,19 @@ def frames(
         width, height = item.source.size
         size = nearest_shape((height, width), known)
         scaled = covering((height, width), size)
-        for share in (0.5,) if data.center_crop else (0.0, 0.5, 1.0):
-            first = Variant(scaled=scaled, crop=_corner(scaled, size, share, share))
+        spare = max(1.0 - size[axis] / scaled[axis] for axis in (0, 1))
+        # Three parts that are nearly the same would only count the picture three times.
+        several = not data.center_crop and spare > _SPARE
+        for share in (0.0, 0.5, 1.0) if several else (0.5,):
+            first = Variant(scaled=scaled, crop=_corner(scaled, size, share))
             one = Frame(item=item, size=size, variants=(first,))
-            if not any(one.item is other.item and one.crop == other.crop for other in found[-2:]):
-                found.append(one if plain else replace(one, variants=_variants(one, data, seed)))
+            found.append(one if plain else replace(one, variants=_variants(one, data, seed)))
     return found
 
 
-def _corner(scaled: Size, size: Size, down: float, right: float) -> tuple[int, int]:
-    """(top, left) of a cut at shares of the room there is."""
-    return round((scaled[0] - size[0]) * down), round((scaled[1] - size[1]) * right)
+def _corner(scaled: Size, size: Size, share: float) -> tuple[int, int]:
+    """(top, left) of a cut at a share of the room there is."""
+    return round((scaled[0] - size[0]) * share), round((scaled[1] - size[1]) * share)
 
 
 def _variants(frame: Frame, data: DataConfig, seed: int) -> tuple[Variant, ...]:

@@ -171,7 +171,7 @@ class DataConfig(Section):
     center_crop: bool = Field(
         default=True,
         title="Cut the middle",
-        description="On: the middle square of a picture. Off: three squares along its longer side.",
+        description="On: the middle of a picture. Off: three parts along its longer side, where it is cut.",
         json_schema_extra=about("advanced"),
     )
     flip: bool = Field(
@@ -266,7 +266,6 @@ class DataConfig(Section):
                 self.augment == "none",
                 "nothing varies; choose data.augment",
             ),
-            (("center_crop",), self.buckets, "shapes are cut in the middle; set data.buckets = false"),
             (("split_seed",), not self.held_out_share, "nothing is chosen; set data.held_out_share"),
         )
         for names, without, why in idle:
