@@ -13,6 +13,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from pipelines.errors import ConfigError, nearest
+from trainers.presets import PRESET_NAMES as PRESET_NAMES
+from trainers.presets import PRESETS as PRESETS
+from trainers.presets import Preset, preset_fields
 from trainers.settings import (
     AdapterConfig,
     DataConfig,
@@ -96,65 +99,51 @@ def _known_beside(location: tuple[int | str, ...]) -> list[str]:
     """Names of the settings that could stand where `location` ends."""
     if len(location) == 1:
         return list(TrainConfig.model_fields)
+    if location[0] == "preset":
+        return list(Preset.model_fields)
     return [name for name, section in FIELDS.items() if section == location[0]]
 
 
-_SUBJECT = {"prior_batch_size": 2}
-# A style changes everything that is drawn: it wants the feed-forward layers too, and no prior, which
-# would let new things (a crown, a tiger) keep their own look in the style. It is learned sooner, too: with
-# twelve pictures the held-out loss was lowest at some 150 steps.
-_STYLE = {"prior_weight": 0.0, "unet_targets": "attention+ff"}
-_SKETCH = {"num_class_images": 32, "checkpoint_every": 50}
-_STANDARD = {"num_class_images": 48}
-_THOROUGH = {"num_class_images": 96, "learning_rate": 1e-3}
-
-PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("sketch", "subject"): {**_SUBJECT, **_SKETCH, "steps": 250, "preview_every": 125},
-    ("sketch", "style"): {**_STYLE, **_SKETCH, "steps": 150, "preview_every": 75},
-    ("standard", "subject"): {**_SUBJECT, **_STANDARD, "steps": 500},
-    ("standard", "style"): {**_STYLE, **_STANDARD, "steps": 250, "preview_every": 50, "held_out": 2},
-    ("thorough", "subject"): {**_SUBJECT, **_THOROUGH, "steps": 1200, "preview_every": 200},
-    ("thorough", "style"): {**_STYLE, **_THOROUGH, "steps": 600, "held_out": 2},
-}
-"""What each (preset, kind) sets besides the defaults, by field name. Tuned on the embedded base."""
-
-PRESET_NAMES: tuple[str, ...] = tuple(dict.fromkeys(preset for preset, _ in PRESETS))
-
-
-def preset_config(preset: str, kind: str, **fields: Any) -> TrainConfig:
+def preset_config(preset: str | Preset, kind: str, **fields: Any) -> TrainConfig:
     """Make a config from a preset.
 
-    preset: one of PRESET_NAMES. kind: "subject" or "style". fields: values by field name, whatever
-    its section; they go before the preset's. Needed are instance_images, trigger, instance_prompt
-    and output.
+    preset: one of PRESET_NAMES, or with size and memory. kind: "subject" or "style". fields: values by
+    field name, whatever its section; they go before the preset's. Needed are instance_images, trigger,
+    instance_prompt and output.
 
     Raises: ConfigError for an unknown preset, kind or field, and for what `validate` refuses.
     """
     values: dict[str, Any] = {section: {} for section in TrainConfig.model_fields}
-    for name, value in {**_preset(preset, kind), "kind": kind, **fields}.items():
+    for name, value in {**preset_fields(read_preset(preset), kind), "kind": kind, **fields}.items():
         if name not in FIELDS:
             raise ConfigError(f"unknown setting {name!r}{nearest(name, FIELDS)}")
         values[FIELDS[name]][name] = value
     return validate(values)
 
 
-def _preset(preset: str, kind: str) -> dict[str, Any]:
-    if preset not in PRESET_NAMES:
-        raise ConfigError(f"unknown preset {preset!r}{nearest(str(preset), PRESET_NAMES)}")
-    if (preset, kind) not in PRESETS:
-        kinds = [known for name, known in PRESETS if name == preset]
-        raise ConfigError(
-            f"data.kind: got {kind!r}, expected one of the known kinds{nearest(str(kind), kinds)}"
-        )
-    return PRESETS[preset, kind]
+def read_preset(said: Any) -> Preset:
+    """Read what a config's `preset` says: a name, or a table. Raises: ConfigError, one line."""
+    if isinstance(said, Preset):
+        return said
+    if not isinstance(said, str | dict):
+        raise ConfigError(f"unknown preset {said!r}{nearest(str(said), PRESET_NAMES)}")
+    try:
+        return _Said.model_validate({"preset": said if isinstance(said, dict) else {"name": said}}).preset
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+class _Said(Section):
+    preset: Preset
 
 
 def load_config(path: str | Path) -> TrainConfig:
     """Read a config from a TOML file.
 
-    The file has the sections of TrainConfig as tables, and may have `preset = "…"` above them, which
-    the tables go before. Relative folders are taken from the file's own folder; `run.base`,
-    `run.vae` and `run.configs` too, where such a folder or file exists.
+    The file has the sections of TrainConfig as tables, and may have `preset = "…"` above them, or a table
+    `[preset]` (see `trainers.presets.Preset`); the other tables go before it. Relative folders are taken
+    from the file's own folder; `run.base`, `run.vae` and `run.configs` too, where such a folder or file
+    exists.
 
     Raises: ConfigError, one line, for a missing or malformed file and for what `validate` refuses.
     """
@@ -175,7 +164,7 @@ def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:
     data, run = values.get("data"), values.get("run")
     if preset is not None:
         kind = data.get("kind", "subject") if isinstance(data, dict) else "subject"
-        for name, value in _preset(preset, kind).items():
+        for name, value in preset_fields(read_preset(preset), kind).items():
             section = values.setdefault(FIELDS[name], {})
             if isinstance(section, dict):
                 section.setdefault(name, value)
