@@ -55,7 +55,11 @@ def _bench(argv: Sequence[str]) -> int:
     return int(measure(list(argv[1:])))
 
 
-BENCHES = {"mix": "trainers.bench.mix", "generate": "trainers.bench.generate"}
+BENCHES = {
+    "mix": "trainers.bench.mix",
+    "generate": "trainers.bench.generate",
+    "methods": "trainers.bench.methods",
+}
 """Measurements by name: the module whose `main` takes the rest of the command line."""
 
 

@@ -39,9 +39,12 @@ def command_line(name: str, parser: argparse.ArgumentParser, options: argparse.N
     words = ["pigment", "bench", name]
     for field, default in vars(parser.parse_args([])).items():
         given = getattr(options, field)
-        if given == default or field in {"out", "json"}:
+        if given == default or field in {"out", "json", "table", "grid"}:
             continue
         flag = f"--{field.replace('_', '-')}"
+        if field == "methods":
+            words += [flag, *given]
+            continue
         values = [Path(source).name for source in given] if field == "model" else [str(given)]
         words += [flag] if given is True else [word for value in values for word in (flag, value)]
     return " ".join(words)
@@ -58,18 +61,19 @@ def check_place(path: Path) -> None:
         raise ConfigError("there is no tests/bench beside this Pigment to record in; run it from a clone")
 
 
-def record(report: dict[str, Any], path: Path) -> None:
+def record(report: dict[str, Any], path: Path, table: str = "models") -> None:
     """Keep the figures in the checkout, beside those of models that another run measured.
 
-    Each model says where its figures come from; at the top stands the latest run.
+    Each model says where its figures come from; at the top stands the latest run. table: what the report
+    calls that which was measured.
     """
     kept: dict[str, Any] = {}
     if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))["models"]
+        kept = json.loads(path.read_text(encoding="utf-8"))[table]
     origin = {name: report[name] for name in ("date", "machine", "versions", "command")}
-    models = {name: {**figures, **origin} for name, figures in report["models"].items()}
+    measured = {name: {**figures, **origin} for name, figures in report[table].items()}
     path.parent.mkdir(exist_ok=True)
-    write(path, {**report, "models": {**kept, **models}})
+    write(path, {**report, table: {**kept, **measured}})
 
 
 class Arguments(argparse.ArgumentParser):
@@ -85,10 +89,12 @@ def answer(
     argv: Sequence[str] | None,
     measure: Callable[[argparse.Namespace], dict[str, Any]],
     place: Path,
+    table: str = "models",
 ) -> int:
     """Measure for a command line, keep and print what was asked for; its exit code.
 
-    0, or 2 after one line that says what to do. place: where `--record` keeps the figures.
+    0, or 2 after one line that says what to do. place: where `--record` keeps the figures. table: see
+    `record`.
     """
     try:
         options = parser.parse_args(argv)
@@ -96,7 +102,7 @@ def answer(
         if options.out:
             write(options.out, report)
         if options.record:
-            record(report, place)
+            record(report, place, table)
         if options.json:
             print(json.dumps(report, indent=2, ensure_ascii=False))
     except StudioError as error:
