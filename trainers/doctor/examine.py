@@ -1,0 +1,53 @@
+"""One call that examines a config's data."""
+
+from __future__ import annotations
+
+from pipelines.errors import PictureError, StudioError
+from trainers.config import DataConfig, RunConfig
+from trainers.dataset import load_dataset
+from trainers.doctor.case import Case, Finding, look
+from trainers.doctor.checks import CHECKS
+from trainers.folders import find_folders
+from trainers.images import read_picture
+
+_RESOLUTIONS = {"pocket": 64}
+_USUAL = 512
+
+
+def examine(
+    data: DataConfig, run: RunConfig | None = None, *, resolution: int | None = None
+) -> list[Finding]:
+    """Look at the pictures and captions of a config, and say what to mend, check by check.
+
+    Nothing is loaded but the pictures. run: its length tells too many from too few pictures; None: by the
+    kind alone. resolution: side in pixels that is learned; None: `data.resolution`, else 64 for the embedded
+    base and 512 for others. Data that can't be read give only findings of the kind "unreadable".
+    """
+    try:
+        dataset = load_dataset(data)
+    except StudioError as error:
+        return _unreadable(data, error)
+    side = resolution or data.resolution or _RESOLUTIONS.get(run.base if run else "", _USUAL)
+    looks = [look(item, False, side) for item in dataset.learn]
+    looks += [look(item, True, side) for item in dataset.held_out]
+    case = Case(data=data, run=run, resolution=side, looks=tuple(looks))
+    return [finding for check in CHECKS.values() for finding in check.find(case)]
+
+
+def _unreadable(data: DataConfig, error: StudioError) -> list[Finding]:
+    """Name every picture that can't be read; where all can, what else is the matter."""
+    found = []
+    try:
+        for path in (path for folder in find_folders(data) for path in folder.pictures):
+            try:
+                read_picture(path, data.background)
+            except PictureError as broken:
+                found.append(_finding(path.name, broken))
+    except StudioError:
+        pass  # `error` says the same of the folder.
+    return found or [_finding("", error)]
+
+
+def _finding(file: str, error: StudioError) -> Finding:
+    message, _, advice = str(error).partition("; ")
+    return Finding("unreadable", file, message, advice or "mend it")
