@@ -20,6 +20,7 @@ LIMIT_BYTES = 20_000_000_000
 """What a store may hold; above it the longest unused entries go."""
 
 _SUFFIX = ".safetensors"
+_SEAL = "pigment"
 _ABANDONED_SECONDS = 3600.0
 
 
@@ -54,8 +55,8 @@ class Store:
         try:
             tensors = load(data)
             length = int.from_bytes(data[:8], "little")
-            kept = json.loads(data[8 : 8 + length])["__metadata__"]
-            whole = kept["key"] == key and kept["sha256"] == tensors_sha256(tensors)
+            said = json.loads(data[8 : 8 + length])["__metadata__"][_SEAL]
+            whole = said == _seal(key, tensors)
         except (SafetensorError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -72,7 +73,7 @@ class Store:
         if self.failed is not None:
             return
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        data = save(whole, {"key": key, "sha256": tensors_sha256(whole)})
+        data = save(whole, {_SEAL: _seal(key, whole)})
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +107,11 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{_SUFFIX}"
+
+
+def _seal(key: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """What an entry's file says of itself: its name, and the hash of what is in it."""
+    return f"{key} {tensors_sha256(tensors)}"
 
 
 def key_of(*parts: Any) -> str:
