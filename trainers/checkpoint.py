@@ -27,6 +27,8 @@ from safetensors.torch import save as save_tensors
 
 from pipelines.errors import StudioError
 from pipelines.files import file_sha256, sync_folder
+from trainers.optimizer_state import optimizer_state as optimizer_state
+from trainers.optimizer_state import restore_optimizer_state as restore_optimizer_state
 
 KEEP = 2
 _MANIFEST = "MANIFEST.json"
@@ -195,29 +197,3 @@ def restore_random_state(
         random.setstate((version, tuple(internal), gauss_next))
     except KeyError as error:
         raise StudioError(f"checkpoint lacks the random state {error.args[0]!r}; start afresh") from None
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
-    """Return an optimizer's tensors as "parameter name/value name"; names: by `id` of the parameter."""
-    return {
-        f"{names[id(parameter)]}/{key}": torch.as_tensor(value)
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-    }
-
-
-def restore_optimizer_state(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, torch.nn.Parameter],
-    tensors: Mapping[str, torch.Tensor],
-) -> None:
-    """Put an optimizer's tensors back. Raises: StudioError where a parameter has none."""
-    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter, _, key = name.rpartition("/")
-        by_parameter.setdefault(parameter, {})[key] = tensor
-    if set(by_parameter) != set(parameters):
-        raise StudioError("checkpoint has no optimizer state for some of the adapter; start afresh")
-    for name, values in by_parameter.items():
-        device = parameters[name].device
-        optimizer.state[parameters[name]] = {key: value.to(device) for key, value in values.items()}

@@ -1,45 +1,177 @@
-"""How a step is taken: optimizers and schedules."""
+"""How a step is taken: optimizers, from libraries."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipelines.errors import ConfigError
+from trainers.schedules import SCHEDULES as SCHEDULES
+from trainers.schedules import rate_factor as rate_factor
 from trainers.settings import OptimizerConfig
+from trainers.settings import optimizer as settings
+
+if TYPE_CHECKING:
+    from pipelines.base import Base
+
+Groups = Sequence[dict[str, Any]]
+"""Parameter groups: "params", and each group's own "lr" and "weight_decay" where they differ."""
 
 
-def adamw(groups: Sequence[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW in its fused form, which is four times as fast on a CPU with hundreds of small tensors.
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimizer. build: (groups, keyword arguments) → it. paper: where it comes from.
 
-    Source: Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101.
+    betas: names of the settings that make up its `betas`, with their defaults; empty where it has none.
+    arguments: what it is always given.
     """
-    return torch.optim.AdamW(
-        list(groups), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+
+    build: Callable[..., torch.optim.Optimizer]
+    paper: str
+    betas: tuple[tuple[str, float], ...] = (("beta1", 0.9), ("beta2", 0.999))
+    arguments: Callable[[OptimizerConfig], dict[str, Any]] = lambda config: {}
+
+    def __call__(self, groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+        """Make it; see `build_optimizer`."""
+        given = {"lr": config.learning_rate, "eps": config.eps}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        if self.betas:
+            own = ((getattr(config, name), default) for name, default in self.betas)
+            arguments["betas"] = tuple(default if value is None else value for value, default in own)
+        arguments |= {"weight_decay": config.weight_decay, **self.arguments(config)}
+        return self.build([dict(group) for group in groups], **arguments)
 
 
-OPTIMIZERS: dict[str, Callable[[Sequence[dict[str, Any]], OptimizerConfig], torch.optim.Optimizer]] = {
-    "adamw": adamw,
+def _library(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """An optimizer of pytorch_optimizer by its class's name; imported when it is made, not before."""
+
+    def build(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+        import pytorch_optimizer
+
+        made: torch.optim.Optimizer = getattr(pytorch_optimizer, name)(groups, **arguments)
+        return made
+
+    return build
+
+
+def _fused_adamw(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+    """AdamW in its fused form, which is four times as fast on a CPU with hundreds of small tensors."""
+    return torch.optim.AdamW(groups, fused=True, **arguments)
+
+
+def _adamw8bit(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+    """AdamW whose state of large parameters takes 8 bits a number."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError(
+            "optimizer 'adamw8bit' needs bitsandbytes, which isn't installed; install pigment-studio[cuda] "
+            "or choose 'adafactor'"
+        ) from error
+    made: torch.optim.Optimizer = AdamW8bit(groups, **arguments)
+    return made
+
+
+def _adafactor(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
+    """Adafactor at the given rate.
+
+    It isn't scaled with the parameter's size, as torch's is: half of a fresh adapter is zero, and would
+    hardly move.
+    """
+    from transformers.optimization import Adafactor
+
+    made: torch.optim.Optimizer = Adafactor(groups, scale_parameter=False, relative_step=False, **arguments)
+    return made
+
+
+def _decoupled(config: OptimizerConfig) -> dict[str, Any]:
+    """Weight decay beside the step, as in AdamW, for those that have both ways."""
+    return {"weight_decouple": True}
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer(_fused_adamw, "Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101"),
+    "adamw8bit": Optimizer(_adamw8bit, "Dettmers et al. 2021, https://arxiv.org/abs/2110.02861"),
+    "adafactor": Optimizer(
+        _adafactor,
+        "Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235",
+        betas=(),
+        arguments=lambda config: {"beta1": config.beta1 or None},
+    ),
+    "lion": Optimizer(
+        _library("Lion"),
+        "Chen et al. 2023, https://arxiv.org/abs/2302.06675",
+        betas=(("beta1", 0.9), ("beta2", 0.99)),
+        arguments=_decoupled,
+    ),
+    "came": Optimizer(
+        _library("CAME"),
+        "Luo et al. 2023, https://arxiv.org/abs/2307.02047",
+        betas=(("beta1", 0.9), ("beta2", 0.999), ("beta3", 0.9999)),
+        arguments=_decoupled,
+    ),
+    "adopt": Optimizer(
+        _library("ADOPT"),
+        "Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853",
+        betas=(("beta1", 0.9), ("beta2", 0.9999)),
+        arguments=_decoupled,
+    ),
+    "ademamix": Optimizer(
+        _library("AdEMAMix"),
+        "Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137",
+        betas=(("beta1", 0.9), ("beta2", 0.999), ("beta3", 0.9999)),
+        arguments=_decoupled,
+    ),
+    "stable_adamw": Optimizer(
+        _library("StableAdamW"),
+        "Wortsman et al. 2023, https://arxiv.org/abs/2304.13013",
+        betas=(("beta1", 0.9), ("beta2", 0.99)),
+        arguments=_decoupled,
+    ),
+    "prodigy": Optimizer(
+        _library("Prodigy"),
+        "Mishchenko & Defazio 2023, https://arxiv.org/abs/2306.06101",
+        arguments=lambda config: {
+            "weight_decouple": True,
+            "d_coef": config.d_coef,
+            "bias_correction": True,
+            # While the rate rises, it must not make the estimate larger.
+            "safeguard_warmup": config.warmup_steps > 0,
+        },
+    ),
+    "schedule_free_adamw": Optimizer(
+        _library("ScheduleFreeAdamW"), "Defazio et al. 2024, https://arxiv.org/abs/2405.15682"
+    ),
 }
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda share: 1.0,
-    "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
-    "linear": lambda share: 1.0 - share,
-}
-"""By name: share of the run that is over, [0, 1) → factor of the learning rate."""
 
+def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Make the optimizer that `config` names.
 
-def rate_factor(step: int, total: int, config: OptimizerConfig) -> float:
-    """Return the factor of the learning rate in step `step` (from 0) of `total`: a pure function of both.
+    groups: each with its "params", "lr" and "weight_decay"; a "name" may stand beside them.
 
-    It rises linearly over `warmup_steps`, of which at most half of the run is used, and then follows
-    the schedule.
+    Raises: ConfigError where its library is missing, or it has one rate for all and the groups have several.
     """
-    warmup = min(config.warmup_steps, total // 2)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return SCHEDULES[config.schedule]((step - warmup) / max(1, total - warmup))
+    rates = {group["lr"] for group in groups if "lr" in group}
+    if settings.OPTIMIZERS[config.optimizer].learning_rate is not None and len(rates) > 1:
+        raise ConfigError(
+            f"optimizer {config.optimizer!r} has one learning rate for all, got {len(rates)}; leave out "
+            "the rates of single parts or choose 'adamw'"
+        )
+    return OPTIMIZERS[config.optimizer](groups, config)
+
+
+_NARROW = 128
+_NARROW_SCALE = 20.0
+
+
+def base_rate_scale(base: Base) -> float:
+    """Return what a rate that is good for models of published size is multiplied with for `base`.
+
+    Narrow layers want larger steps; measured on the embedded base, where 2e-3 does what 1e-4 does on SD 1.5.
+    """
+    narrow = int(base.unet.config["block_out_channels"][0]) <= _NARROW
+    return _NARROW_SCALE if narrow else 1.0

@@ -19,9 +19,7 @@ from trainers.checkpoint import (
     Checkpoint,
     commit,
     latest,
-    optimizer_state,
     random_state,
-    restore_optimizer_state,
     restore_random_state,
     sweep,
 )
@@ -176,39 +174,6 @@ def test_a_missing_source_of_chance_is_an_error(missing: str) -> None:
     del tensors[missing]
     with pytest.raises(StudioError, match=missing):
         restore_random_state(tensors, values, {"instance": generator})
-
-
-def test_an_optimizer_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    def begin() -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
-        parameters = {name: torch.nn.Parameter(torch.ones(4)) for name in ("a", "b/c")}
-        return parameters, torch.optim.AdamW(parameters.values(), lr=0.1, fused=True)
-
-    def step(
-        parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, size: float
-    ) -> None:
-        for parameter in parameters.values():
-            parameter.grad = torch.full((4,), size)
-        optimizer.step()
-
-    first, optimizer = begin()
-    step(first, optimizer, 1.0)
-    named = {id(parameter): name for name, parameter in first.items()}
-    commit(tmp_path, 1, {"optimizer": optimizer_state(optimizer, named)}, {})
-    second, other = begin()
-    with torch.no_grad():
-        for name, parameter in second.items():
-            parameter.copy_(first[name])
-    restore_optimizer_state(other, second, Checkpoint(tmp_path / "step-000001", 1).tensors("optimizer"))
-    for parameters, one in ((first, optimizer), (second, other)):
-        step(parameters, one, -0.3)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_an_optimizer_state_of_other_parameters_is_refused() -> None:
-    parameter = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.AdamW([parameter])
-    with pytest.raises(StudioError, match="no optimizer state"):
-        restore_optimizer_state(optimizer, {"a": parameter}, {"b/step": torch.zeros(())})
 
 
 def test_a_manifest_covers_every_file(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -21,8 +20,6 @@ from trainers.objective import (
     squared_errors,
     target,
 )
-from trainers.optimizers import OPTIMIZERS, SCHEDULES, rate_factor
-from trainers.settings import OptimizerConfig
 
 SHAPE = (3, 4, 8, 8)
 TIMESTEPS = torch.tensor([0, 400, 999])
@@ -96,41 +93,3 @@ def test_noise_offset_moves_whole_channels() -> None:
 
 def test_number_of_timesteps_comes_from_the_scheduler(tiny_base: Base) -> None:
     assert num_timesteps(tiny_base) == 1000
-
-
-@pytest.mark.parametrize("schedule", list(SCHEDULES))
-def test_schedules_begin_at_one_and_never_rise(schedule: str) -> None:
-    config = OptimizerConfig(schedule=schedule, warmup_steps=0)
-    factors = [rate_factor(step, 50, config) for step in range(50)]
-    assert factors[0] == 1.0 and factors == sorted(factors, reverse=True) and min(factors) > 0
-
-
-def test_cosine_and_linear_by_hand() -> None:
-    assert rate_factor(25, 100, OptimizerConfig(schedule="linear", warmup_steps=0)) == 0.75
-    cosine = rate_factor(25, 100, OptimizerConfig(schedule="cosine", warmup_steps=0))
-    assert math.isclose(cosine, 0.5 * (1 + math.cos(math.pi / 4)))
-
-
-def test_warmup_rises_to_one_and_takes_at_most_half() -> None:
-    config = OptimizerConfig(schedule="constant", warmup_steps=4)
-    assert [rate_factor(step, 100, config) for step in range(6)] == [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
-    assert rate_factor(2, 4, OptimizerConfig(schedule="constant", warmup_steps=1000)) == 1.0
-    assert rate_factor(0, 1, config) == 1.0
-
-
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_optimizers_descend_and_take_each_groups_rate(name: str) -> None:
-    slow, fast = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
-    groups = [{"params": [slow], "lr": 1e-3}, {"params": [fast], "lr": 1e-1}]
-    optimizer = OPTIMIZERS[name](groups, OptimizerConfig(weight_decay=0.0))
-    (slow.square().sum() + fast.square().sum()).backward()
-    optimizer.step()
-    assert 0 < 1 - slow[0].item() < 1 - fast[0].item() < 0.2
-
-
-def test_weight_decay_reaches_the_optimizer() -> None:
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = OPTIMIZERS["adamw"]([{"params": [weight], "lr": 0.1}], OptimizerConfig(weight_decay=0.5))
-    weight.grad = torch.zeros(2)
-    optimizer.step()
-    torch.testing.assert_close(weight.detach(), torch.full((2,), 0.95))

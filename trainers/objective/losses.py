@@ -85,7 +85,7 @@ def sample_losses(
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return each sample's mean (B,) of (B, C, h, w), weighted by `mask` (B, 1, h, w); 0 under an empty one."""
+    """Return each sample's mean (B,) of (B, C, h, w), weighted by a mask (B, 1, h, w); 0 where it is."""
     if mask is None:
         return values.mean(dim=(1, 2, 3))
     counted = mask.sum(dim=(1, 2, 3)) * values.shape[1]

@@ -1,0 +1,99 @@
+"""Averages of what is trained: better to look at and to keep than the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from pipelines.errors import StudioError
+from trainers.settings import OptimizerConfig
+from trainers.settings.optimizer import OPTIMIZERS
+
+_STEPS = "steps"
+
+
+class Averages:
+    """What stands in the parameters' place for measuring, drawing and keeping: nothing else, an exponential
+    moving average (`ema_decay`), or the average of an optimizer that keeps one.
+
+    parameters: what is trained, by name. Where no average is asked for, everything here does nothing.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        config: OptimizerConfig,
+    ) -> None:
+        self._parameters = parameters
+        self._optimizer = optimizer
+        self._decay = config.ema_decay
+        self._schedule_free = OPTIMIZERS[config.optimizer].averages
+        self._steps = 0
+        self._moving: dict[str, torch.Tensor] = {}
+        if self._decay:
+            self._moving = {name: one.detach().clone() for name, one in parameters.items()}
+
+    def after_step(self) -> None:
+        """Take the parameters after an optimizer step into the moving average.
+
+        The decay rises with the number t of steps before, min(decay, (1 + t) / (10 + t)), so that the start
+        is soon forgotten.
+        Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046; the rise as in diffusers' EMAModel.
+        """
+        if not self._moving:
+            return
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        self._steps += 1
+        with torch.no_grad():
+            for name, average in self._moving.items():
+                average.lerp_(self._parameters[name].detach(), 1.0 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the averages stand in the parameters for a while; afterwards they are bitwise as before."""
+        averaged = self._averaged()
+        before = {name: self._parameters[name].detach().clone() for name in averaged}
+        try:
+            self._write(averaged)
+            yield
+        finally:
+            self._write(before)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what a checkpoint needs; empty where there is no moving average."""
+        if not self._moving:
+            return {}
+        return {_STEPS: torch.tensor(self._steps), **{f"moving.{k}": v for k, v in self._moving.items()}}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go back to a state. Raises: StudioError where it is of other parameters or settings."""
+        if set(tensors) != set(self.state()):
+            raise StudioError("checkpoint has other averages than this run; start afresh")
+        if self._moving:
+            self._steps = int(tensors[_STEPS])
+            for name, average in self._moving.items():
+                average.copy_(tensors[f"moving.{name}"])
+
+    def _write(self, values: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self._parameters[name].copy_(value)
+
+    def _averaged(self) -> Mapping[str, torch.Tensor]:
+        """The averages by name; empty where there are none."""
+        if not self._schedule_free:
+            return self._moving
+        # Gradients are taken at y = (1 − β₁) z + β₁ x; kept is x.
+        # Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682, equation 8.
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        return {
+            names[id(parameter)]: parameter.detach().lerp(
+                self._optimizer.state[parameter]["z"], 1.0 - 1.0 / group["betas"][0]
+            )
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+            if "z" in self._optimizer.state.get(parameter, {})
+        }
