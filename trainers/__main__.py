@@ -1,26 +1,33 @@
-"""Train without a page: `python -m trainers run.toml`."""
+"""Train without a page: `python -m trainers run.toml`, also under torchrun or accelerate launch."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
-from pipelines.errors import ConfigError, StudioError
+from pipelines.errors import StudioError
 from trainers import events
-from trainers.config import TrainConfig, load_config
-from trainers.events import TrainEvent
+from trainers.arguments import config_of, parser
+from trainers.config import TrainConfig
+from trainers.listeners import heard
+from trainers.processes import ALONE, Processes, joined, report
+from trainers.progress import Progress
+from trainers.run_folder import disk_full
 
-_EVERY_SECONDS = 2.0
+Named = Callable[[str], Mapping[str, str]]
+
+# What a process that isn't the first waits before it ends for a reason that all of them have found.
+_FIRST_SPEAKS_SECONDS = 10.0
 
 
-def main(
-    argv: Sequence[str] | None = None, *, named: Callable[[str], Mapping[str, str]] | None = None
-) -> int:
+def main(argv: Sequence[str] | None = None, *, named: Named | None = None) -> int:
     """Run a training from the command line; return the exit code.
 
     named: the settings of `run` that a base's name stands for, where there is a list of names; the file's
@@ -29,73 +36,139 @@ def main(
     0: the adapter is written. 2: one line on standard error says what is wrong. 130: stopped by Ctrl-C,
     with a checkpoint.
     """
-    parser = _Parser(
-        prog="python -m trainers" if named is None else "pigment train",
-        description="Teach a base a subject or a style. Run again to go on where it stopped.",
-    )
-    parser.add_argument("config", type=Path, help="a TOML file; see trainers/settings.py for its fields")
-    parser.add_argument("--fresh", action="store_true", help="start anew, removing what the run left before")
-    parser.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
     try:
-        arguments = parser.parse_args(argv)
-        config = load_config(arguments.config)
-        if named is not None:
-            found = named(config.run.base).items()
-            open_to = {key: text for key, text in found if key == "base" or not getattr(config.run, key)}
-            config = config.model_copy(update={"run": config.run.model_copy(update=open_to)})
-        run(config, fresh=arguments.fresh, as_json=arguments.json)
+        arguments = parser("python -m trainers" if named is None else "pigment train").parse_args(argv)
+        config = _with_named(config_of(arguments), named)
+        if arguments.doctor:
+            return doctor(config)
+        with joined(config.run.device) as processes:
+            return _attempt(config, arguments, processes)
     except StudioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(_FIRST_SPEAKS_SECONDS)  # the launcher ends this one when the first has spoken
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _attempt(config: TrainConfig, arguments: argparse.Namespace, processes: Processes) -> int:
+    """Run, and of all processes let one say why it ended; return the exit code."""
+    try:
+        run(config, fresh=arguments.fresh, as_json=arguments.json, processes=processes)
+    except StudioError as error:
+        if report(error):
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # the log or the run folder: full, gone, or not ours
-        what = f"{error.strerror or error} ({error.filename})"
-        print(f"error: {what}; see to it and run again", file=sys.stderr)
-        return StudioError.exit_code
+        what = f"{error.strerror or error} ({error.filename}); see to it and run again"
+        said = StudioError(disk_full(error) or what)
+        if report(said):
+            print(f"error: {said}", file=sys.stderr)
+        return said.exit_code
     except KeyboardInterrupt:
-        print("stopped; run the same command to go on", file=sys.stderr)
+        if processes.main:
+            print("stopped; run the same command to go on", file=sys.stderr)
         return 130
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as one line."""
+def _with_named(config: TrainConfig, named: Named | None) -> TrainConfig:
+    """The config with the settings that its base's name stands for, where it doesn't say them itself."""
+    if named is None:
+        return config
+    found = named(config.run.base).items()
+    open_to = {key: text for key, text in found if key == "base" or not getattr(config.run, key)}
+    return config.model_copy(update={"run": config.run.model_copy(update=open_to)})
 
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+
+def doctor(config: TrainConfig) -> int:
+    """Say what the pictures of a config have, one line each; return the exit code, 0 whatever is found."""
+    from trainers.doctor import examine
+
+    findings = examine(config.data)
+    for finding in findings:
+        where = f"{finding.file}: " if finding.file else ""
+        print(f"{where}{finding.message}; {finding.advice}")
+    if not findings:
+        print("nothing to mend")
+    return 0
 
 
-def run(config: TrainConfig, *, fresh: bool = False, as_json: bool = False) -> None:
+def run(
+    config: TrainConfig, *, fresh: bool = False, as_json: bool = False, processes: Processes = ALONE
+) -> None:
     """Train `config`, print its events and append them to the run folder's log.
 
-    Raises: StudioError as `trainers.loop.train` does.
+    Ctrl-C and SIGTERM pause it between two steps; a second Ctrl-C ends it at once.
+
+    Raises: StudioError as `trainers.loop.train` does. KeyboardInterrupt when it was paused.
     """
     from trainers.loop import train
 
-    last = 0.0
-    training = train(config, resume=not fresh)
+    shared: dict[str, Any] = {"processes": processes} if processes.size > 1 else {}
+    training = train(config, resume=not fresh, **shared)
+    if not processes.main:
+        with interruptions(quiet=True) as asked:
+            _follow(training, processes, asked, lambda event: None)
+        return
+    progress = Progress(sys.stdout, config.run.output, as_json=as_json)
+
+    def take(event: events.TrainEvent) -> None:
+        events.append(config.run.output, event)
+        progress.show(event)
+
     try:
-        for event in training:
-            events.append(config.run.output, event)
-            if as_json:
-                print(json.dumps(event.as_dict(), ensure_ascii=False), flush=True)
-            elif event.kind != "step" or time.monotonic() - last > _EVERY_SECONDS:
-                last = time.monotonic()
-                print(line(event, config.run.output), flush=True)
+        with interruptions() as asked:
+            _follow(heard(training, config), processes, asked, take)
     finally:
-        training.close()
+        progress.close()
 
 
-def line(event: TrainEvent, folder: Path) -> str:
-    """An event as one line for people."""
-    progress = f"[{event.step}/{event.total}] "
-    if event.kind == "step":
-        rate = 1.0 / max(event.data["seconds"], 1e-9)
-        return f"{progress}{event.message}, {rate:.1f} steps/s"
-    if event.kind == "warning":
-        return f"{progress}warning: {event.message}"
-    if event.kind == "done":
-        return f"{progress}{event.message}: {folder / event.data['adapter']}"
-    return f"{progress}{event.message}"
+def _follow(
+    training: Iterator[events.TrainEvent],
+    processes: Processes,
+    asked: Callable[[], bool],
+    take: Callable[[events.TrainEvent], None],
+) -> None:
+    """Take a run's events until its end, or until any process is asked to pause."""
+    closed: Any = training  # a generator
+    with closing(closed):
+        for event in training:
+            take(event)
+            # Only steps come in all processes alike.
+            if event.kind == "step":
+                pause = processes.any(asked())
+            else:
+                pause = processes.size == 1 and asked()
+            if pause:
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptions(quiet: bool = False) -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM ask for a pause, for a while; gives whether one was asked for.
+
+    A second Ctrl-C is a KeyboardInterrupt at once. quiet: don't say on standard error what was asked for.
+    Outside of the main thread signals go where they went.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+        if not quiet:
+            print("\npausing after this step; Ctrl-C once more ends it at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -148,13 +148,17 @@ def load_config(path: str | Path) -> TrainConfig:
     Raises: ConfigError, one line, for a missing or malformed file and for what `validate` refuses.
     """
     path = Path(path)
+    return config_from(read_toml(path), path.parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file's plain values. Raises: ConfigError, one line, where it can't be."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config {str(path)!r} can't be read: {error.strerror}; give a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {str(path)!r} isn't TOML: {str(error).splitlines()[0]}") from None
-    return config_from(values, path.parent)
 
 
 def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:

@@ -137,15 +137,18 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            failed = _failure()
-            raise Abandoned(failed or f"another process has ended ({_first_line(error)})") from error
+            raise Abandoned(_failure(), error) from error
 
 
 ALONE = Processes()
 
 
 class Abandoned(StudioError):
-    """Another process of the run has failed; it, and only it, says why."""
+    """Another process of the run has ended; said: whether it has told why."""
+
+    def __init__(self, why: str | None, error: Exception) -> None:
+        self.said = why is not None
+        super().__init__(why or f"another process has ended ({_first_line(error)}); run again to go on")
 
 
 @contextmanager
@@ -181,16 +184,19 @@ def joined(device: str | None = None) -> Iterator[Processes]:
 def report(error: StudioError) -> bool:
     """Tell the other processes that this one ends with an error; whether it is the one to print it.
 
-    Of several that fail together the first prints; one that was only left behind never does.
+    Of several that fail together the first prints; one that is only left behind does where nobody else can.
     """
-    if isinstance(error, Abandoned):
+    if isinstance(error, Abandoned) and error.said:
         return False
-    store = _store()
-    if store is None:
+    try:
+        store = _store()
+        if store is None:
+            return True
+        if store.add("failures", 1) != 1:
+            return False
+        store.set("failure", str(error).encode())
+    except RuntimeError:  # the process that held the store is the one that ended
         return True
-    if store.add("failures", 1) != 1:
-        return False
-    store.set("failure", str(error).encode())
     return True
 
 

@@ -6,6 +6,7 @@ adapter.safetensors.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -57,6 +58,13 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
             f"run folder {str(folder)!r} can't be written ({error.strerror}); choose another"
         ) from error
     return folder
+
+
+def disk_full(error: OSError) -> str | None:
+    """The line for an error that says that a disk is full, or a quota; None for another one."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return "paused: disk full; the last checkpoint is kept: make room and start again to go on"
 
 
 def clear(folder: Path) -> None:
