@@ -37,7 +37,7 @@ class Optimizer:
     def __call__(self, groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
         """Make it; see `build_optimizer`."""
         given = {"lr": config.learning_rate, "eps": config.eps}
-        arguments = {name: value for name, value in given.items() if value is not None}
+        arguments: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.betas:
             own = ((getattr(config, name), default) for name, default in self.betas)
             arguments["betas"] = tuple(default if value is None else value for value, default in own)

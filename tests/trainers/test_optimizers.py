@@ -120,7 +120,7 @@ def test_forgetting_its_state_would_be_seen(name: str) -> None:
 def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     shared = torch.arange(3, dtype=torch.uint8)
-    kept = {
+    kept: dict[str, Any] = {
         "half": torch.tensor([0.1, -3.0], dtype=torch.bfloat16),
         "map": shared,
         "same": shared[:2],
@@ -138,7 +138,7 @@ def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
     found = other.state[parameter]
     assert list(found) == list(kept)
     for name in ("half", "map", "same"):
-        assert torch.equal(found[name], kept[name]) and found[name].dtype == kept[name].dtype  # type: ignore[arg-type, union-attr]
+        assert torch.equal(found[name], kept[name]) and found[name].dtype == kept[name].dtype
     assert found["lists"][0] == 2.5 and found["lists"][1:] == [None, (1, "x", True)]
     assert (found["count"], found["tiny"], found["endless"]) == (7, 5e-324, math.inf)
     assert other.param_groups[0]["lr"] == 0.1 + 0.2
