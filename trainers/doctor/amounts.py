@@ -29,7 +29,7 @@ def too_few(case: Case) -> Iterator[Finding]:
         yield Finding(
             "too_few",
             "",
-            f"each of {count} pictures is seen {seen:.0f} times in {case.run.steps} steps and learned by heart",
+            f"each of {count} pictures is seen {seen:.0f} times in {case.run.steps} steps: learned by heart",
             f"add pictures, or lower run.steps to {steps}",
         )
 
