@@ -248,7 +248,8 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
     The pipeline comes from the base's folder by `from_pretrained` and knows nothing of Pigment; of a single
     file it is put together of a second loading. A base that holds a mix is left alone and loaded anew.
 
-    Returns: None where no other library reads the form. Raises: AdapterError when it can't load the file.
+    Returns: None where no other library reads the form, or the biases alone that it holds (LyCORIS looks for
+    a `diff` beside each `diff_b`; ComfyUI doesn't). Raises: AdapterError when it can't load the file.
     """
     from pipelines.base import quiet
     from pipelines.elsewhere import LIBRARIES, refusals
@@ -257,7 +258,7 @@ def check_loaded(adapter: Adapter, path: Path, format: str, base: Base) -> Loade
     from pipelines.mixer import Mixer
 
     library = LIBRARIES.get(format)
-    if library is None:
+    if library is None or not all(factors.has_delta for factors in adapter.factors.values()):
         return None
     if base.holder is not None:
         base = base.again()

@@ -22,7 +22,7 @@ from pipelines.export import ExportReport, export_adapter
 from pipelines.families import FAMILIES
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS
-from tests.pipelines.making import ON_NORMS, modules_for, random_adapter_of
+from tests.pipelines.making import ON_NORMS, WITH_DELTA, modules_for, random_adapter_of
 from tests.tiny import save_tiny_pipeline
 from trainers.evidence.provenance import machine, versions
 
@@ -38,7 +38,8 @@ def combinations(short: bool = False) -> Iterator[tuple[str, str, str, bool]]:
             if short and family != "sd15":
                 held = [method for method in held if method in ("lora", "loha")]
             yield from ((family, form, method, False) for method in held)
-        others = [] if short and family != "sd15" else [m for m in METHODS if m not in ("lora", *ON_NORMS)]
+        plain = [method for method in WITH_DELTA if method not in ("lora", *ON_NORMS)]
+        others = [] if short and family != "sd15" else plain
         yield from ((family, "kohya", method, True) for method in others)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipelines.adapter import Adapter, AnyFactors, Factors, LowRank
 from pipelines.base import Base
 from pipelines.methods import METHODS
+from pipelines.places import places, weight_shape
 from tests.pipelines.making_parts import MAKERS, Maker, Parts, Shape, magnitude
 
 # The part that ΔW is proportional to, by which its size is set.
@@ -19,6 +20,11 @@ _LINEAR = {"lora": "up", "locon": "up", "adalora": "up", "vera": "lambda_b",
 
 
 ON_NORMS = ("norm", "ln_tuning")
+
+WITH_DELTA = [method for method, row in METHODS.items() if row.delta is not None]
+WITHOUT_DELTA = [method for method, row in METHODS.items() if row.delta is None]
+IN_PARAMETERS = [method for method, row in METHODS.items() if row.attach is None]
+BESIDE = [method for method, row in METHODS.items() if row.attach is not None]
 
 # Rows that are another row followed by DoRA's magnitude.
 _DECOMPOSED = {"dora": "lora", "locon_dora": "locon", "loha_dora": "loha", "lokr_dora": "lokr"}
@@ -33,6 +39,8 @@ def _options(method: str, m: Maker) -> dict[str, Any]:
         return {"bias": bool(m.variant)}
     if method == "road":
         return {"variant": "road_2" if m.variant else "road_1", "group_size": 4}
+    if method == "mora":
+        return {"in_features": m.inner, "out_features": m.out}
     if method == "gralora":
         return {"alpha": m.rank + m.variant}
     if method == "hra":
@@ -82,6 +90,11 @@ def modules_for(base: Base, method: str) -> list[str]:
     if method in ON_NORMS:
         layers = base.weighted().items()
         return [name for name, layer in layers if isinstance(layer, nn.GroupNorm | nn.LayerNorm)]
+    if METHODS[method].on_attention:
+        return list(base.attentions())
+    if method == "bitfit":
+        endings = (".to_out.0", ".ff.net.2", ".conv1", ".q_proj", ".fc1")
+        return [name for name in base.modules() if name.endswith(endings)]
     linear = ("to_q", "to_k", "to_out.0", "ff.net.2", "q_proj", "v_proj", "fc1")
     convolutions = ("conv1", "conv_shortcut", "proj_in")
     wanted: tuple[str, ...] = (*linear, *convolutions)
@@ -110,16 +123,18 @@ def random_adapter_of(
 
     kw: goes to `random_factors`; each module draws its own numbers.
     """
-    layers = base.weighted()
+    layers = places(base)[METHODS[method].on_attention]
     chosen = modules_for(base, method) if modules is None else list(modules)
     seed = kw.pop("seed", 0)
     factors = {}
     for index, module in enumerate(chosen):
-        weight = layers[module].weight
-        assert isinstance(weight, Tensor)
-        shape = tuple(int(side) for side in weight.shape)
-        own = {"seed": seed * 10_000 + index, "weight": weight.detach().cpu(), **kw}
-        factors[module] = random_factors(method, shape, **own)
+        weight = getattr(layers[module], "weight", None)
+        own = {
+            "seed": seed * 10_000 + index,
+            "weight": None if weight is None else weight.detach().cpu(),
+            **kw,
+        }
+        factors[module] = random_factors(method, weight_shape(layers[module]), **own)
     return Adapter(
         name=name,
         factors=factors,

@@ -225,6 +225,33 @@ def _norm(m: Maker) -> Parts:
     return {"w_norm": m.strength * m.normal(*m.shape), "b_norm": m.strength * m.normal(*m.shape)}
 
 
+def _mora(m: Maker) -> Parts:
+    side = max(2, int(((m.out + m.flat) * m.rank) ** 0.5) // 2 * 2)
+    return {"mora_m": m.strength / (3 * m.flat) ** 0.5 * m.normal(side, side)}
+
+
+def _bitfit(m: Maker) -> Parts:
+    return {"diff_b": m.strength * m.normal(m.out)}
+
+
+def _bottleneck(m: Maker) -> Parts:
+    return {
+        "bottleneck_down": m.normal(m.rank, m.out) / m.out**0.5,
+        "bottleneck_down_b": m.strength * m.normal(m.rank),
+        "bottleneck_up": m.strength * m.normal(m.out, m.rank),
+        "bottleneck_up_b": m.strength * m.normal(m.out),
+    }
+
+
+def _prefix(m: Maker) -> Parts:
+    """The shape is (heads, width of a head)."""
+    return {
+        "prefix_k": m.normal(m.rank, m.out * m.inner),
+        "prefix_v": m.normal(m.rank, m.out * m.inner),
+        "prefix_gate": 3 * m.strength * m.normal(m.out),
+    }
+
+
 MAKERS: dict[str, Callable[[Maker], Parts]] = {
     "lora": _lora,
     "locon": _locon,
@@ -248,4 +275,8 @@ MAKERS: dict[str, Callable[[Maker], Parts]] = {
     "hra": _hra,
     "hira": _hira,
     "ln_tuning": _ln_tuning,
+    "mora": _mora,
+    "bitfit": _bitfit,
+    "bottleneck": _bottleneck,
+    "prefix": _prefix,
 }

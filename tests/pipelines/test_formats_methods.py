@@ -19,7 +19,8 @@ from pipelines.families import FAMILIES
 from pipelines.formats import FORMATS, inspect_adapter, read_adapter, write_adapter
 from pipelines.formats.kohya import write_key
 from pipelines.methods import METHODS
-from tests.pipelines.making import modules_for, random_adapter_of, random_factors
+from pipelines.places import places, weight_shape
+from tests.pipelines.making import WITHOUT_DELTA, modules_for, random_adapter_of
 from tests.tiny import random_adapter
 
 MODULE = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -35,11 +36,9 @@ def bases(tiny_folders: dict[str, Path]) -> dict[str, Base]:
 def _some(base: Base, method: str) -> tuple[str, ...]:
     """One module of each component and kernel that a method can sit on."""
     chosen: dict[tuple[str, tuple[int, ...]], str] = {}
-    layers = base.weighted()
+    layers = places(base)[METHODS[method].on_attention]
     for name in modules_for(base, method):
-        weight = layers[name].weight
-        assert isinstance(weight, Tensor)
-        chosen.setdefault((name.split(".")[0], tuple(weight.shape[2:]) if weight.ndim > 2 else ()), name)
+        chosen.setdefault((name.split(".")[0], weight_shape(layers[name])[2:]), name)
     return tuple(chosen.values())
 
 
@@ -48,6 +47,12 @@ def assert_same_deltas(base: Base, one: Adapter, other: Adapter, error: float = 
     assert one.factors.keys() == other.factors.keys()
     layers = base.weighted()
     for name, factor in one.factors.items():
+        if not factor.has_delta:
+            assert factor.parts.keys() == other.factors[name].parts.keys()
+            for part, expected in factor.parts.items():
+                found = other.factors[name].parts[part]
+                assert float((expected - found).norm() / expected.norm()) <= error, name
+            continue
         layer = layers[name]
         assert isinstance(layer.weight, Tensor)
         expected, found = factor.delta(layer.weight), other.factors[name].delta(layer.weight)
@@ -138,9 +143,9 @@ def test_a_form_refuses_what_it_cant_hold(
     base = bases["sd15"]
     adapter = random_adapter_of(base, method, _some(base, method)[:1])
     path = tmp_path / ("adapter" if FORMATS[format].kind == "folder" else "adapter.safetensors")
-    with pytest.raises(
-        AdapterError, match=f"{format} form can't hold; write it as .*pigment.*--as-lora --rank N"
-    ):
+    plain = f"{format} form can't hold; write it as .*pigment.*--as-lora --rank N"
+    beside = f"{format} form can't hold: .* and have no ΔW; write it as (lycoris or )?pigment$"
+    with pytest.raises(AdapterError, match=beside if method in WITHOUT_DELTA else plain):
         write_adapter(adapter, path, format)
     assert list(tmp_path.iterdir()) == []
 
@@ -150,9 +155,7 @@ def test_methods_may_differ_by_module(bases: dict[str, Base], tmp_path: Path) ->
     factors = {}
     for index, method in enumerate(METHODS):
         name = _some(base, method)[index % len(_some(base, method))]
-        weight = base.weighted()[name].weight
-        assert isinstance(weight, Tensor)
-        factors[name] = random_factors(method, tuple(weight.shape), seed=index, weight=weight.detach())
+        factors |= random_adapter_of(base, method, [name], seed=index).factors
     adapter = Adapter(name="mixed", factors=factors, method="lora")
     write_adapter(adapter, tmp_path / "a.safetensors", "pigment", "fp32")
     back = read_adapter(tmp_path / "a.safetensors")

@@ -27,9 +27,8 @@ from pipelines.interference import (
     overlap,
 )
 from pipelines.lowrank import product_svd, svd
-from pipelines.methods import METHODS
 from pipelines.mixer import Mixer
-from tests.pipelines.making import modules_for, random_adapter_of
+from tests.pipelines.making import WITH_DELTA, modules_for, random_adapter_of
 from tests.tiny import assert_unchanged, random_adapter, target_modules, weights_of
 
 
@@ -185,7 +184,7 @@ def test_an_adapter_at_zero_has_no_share(tiny_base: Base) -> None:
     assert text_only.blocks["mid_block"].share["a"] == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_DELTA)
 def test_every_method_can_be_compared_with_lora(tiny_base: Base, method: str) -> None:
     modules = modules_for(tiny_base, method)[::9]
     other = random_adapter_of(tiny_base, method, modules)

@@ -20,7 +20,7 @@ from pipelines.merging import MERGES, merge_adapters
 from pipelines.merging.algorithms import dare_linear, dare_ties, disjoint_mean, drop, linear, ties, trim
 from pipelines.methods import METHODS
 from pipelines.mixer import Mixer
-from tests.pipelines.making import modules_for, random_adapter_of
+from tests.pipelines.making import WITH_DELTA, modules_for, random_adapter_of
 from tests.tiny import assert_unchanged, random_adapter, target_modules, weights_of
 
 
@@ -43,7 +43,7 @@ def _weights(tiny_base: Base) -> dict[str, torch.Tensor]:
 
 SHAPES = [(8, 6), (4, 3, 3, 3), (1, 1), (5, 1)]
 WITH_DENSITY = [m for m, row in MERGES.items() if any(p.name == "density" for p in row.parameters)]
-METHOD_NAMES = list(METHODS)
+METHOD_NAMES = WITH_DELTA
 
 
 def _draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -470,7 +470,7 @@ def test_a_method_that_needs_the_base_says_so(tiny_base: Base, method_name: str)
         merge_adapters([adapter], [1.0], "linear", allow_left_out=True)
 
 
-@pytest.mark.parametrize("method_name", [m for m, row in METHODS.items() if row.matrices is None])
+@pytest.mark.parametrize("method_name", [m for m in WITH_DELTA if METHODS[m].matrices is None])
 def test_concatenation_says_which_adapter_has_no_factors(tiny_base: Base, method_name: str) -> None:
     adapter = _of(tiny_base, method_name, name="odd")
     if _only_norms(adapter, tiny_base):
@@ -480,7 +480,7 @@ def test_concatenation_says_which_adapter_has_no_factors(tiny_base: Base, method
 
 
 def test_norms_alone_leave_nothing_to_merge(tiny_base: Base) -> None:
-    norms = [adapter for m in METHODS if _only_norms(adapter := _of(tiny_base, m), tiny_base)]
+    norms = [adapter for m in WITH_DELTA if _only_norms(adapter := _of(tiny_base, m), tiny_base)]
     assert norms
     for adapter in norms:
         with pytest.raises(AdapterError, match="nothing is left to merge"):
@@ -488,7 +488,7 @@ def test_norms_alone_leave_nothing_to_merge(tiny_base: Base) -> None:
 
 
 def _method_with_biases() -> list[str]:
-    return [m for m, row in METHODS.items() if row.bias_delta is not None]
+    return [m for m in WITH_DELTA if METHODS[m].bias_delta is not None]
 
 
 @pytest.mark.parametrize("method_name", _method_with_biases())

@@ -16,7 +16,7 @@ from pipelines.errors import AdapterError
 from pipelines.methods import METHODS, method_of
 from pipelines.methods.boft import butterfly
 from pipelines.methods.lokr_peft import split
-from tests.pipelines.making import ON_NORMS, modules_for, random_adapter_of, random_factors
+from tests.pipelines.making import ON_NORMS, WITH_DELTA, modules_for, random_adapter_of, random_factors
 
 SHAPES = {"linear": (24, 16), "convolution": (8, 16, 3, 3), "pointwise": (8, 16, 1, 1), "norm": (10,)}
 
@@ -32,7 +32,7 @@ def shapes_of(method: str) -> list[tuple[int, ...]]:
 
 
 ON_SHAPES = [
-    (method, shape, variant) for method in METHODS for shape in shapes_of(method) for variant in (0, 1)
+    (method, shape, variant) for method in WITH_DELTA for shape in shapes_of(method) for variant in (0, 1)
 ]
 
 

@@ -18,10 +18,9 @@ from pipelines.errors import AdapterError, ConfigError
 from pipelines.families import block_of
 from pipelines.lora_report import LoraReport
 from pipelines.lowrank import RankRule
-from pipelines.methods import METHODS
 from pipelines.mixer import Mixer
 from pipelines.tools import as_lora, extract, resize
-from tests.pipelines.making import modules_for, random_adapter_of
+from tests.pipelines.making import WITH_DELTA, modules_for, random_adapter_of
 from tests.tiny import assert_unchanged, random_adapter, target_modules, weights_of
 
 
@@ -63,7 +62,7 @@ def _assert_error_is_true(report: LoraReport, made: Adapter, source: Adapter, ba
     assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["error"] == report.error
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_DELTA)
 @pytest.mark.parametrize("variant", [0, 1])
 def test_every_method_becomes_plain_lora(tiny_base: Base, method: str, variant: int) -> None:
     source = _of(tiny_base, method, variant=variant)
@@ -325,7 +324,7 @@ def test_anatomy_measures_norms_shares_and_dead_modules(tiny_base: Base) -> None
     assert list(found.blocks)[-1] == "text_encoder"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITH_DELTA)
 def test_every_method_has_an_anatomy(tiny_base: Base, method: str) -> None:
     source = _of(tiny_base, method)
     found = anatomy(source, tiny_base)

@@ -14,9 +14,8 @@ from pipelines.base import Base
 from pipelines.bases.folding import Mix, plan_fold
 from pipelines.bases.source import Source, open_source
 from pipelines.errors import AdapterError
-from pipelines.methods import METHODS
 from pipelines.mixer import Mixer, Weights
-from tests.pipelines.making import random_adapter_of
+from tests.pipelines.making import BESIDE, IN_PARAMETERS, random_adapter_of
 from tests.tiny import random_adapter, target_modules
 
 # The mixer sums in fp32 too, in another order.
@@ -63,13 +62,23 @@ def fitting(base: Base, adapter: Adapter) -> Adapter:
     return replace(adapter, factors=factors)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", IN_PARAMETERS)
 def test_every_method_folds_as_it_is_mixed(
     tiny_folder: Path, base_of: Callable[[str], Base], method: str
 ) -> None:
     base = base_of("sd15")
     adapter = fitting(base, random_adapter_of(base, method, strength=0.2))
     assert assert_as_mixed(open_source(tiny_folder), base, {"a": (adapter, 0.7)}) >= len(adapter.factors)
+
+
+@pytest.mark.parametrize("method", BESIDE)
+def test_what_works_beside_the_weights_is_refused(
+    tiny_folder: Path, base_of: Callable[[str], Base], method: str
+) -> None:
+    adapter = random_adapter_of(base_of("sd15"), method)
+    with pytest.raises(AdapterError, match=r"'a' can't be folded into a base: .* have no ΔW; keep its file"):
+        plan_fold(open_source(tiny_folder), {"a": (adapter, 0.7)})
+    assert not plan_fold(open_source(tiny_folder), {"a": (adapter, 0.0)}).parts
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd2", "sdxl"])
