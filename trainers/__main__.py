@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from pipelines.errors import StudioError
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None, *, named: Named | None = None) -> in
         arguments = parser("python -m trainers" if named is None else "pigment train").parse_args(argv)
         config = _with_named(config_of(arguments), named)
         if arguments.doctor:
-            return doctor(config)
+            return doctor(config, as_json=arguments.json)
         with joined(config.run.device) as processes:
             return _attempt(config, arguments, processes)
     except StudioError as error:
@@ -81,15 +83,14 @@ def _with_named(config: TrainConfig, named: Named | None) -> TrainConfig:
     return config.model_copy(update={"run": config.run.model_copy(update=open_to)})
 
 
-def doctor(config: TrainConfig) -> int:
-    """Say what the pictures of a config have, one line each; return the exit code, 0 whatever is found."""
+def doctor(config: TrainConfig, *, as_json: bool = False) -> int:
+    """Say what is to be mended in a config's pictures, one line each; return 0 whatever is found."""
     from trainers.doctor import examine
 
-    findings = examine(config.data)
+    findings = examine(config.data, config.run)
     for finding in findings:
-        where = f"{finding.file}: " if finding.file else ""
-        print(f"{where}{finding.message}; {finding.advice}")
-    if not findings:
+        print(json.dumps(asdict(finding), ensure_ascii=False) if as_json else finding.line())
+    if not findings and not as_json:
         print("nothing to mend")
     return 0
 

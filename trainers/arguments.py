@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, nearest
-from trainers.config import FIELDS, TrainConfig, config_from, read_toml
+from trainers.config import FIELDS, PATHS, TrainConfig, config_from, read_toml
 from trainers.presets import MEMORY_SIZES, PRESET_NAMES, SIZES
 from trainers.wording import prompts
-
-_PATHS = ("instance_images", "output", "cache", "captions_file")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,7 +65,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
         if not isinstance(table, dict):
             raise ConfigError(f"setting {section!r} is {table!r}, expected a table of settings")
         # The file's folders are relative to the file, the command line's to where it is given.
-        table[name] = str(Path(value).expanduser().absolute()) if name in _PATHS else value
+        table[name] = str(Path(value).expanduser().absolute()) if path in PATHS else value
     return config_from(values, folder)
 
 
@@ -104,9 +102,8 @@ def _short(values: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[
         given["data", "class_prompt"] = of_class or None
     if arguments.config is None and arguments.output is None:
         # A trigger may hold what no folder's name does.
-        given["run", "output"] = Path("runs") / "".join(
-            c if c.isalnum() or c in "-_" else "-" for c in trigger
-        )
+        name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in str(trigger))
+        given["run", "output"] = Path("runs") / name
     return [(path, value) for path, value in given.items() if value is not None]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
@@ -61,6 +61,14 @@ FIELDS: dict[str, str] = {
     for name in field.annotation.model_fields  # type: ignore[union-attr]
 }
 """Name of the section by name of the field; names are unique over all sections."""
+
+PATHS: tuple[tuple[str, str], ...] = tuple(
+    (section, name)
+    for name, section in FIELDS.items()
+    for annotation in [TrainConfig.model_fields[section].annotation.model_fields[name].annotation]  # type: ignore[union-attr]
+    if Path in (annotation, *get_args(annotation))
+)
+"""(section, name) of every field that is a folder or a file."""
 
 
 def validate(values: dict[str, Any]) -> TrainConfig:
@@ -172,7 +180,8 @@ def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:
             section = values.setdefault(FIELDS[name], {})
             if isinstance(section, dict):
                 section.setdefault(name, value)
-    for section, name in ((data, "instance_images"), (run, "output"), (run, "cache")):
+    for place, name in PATHS:
+        section = values.get(place)
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
             section[name] = folder / Path(section[name]).expanduser()
     for name in ("base", "vae", "configs"):

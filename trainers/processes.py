@@ -174,7 +174,8 @@ def joined(device: str | None = None) -> Iterator[Processes]:
 
     state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     try:
-        yield Processes(state.process_index, state.num_processes, str(state.device))
+        place = "cpu" if state.device.type == "cpu" else str(state.device)
+        yield Processes(state.process_index, state.num_processes, place)
     finally:
         PartialState._reset_state()
         if dist.is_initialized():

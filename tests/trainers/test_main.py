@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trainers import events
-from trainers.__main__ import main
+from trainers.__main__ import interruptions, main
+from trainers.arguments import config_of, parser
 from trainers.config import TrainConfig
+from trainers.presets import PRESETS
 
 Make = Callable[..., TrainConfig]
 
@@ -84,3 +91,116 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "can't be read" in done.stderr
     assert "torch" not in done.stderr
+
+
+def test_pictures_and_a_trigger_are_enough(pictures: Path, tmp_path: Path) -> None:
+    said = ["--pictures", str(pictures), "--trigger", "zib", "--class", "owl", "--preset", "standard"]
+    asked = config_of(parser("x").parse_args(said))
+    assert asked.data.instance_images == pictures and asked.run.output == Path.cwd() / "runs" / "zib"
+    assert (asked.data.instance_prompt, asked.data.class_prompt) == (
+        "a photo of a zib owl",
+        "a photo of an owl",
+    )
+    assert asked.run.steps == PRESETS["standard", "subject"]["steps"] and asked.run.base == "pocket"
+    style = config_of(parser("x").parse_args([*said[:4], "--kind", "style"]))
+    assert (style.data.instance_prompt, style.data.prior_weight) == ("a picture in zib style", 0.0)
+
+
+def test_the_command_line_goes_before_the_file(toml: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = ["--set", "run.steps=9", "--set", "name=mine", "--set", 'preview_prompts=["a", "b"]']
+    said += ["--output", "elsewhere", "--set", "learning_rate=3e-4"]
+    asked = config_of(parser("x").parse_args([str(toml), *said]))
+    assert (asked.run.steps, asked.run.name, asked.run.preview_prompts) == (9, "mine", ("a", "b"))
+    assert asked.run.output == tmp_path / "elsewhere" and asked.optimizer.learning_rate == 3e-4
+    assert asked.data.instance_prompt == "a zuv disc"
+    toml.write_text('preset = "sketch"\n' + toml.read_text())
+    memory = ["--memory", "8", "--family", "sdxl", "--set", "rank=3"]
+    assert config_of(parser("x").parse_args([str(toml), *memory])).adapter.rank == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ([], "give a TOML file, or --pictures and --trigger"),
+        (["--pictures", "p"], "--trigger is missing"),
+        (["--pictures", "p", "--trigger", "z", "--preset", "tough"], "did you mean 'thorough'?"),
+        (["--pictures", "p", "--trigger", "z", "--set", "run.step=3"], "did you mean 'run.steps'"),
+        (["--pictures", "p", "--trigger", "z", "--set", "data.steps=3"], "unknown setting 'data.steps'"),
+        (["--pictures", "p", "--trigger", "z", "--set", "steps"], "isn't FIELD=VALUE"),
+        (["--pictures", "p", "--trigger", "z", "--set", "steps=many"], "run.steps: got 'many'"),
+        (["--pictures", "p", "--trigger", "z", "--kind", "style", "--class", "owl"], "--class has no effect"),
+        (["--pictures", "p", "--trigger", "z", "--kind", "object"], "data.kind: got 'object'"),
+        (["--memory", "much"], "invalid int value: 'much'"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(
+    said: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(said) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_the_doctor_looks_and_learns_nothing(
+    toml: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, pictures: Path
+) -> None:
+    (pictures / "00.png").write_bytes(b"no picture")
+    assert main([str(toml), "--doctor"]) == 0
+    shown = capsys.readouterr()
+    assert "00.png" in shown.out and not shown.err and not (tmp_path / "run").exists()
+    assert main([str(toml), "--doctor", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first["file"] == "00.png" and first["advice"]
+
+
+def test_the_first_interruption_pauses_between_two_steps(
+    toml: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = events.append
+
+    def interrupted(folder: Path, event: events.TrainEvent) -> None:
+        append(folder, event)
+        if event.kind == "step" and event.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(events, "append", interrupted)
+    assert main([str(toml)]) == 130
+    error = capsys.readouterr().err
+    assert "pausing after this step" in error and "run the same command to go on" in error
+    # The step was finished and kept, and signals go where they went.
+    assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interruption_is_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with interruptions() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    with interruptions(quiet=True) as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked()
+    assert capsys.readouterr().err.count("pausing") == 1
+
+
+def test_a_full_disk_pauses_with_that_word(
+    toml: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = events.append
+
+    def full(folder: Path, event: events.TrainEvent) -> None:
+        if event.kind == "step" and event.step == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder / "events.jsonl"))
+        append(folder, event)
+
+    monkeypatch.setattr(events, "append", full)
+    assert main([str(toml)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: paused: disk full") and error.count("\n") == 1
+    monkeypatch.setattr(events, "append", append)
+    assert main([str(toml)]) == 0
