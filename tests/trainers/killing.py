@@ -1,22 +1,59 @@
-"""Run one training many times, each time killed somewhere else; a program for test_resume.
+"""Run one training many times, each time killed somewhere else; a program for the tests of faults.
 
 Reads one job as JSON per line from standard input, and answers each with one line. Everything is imported
 once and each job runs in a fork: a dead child is dead as after `kill -9`.
 
-A job: {"config": values, "kill_at": n or null}. The n-th (from 1) call that makes something last (fsync,
-rename, replace) is where SIGKILL comes, just before it. The answer: {"killed", "calls", "sha256"}.
+A job: {"config": values}, and any of "kill_at", "kill_after", "kill_step", "plant". SIGKILL comes just before
+the n-th (from 1) call that makes something last (fsync, rename, replace); or so many seconds after the fork,
+wherever the training is then; or after a step. A plant is one of PLANTS.
+The answer: {"killed", "calls", "sha256", "seconds"}.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 CALLS = ("fsync", "rename", "replace")
+
+
+def _forget_chance() -> None:
+    from trainers import checkpoint
+
+    checkpoint.restore_random_state = lambda *_: None
+
+
+def _forget_optimizer() -> None:
+    from trainers import checkpoint
+
+    checkpoint.restore_optimizer_state = lambda *_: None
+
+
+def _forget_order() -> None:
+    from trainers import checkpoint
+
+    whole = checkpoint.Checkpoint.state
+
+    def state(self: checkpoint.Checkpoint) -> dict[str, Any]:
+        values = whole(self)
+        return {**values, "positions": dict.fromkeys(values["positions"], 0)}
+
+    checkpoint.Checkpoint.state = state  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "chance": _forget_chance,
+    "optimizer": _forget_optimizer,
+    "order": _forget_order,
+}
+"""Faults of a resume that a test must notice, by name."""
 
 
 def arm(kill_at: int | None) -> dict[str, int]:
@@ -42,10 +79,14 @@ def child(job: dict[str, Any], answer: int) -> None:
     from trainers.loop import train
 
     config = validate(job["config"])
-    count = arm(job["kill_at"])
+    if job.get("plant"):
+        PLANTS[job["plant"]]()
+    count = arm(job.get("kill_at"))
     last = None
     for last in train(config):
         events.append(config.run.output, last)
+        if last.kind == "step" and last.step == job.get("kill_step"):
+            os.kill(os.getpid(), signal.SIGKILL)
     assert last is not None
     os.write(answer, json.dumps({"calls": count["calls"], "sha256": last.data["sha256"]}).encode())
 
@@ -53,6 +94,7 @@ def child(job: dict[str, Any], answer: int) -> None:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Fork for a job and wait for its end."""
     readable, writable = os.pipe()
+    began = time.monotonic()
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -64,12 +106,17 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             os._exit(code)
     os.close(writable)
     with open(readable, "rb") as pipe:
+        limit = job.get("kill_after")
+        if limit is not None and not select.select([pipe], [], [], limit)[0]:
+            os.kill(pid, signal.SIGKILL)
         text = pipe.read()
     _, status = os.waitpid(pid, 0)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     if not killed and status != 0:
         raise SystemExit(f"job failed with status {status}: {job}")
-    return {"killed": killed, "calls": None, "sha256": None, **(json.loads(text) if text else {})}
+    seconds = time.monotonic() - began
+    told = json.loads(text) if text and not killed else {}
+    return {"killed": killed, "calls": None, "sha256": None, "seconds": seconds, **told}
 
 
 def main() -> None:
