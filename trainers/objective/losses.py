@@ -23,8 +23,8 @@ def mse(error: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
 def huber(error: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """Pseudo-Huber: 2c (√(e² + c²) − c). Small errors count squared, large ones in proportion.
 
-    Source: Khrapov et al. 2024, https://arxiv.org/abs/2403.16728, equation 9, times 2, so that it is the
-    squared error for small e.
+    Source: Khrapov et al. 2024, https://arxiv.org/abs/2403.16728, times 2, so that it is the squared error
+    for small e, as in their implementation, https://github.com/kohya-ss/sd-scripts/pull/1228.
     """
     return 2.0 * corner * ((error.square() + corner.square()).sqrt() - corner)
 
@@ -40,8 +40,8 @@ def smooth_l1(error: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
 def log_cosh(error: torch.Tensor, corner: torch.Tensor) -> torch.Tensor:
     """2 log cosh e: the squared error for small e, twice the absolute one for large e.
 
-    Source: Saleh & Saleh 2022, https://arxiv.org/abs/2208.04564, equation 1, times 2; written so that
-    nothing overflows.
+    Source: Saleh & Saleh 2022, https://arxiv.org/abs/2208.04564, times 2; written so that nothing
+    overflows.
     """
     size = error.abs()
     return 2.0 * (size + functional.softplus(-2.0 * size) - math.log(2.0))
@@ -51,9 +51,10 @@ LOSSES: dict[str, Loss] = {"mse": mse, "huber": huber, "smooth_l1": smooth_l1, "
 
 HUBER_SCHEDULES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
     "constant": lambda share, signal, c: torch.full_like(share, c),
-    # Khrapov et al. 2024, equation 11: from 1 at the clean end to c at the noisy one
+    # Khrapov et al. 2024, the exponential schedule: from 1 at the clean end to c at the noisy one
     "exponential": lambda share, signal, c: torch.exp(math.log(c) * share),
-    # ibidem, equation 12: σ = √((1 − ᾱ) / ᾱ), and 1 / (1 + σ)² written so that ᾱ = 0 gives 0
+    # their implementation, https://github.com/kohya-ss/sd-scripts/pull/1228: (1 − c) / (1 + σ)² + c with
+    # σ = √((1 − ᾱ) / ᾱ), written so that ᾱ = 0 gives c
     "snr": lambda share, signal, c: (1.0 - c) * signal / (signal.sqrt() + (1.0 - signal).sqrt()).square() + c,
 }
 """(t / T (B,), ᾱ (B,), c) → the Huber loss's corner of each sample (B,)."""

@@ -53,7 +53,7 @@ def perturbed(noise: torch.Tensor, generator: torch.Generator, objective: Object
     """Return the noise that latents are mixed with for the UNet's input; the target keeps `noise`.
 
     It is the same tensor where `objective.input_perturbation` is 0.
-    Source: Ning et al. 2023, https://arxiv.org/abs/2301.11706, equation 9 (there with γ = 0.1).
+    Source: Ning et al. 2023, https://arxiv.org/abs/2301.11706, DDPM-IP (there with γ = 0.1).
     """
     if not objective.input_perturbation:
         return noise

@@ -42,7 +42,7 @@ def sigmoid(share: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:
 def beta(share: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:
     """t / T follows a Beta distribution: a < b for clean levels, a > b for noisy ones.
 
-    Source: Lee et al. 2024, https://arxiv.org/abs/2407.12173, section 3.2 (there for drawing).
+    Source: Lee et al. 2024, https://arxiv.org/abs/2407.12173 (there for drawing pictures).
     """
     from scipy.special import betaincinv
 

@@ -28,7 +28,7 @@ def min_snr(snr: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:
 def soft_min_snr(snr: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:
     """Like `min_snr` without its corner: γ / (SNR + γ), that is 1 / (σ² + 1/γ) on the denoised picture.
 
-    Source: Crowson et al. 2024, https://arxiv.org/abs/2401.11605, section 4.5 (there with γ = 4).
+    Source: Crowson et al. 2024, https://arxiv.org/abs/2401.11605, "soft-min-SNR" (there with γ = 4).
     """
     return objective.snr_gamma / (snr + objective.snr_gamma)
 
@@ -36,7 +36,9 @@ def soft_min_snr(snr: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:
 def debiased(snr: torch.Tensor, objective: ObjectiveConfig) -> torch.Tensor:
     """Let high noise levels count more: 1 / √SNR.
 
-    Source: Yu et al. 2023, https://arxiv.org/abs/2310.08442, equation 9.
+    Source: Yu et al. 2023, https://arxiv.org/abs/2310.08442, for epsilon. For v-prediction it is √SNR /
+    (SNR + 1), the same weight of the noise's error; kohya's scripts take 1 / (SNR + 1) there,
+    https://github.com/kohya-ss/sd-scripts/issues/1058.
     """
     return snr.rsqrt()
 
