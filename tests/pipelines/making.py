@@ -93,8 +93,8 @@ def modules_for(base: Base, method: str) -> list[str]:
     if METHODS[method].on_attention:
         return list(base.attentions())
     if method == "bitfit":
-        endings = (".to_out.0", ".ff.net.2", ".conv1", ".q_proj", ".fc1")
-        return [name for name in base.modules() if name.endswith(endings)]
+        biased = (".to_out.0", ".ff.net.2", ".conv1", ".q_proj", ".fc1")
+        return [name for name in base.modules() if name.endswith(biased)]
     linear = ("to_q", "to_k", "to_out.0", "ff.net.2", "q_proj", "v_proj", "fc1")
     convolutions = ("conv1", "conv_shortcut", "proj_in")
     wanted: tuple[str, ...] = (*linear, *convolutions)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipelines.adapter import Adapter, Factors
+from pipelines.adapter import Adapter, AnyFactors, Factors
 from pipelines.base import Base, load_base
 from pipelines.errors import AdapterError
 from pipelines.families import FAMILIES
@@ -152,7 +152,7 @@ def test_a_form_refuses_what_it_cant_hold(
 
 def test_methods_may_differ_by_module(bases: dict[str, Base], tmp_path: Path) -> None:
     base = bases["sd15"]
-    factors = {}
+    factors: dict[str, AnyFactors] = {}
     for index, method in enumerate(METHODS):
         name = _some(base, method)[index % len(_some(base, method))]
         factors |= random_adapter_of(base, method, [name], seed=index).factors
