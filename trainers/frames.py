@@ -166,13 +166,16 @@ def _variants(frame: Frame, data: DataConfig, seed: int) -> tuple[Variant, ...]:
     """The plain variant, the changed ones, and each mirrored: as `data` asks."""
     first, strength = frame.variants[0], data.augment_strength
     found = [first]
-    for index in range(1, data.variants if data.augment != "none" else 1):
+    others = data.variants - 1 if data.augment != "none" else 0
+    for index in range(1, others + 1):
         text = f"{seed}\0{frame.item.source.sha256}\0{frame.crop}\0{index}"
         chance = random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest()))
         zoom, down, right, *changes = (chance.random() for _ in range(6))
         one = first
         if data.augment in ("crop", "both"):
-            one = _closer(frame, 1.0 / (1.0 - strength * zoom), down, right)
+            # Spread over the strength, so that no two of a small picture are the same.
+            share = (index - 0.5 * zoom) / others
+            one = _closer(frame, 1.0 / (1.0 - strength * share), down, right)
         if data.augment in ("colour", "both"):
             light, contrast, hue = ((2.0 * value - 1.0) * strength for value in changes)
             one = replace(one, colours=Colours(1.0 + light, 1.0 + contrast, hue * _HUE))
@@ -203,11 +206,11 @@ def _mirrored(variant: Variant, size: Size) -> Variant:
 def frame_notes(found: Sequence[Frame], most: int = 5) -> list[str]:
     """Say what is cut off pictures and which are enlarged: lines that a person should read.
 
-    most: how many pictures are named; the others are counted.
+    most: how many lines there are; the others are counted.
     """
     lines = [line for frame in found for line in _notes(frame)]
     if len(lines) > most:
-        lines = lines[:most] + [f"and {len(lines) - most} more pictures are cut or enlarged"]
+        lines = lines[:most] + [f"and {len(lines) - most} more notes of what is cut off or enlarged"]
     return lines
 
 
