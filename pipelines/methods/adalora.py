@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import number
 from pipelines.methods.tensors import misfit, shaped, take
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -112,6 +113,7 @@ def adalora_config(
         lora_alpha=alpha,
         lora_dropout=dropout,
         total_step=1000,
+        orth_reg_weight=0.1,
         target_modules=list(target_modules),
     )
 
@@ -137,4 +139,17 @@ ADALORA = Method(
     from_peft=_from_peft,
     parts_from_peft=_parts_from_peft,
     for_peft=_for_peft,
+    tunings=(
+        Tuning(
+            id="adalora",
+            label="AdaLoRA",
+            paper="https://arxiv.org/abs/2303.10512",
+            summary="LoRA that gives its ranks to the modules that need them",
+            peft_config=tuned(adalora_config),
+            by_block=False,
+            no_decay=("down", "up"),
+            allocates_rank=True,
+            learning_rate=5e-4,
+        ),
+    ),
 )

@@ -10,10 +10,12 @@ from pipelines.methods.method import Method, Part
 from pipelines.methods.oft import cayley
 from pipelines.methods.peft_config import shared_value
 from pipelines.methods.tensors import base_weight, misfit, take
+from pipelines.methods.tuning import Size, Tuning, divides, sides, tuned
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
+    from torch import nn
 
     from pipelines.adapter import AnyFactors
 
@@ -106,6 +108,10 @@ def boft_config(rank: int, alpha: float, target_modules: Sequence[str], dropout:
     )
 
 
+def _tuning_misfit(module: nn.Module, size: Size) -> str | None:
+    return divides("a block", size.rank, inputs=sides(module)[1])
+
+
 BOFT = Method(
     id="boft",
     label="BOFT",
@@ -122,4 +128,17 @@ BOFT = Method(
     peft_fields=_fields,
     from_peft=_from_peft,
     for_peft=_for_peft,
+    tunings=(
+        Tuning(
+            id="boft",
+            label="BOFT",
+            paper="https://arxiv.org/abs/2311.06243",
+            summary="OFT by exact rotations, with a scale per output",
+            peft_config=tuned(boft_config),
+            misfit=_tuning_misfit,
+            uses=frozenset({"rank", "dropout"}),
+            no_decay=("boft_s",),
+            learning_rate=1e-3,
+        ),
+    ),
 )

@@ -10,7 +10,7 @@ from pipelines.errors import AdapterError
 from pipelines.methods.lora import LORA, lora_fields, lora_from_peft
 from pipelines.methods.method import Method, Part
 from pipelines.methods.tensors import base_weight, misfit
-from pipelines.methods.tuning import Tuning
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,8 @@ DORA = replace(
             label="DoRA",
             paper="https://arxiv.org/abs/2402.09353",
             summary="LoRA that learns length and direction apart: closer to full training at small ranks",
-            peft_config=lambda size, targets: dora_config(size.rank, size.alpha, targets, size.dropout),
+            peft_config=tuned(dora_config),
+            no_decay=("magnitude",),
         ),
     ),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import common_and_patterns
 from pipelines.methods.tensors import base_weight, misfit, shaped, take
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -67,4 +68,15 @@ HIRA = Method(
     peft_fields=_fields,
     peft_reads=("hira_dropout",),
     from_peft=_from_peft,
+    tunings=(
+        Tuning(
+            id="hira",
+            label="HiRA",
+            paper="https://openreview.net/forum?id=TwJrTz9cRS",
+            summary="LoRA times the base's own weights: changes of high rank from few numbers",
+            peft_config=tuned(hira_config),
+            uses=frozenset({"rank", "dropout"}),
+            learning_rate=1e-3,
+        ),
+    ),
 )

@@ -9,6 +9,7 @@ from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import shared_value
 from pipelines.methods.tensors import base_weight, misfit, take
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -86,4 +87,17 @@ HRA = Method(
     peft_fields=_fields,
     peft_reads=("apply_GS",),
     from_peft=_from_peft,
+    tunings=(
+        Tuning(
+            id="hra",
+            label="HRA",
+            paper="https://arxiv.org/abs/2405.17484",
+            summary="a chain of mirrors: orthogonal like OFT, small like LoRA",
+            peft_config=tuned(hra_config),
+            uses=frozenset({"rank"}),
+            rank_multiple=2,
+            decays=False,
+            learning_rate=1e-3,
+        ),
+    ),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
 from pipelines.methods.tensors import base_weight, misfit, take
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -133,4 +134,17 @@ IA3 = Method(
     parts_from_peft=_parts_from_peft,
     for_peft=_for_peft,
     for_lycoris=_for_lycoris,
+    tunings=(
+        Tuning(
+            id="ia3",
+            label="IA³",
+            paper="https://arxiv.org/abs/2205.05638",
+            summary="one number per output: the smallest files, for light touches",
+            peft_config=tuned(ia3_config),
+            uses=frozenset(),
+            by_block=False,
+            decays=False,
+            learning_rate=2e-3,
+        ),
+    ),
 )

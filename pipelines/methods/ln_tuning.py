@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
 from pipelines.methods.tensors import base_weight, misfit, take
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -71,4 +72,18 @@ LN_TUNING = Method(
     peft_type="LN_TUNING",
     peft_config=ln_tuning_config,
     from_peft=_from_peft,
+    tunings=(
+        Tuning(
+            id="ln_tuning",
+            label="LN tuning",
+            paper="https://arxiv.org/abs/2312.11420",
+            summary="only the normalisations: tiny, for tones and contrast",
+            peft_config=tuned(ln_tuning_config),
+            sits_on=("norm",),
+            uses=frozenset(),
+            by_block=False,
+            decays=False,
+            learning_rate=1e-3,
+        ),
+    ),
 )

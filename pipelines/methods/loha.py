@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import common_and_patterns, number, pattern_value
 from pipelines.methods.tensors import misfit, shaped, take
+from pipelines.methods.tuning import Size, Tuning
 
 if TYPE_CHECKING:
     import torch
@@ -69,11 +70,26 @@ def _shape(factors: AnyFactors) -> tuple[int, ...] | None:
     return (int(left.shape[1]), int(right.shape[1]), *map(int, core.shape[2:]))
 
 
-def loha_config(rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0) -> PeftConfig:
-    """LoHa; w2_b starts at zero, so that it is identity. dropout: share of ΔW's rows dropped, [0, 1)."""
+def loha_config(
+    rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0, module_dropout: float = 0.0
+) -> PeftConfig:
+    """LoHa; w2_b starts at zero, so that it is identity. dropout: share of ΔW's rows dropped, [0, 1).
+
+    module_dropout: share of passes in which the module's whole change is left out, [0, 1).
+    """
     from peft import LoHaConfig
 
-    return LoHaConfig(r=rank, alpha=alpha, rank_dropout=dropout, target_modules=list(target_modules))
+    return LoHaConfig(
+        r=rank,
+        alpha=alpha,
+        rank_dropout=dropout,
+        module_dropout=module_dropout,
+        target_modules=list(target_modules),
+    )
+
+
+def _tuned(size: Size, targets: Sequence[str]) -> PeftConfig:
+    return loha_config(size.rank, size.alpha, targets, size.dropout, size.module_dropout)
 
 
 def alpha_from_peft(
@@ -119,4 +135,15 @@ LOHA = Method(
     peft_config=loha_config,
     peft_fields=_fields,
     from_peft=alpha_from_peft,
+    tunings=(
+        Tuning(
+            id="loha",
+            label="LoHa",
+            paper="https://arxiv.org/abs/2108.06098",
+            summary="two LoRAs multiplied number by number: higher rank for the same size",
+            peft_config=_tuned,
+            uses=frozenset({"rank", "alpha", "dropout", "module_dropout"}),
+            learning_rate=5e-4,
+        ),
+    ),
 )  # fmt: skip

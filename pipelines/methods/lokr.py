@@ -10,6 +10,7 @@ from pipelines.methods.lokr_peft import lokr_fields, lokr_for_peft
 from pipelines.methods.method import Method, Part, Shape
 from pipelines.methods.peft_config import number, pattern_value
 from pipelines.methods.tensors import misfit, shaped, take, tucker
+from pipelines.methods.tuning import Size, Tuning
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +100,26 @@ def _for_lycoris(factors: AnyFactors) -> dict[str, torch.Tensor]:
     return parts
 
 
-def lokr_config(rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0) -> PeftConfig:
-    """LoKr; w1 starts at zero, so that it is identity. dropout: share of ΔW's rows dropped, [0, 1)."""
+def lokr_config(
+    rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0, module_dropout: float = 0.0
+) -> PeftConfig:
+    """LoKr; w1 starts at zero, so that it is identity. dropout: share of ΔW's rows dropped, [0, 1).
+
+    module_dropout: share of passes in which the module's whole change is left out, [0, 1).
+    """
     from peft import LoKrConfig
 
-    return LoKrConfig(r=rank, alpha=alpha, rank_dropout=dropout, target_modules=list(target_modules))
+    return LoKrConfig(
+        r=rank,
+        alpha=alpha,
+        rank_dropout=dropout,
+        module_dropout=module_dropout,
+        target_modules=list(target_modules),
+    )
+
+
+def _tuned(size: Size, targets: Sequence[str]) -> PeftConfig:
+    return lokr_config(size.rank, size.alpha, targets, size.dropout, size.module_dropout)
 
 
 LOKR = Method(
@@ -122,4 +138,15 @@ LOKR = Method(
     from_peft=_from_peft,
     for_peft=lokr_for_peft,
     for_lycoris=_for_lycoris,
+    tunings=(
+        Tuning(
+            id="lokr",
+            label="LoKr",
+            paper="https://arxiv.org/abs/2309.14859",
+            summary="a Kronecker product: very small files",
+            peft_config=_tuned,
+            uses=frozenset({"rank", "alpha", "dropout", "module_dropout"}),
+            learning_rate=5e-4,
+        ),
+    ),
 )

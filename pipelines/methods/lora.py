@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.methods.delta_lora import DELTA_LORA
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import common_and_patterns, number, pattern_value
-from pipelines.methods.tuning import Tuning
+from pipelines.methods.qalora import QALORA
+from pipelines.methods.tokens import TOKENS
+from pipelines.methods.tuning import Size, Tuning
 
 if TYPE_CHECKING:
     import torch
@@ -16,10 +19,13 @@ if TYPE_CHECKING:
     from pipelines.adapter import AnyFactors
 
 
-def lora_config(rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0) -> PeftConfig:
+def lora_config(
+    rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0, **fields: Any
+) -> PeftConfig:
     """LoRA on linear and convolution layers: down is random, up is zero, so it starts as identity.
 
     rank: columns of `up`. alpha: the scale is alpha / rank. dropout: share of inputs dropped, [0, 1).
+    fields: further ones of PEFT's configuration.
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 4.1; `down` is drawn from a
     normal distribution of standard deviation 1/rank ("gaussian"), as diffusers' scripts do.
     """
@@ -29,9 +35,19 @@ def lora_config(rank: int, alpha: float, target_modules: Sequence[str], dropout:
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        init_lora_weights="gaussian",
         target_modules=list(target_modules),
+        **{"init_lora_weights": "gaussian", **fields},
     )
+
+
+def _started(size: Size, targets: Sequence[str]) -> PeftConfig:
+    """LoRA with one of the starts that need nothing but the base; EVA's is found afterwards."""
+    fields: dict[str, Any] = {"init_lora_weights": size.init} if size.init in ("pissa", "olora") else {}
+    return lora_config(size.rank, size.alpha, targets, size.dropout, **fields)
+
+
+def _rank_stabilised(size: Size, targets: Sequence[str]) -> PeftConfig:
+    return lora_config(size.rank, size.alpha, targets, size.dropout, use_rslora=True)
 
 
 def lora_from_peft(
@@ -75,7 +91,19 @@ LORA = Method(
             label="LoRA",
             paper="https://arxiv.org/abs/2106.09685",
             summary="the one that every tool reads: small, quick, a good start for anything",
-            peft_config=lambda size, targets: lora_config(size.rank, size.alpha, targets, size.dropout),
+            peft_config=_started,
+            initialisations=("default", "pissa", "olora", "eva"),
         ),
+        Tuning(
+            id="rslora",
+            label="rsLoRA",
+            paper="https://arxiv.org/abs/2312.03732",
+            summary="LoRA scaled by alpha / √rank: large ranks learn as fast as small ones",
+            peft_config=_rank_stabilised,
+            learning_rate=5e-5,
+        ),
+        QALORA,
+        DELTA_LORA,
+        *TOKENS,
     ),
 )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
 from pipelines.methods.through_peft import Tuner, row_through_peft
+from pipelines.methods.tuning import Size, Tuning, divides, sides, tuned
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
 
 def _config(
@@ -31,6 +33,51 @@ def _config(
     return make
 
 
+FREQUENCIES = 128
+"""Numbers per module and unit of rank where a spectrum is learned: rank 8 gives the papers' 1,000."""
+
+
+def _spectrum(
+    make: Callable[[int, float, Sequence[str], float], PeftConfig],
+) -> Callable[[Size, Sequence[str]], PeftConfig]:
+    return lambda size, targets: make(FREQUENCIES * size.rank, 1.0, targets, 0.0)
+
+
+def _spectrum_misfit(module: nn.Module, size: Size) -> str | None:
+    outputs, inputs = sides(module)
+    count = FREQUENCIES * size.rank
+    if count <= outputs * inputs:
+        return None
+    return f"rank {size.rank} is {count} numbers, it has {outputs * inputs} weights"
+
+
+def _miss_misfit(module: nn.Module, size: Size) -> str | None:
+    inputs = sides(module)[1]
+    return None if size.rank <= inputs else f"rank {size.rank} is more than its {inputs} inputs"
+
+
+def _c3a_misfit(module: nn.Module, size: Size) -> str | None:
+    outputs, inputs = sides(module)
+    return divides("a block", size.rank, inputs=inputs, outputs=outputs)
+
+
+def _road_misfit(module: nn.Module, size: Size) -> str | None:
+    return divides("a group", size.rank, outputs=sides(module)[0])
+
+
+def _gralora_misfit(module: nn.Module, size: Size) -> str | None:
+    outputs, inputs = sides(module)
+    return divides("a split", 2, inputs=inputs, outputs=outputs)
+
+
+_MISS_CONFIG = _config("MissConfig", "r", "miss_dropout")
+_C3A_CONFIG = _config("C3AConfig", "block_size", init_weights=True)
+_FOURIERFT_CONFIG = _config("FourierFTConfig", "n_frequency", init_weights=True)
+_WAVEFT_CONFIG = _config("WaveFTConfig", "n_frequency")
+_ROAD_CONFIG = _config("RoadConfig", "group_size")
+_DELORA_CONFIG = _config("DeloraConfig", "r", "module_dropout")
+_GRALORA_CONFIG = _config("GraloraConfig", "r", "gralora_dropout", "alpha")
+
 MISS = row_through_peft(
     Tuner(
         config_class="MissConfig",
@@ -44,8 +91,21 @@ MISS = row_through_peft(
     label="MiSS",
     paper="https://arxiv.org/abs/2409.15371",
     peft_type="MISS",
-    peft_config=_config("MissConfig", "r", "miss_dropout"),
+    peft_config=_MISS_CONFIG,
     rank=lambda factors: int(factors.parts["miss_block"].shape[0]),
+    tunings=(
+        Tuning(
+            id="miss",
+            label="MiSS",
+            paper="https://arxiv.org/abs/2409.15371",
+            summary="one small block repeated over the inputs: quick and light",
+            sits_on=("linear",),
+            peft_config=tuned(_MISS_CONFIG),
+            misfit=_miss_misfit,
+            uses=frozenset({"rank", "dropout"}),
+            learning_rate=2e-4,
+        ),
+    ),
 )
 
 C3A = row_through_peft(
@@ -60,8 +120,21 @@ C3A = row_through_peft(
     label="C³A",
     paper="https://arxiv.org/abs/2407.19342",
     peft_type="C3A",
-    peft_config=_config("C3AConfig", "block_size", init_weights=True),
+    peft_config=_C3A_CONFIG,
     rank=lambda factors: int(factors.parts["c3a_kernel"].shape[-1]),
+    tunings=(
+        Tuning(
+            id="c3a",
+            label="C³A",
+            paper="https://arxiv.org/abs/2407.19342",
+            summary="circular convolutions in blocks: full rank from few numbers",
+            sits_on=("linear",),
+            peft_config=tuned(_C3A_CONFIG),
+            misfit=_c3a_misfit,
+            uses=frozenset({"rank"}),
+            learning_rate=1e-3,
+        ),
+    ),
 )
 
 FOURIERFT = row_through_peft(
@@ -77,7 +150,20 @@ FOURIERFT = row_through_peft(
     label="FourierFT",
     paper="https://arxiv.org/abs/2405.03003",
     peft_type="FOURIERFT",
-    peft_config=_config("FourierFTConfig", "n_frequency", init_weights=True),
+    peft_config=_FOURIERFT_CONFIG,
+    tunings=(
+        Tuning(
+            id="fourierft",
+            label="FourierFT",
+            paper="https://arxiv.org/abs/2405.03003",
+            summary="some frequencies of the change: few numbers that reach every weight",
+            sits_on=("linear",),
+            peft_config=_spectrum(_FOURIERFT_CONFIG),
+            misfit=_spectrum_misfit,
+            uses=frozenset({"rank"}),
+            learning_rate=1e-2,
+        ),
+    ),
 )
 
 WAVEFT = row_through_peft(
@@ -93,7 +179,20 @@ WAVEFT = row_through_peft(
     label="WaveFT",
     paper="https://arxiv.org/abs/2505.12532",
     peft_type="WAVEFT",
-    peft_config=_config("WaveFTConfig", "n_frequency"),
+    peft_config=_WAVEFT_CONFIG,
+    tunings=(
+        Tuning(
+            id="waveft",
+            label="WaveFT",
+            paper="https://arxiv.org/abs/2505.12532",
+            summary="some wavelets of the change: few numbers, each in its place",
+            sits_on=("linear",),
+            peft_config=_spectrum(_WAVEFT_CONFIG),
+            misfit=_spectrum_misfit,
+            uses=frozenset({"rank"}),
+            learning_rate=1e-3,
+        ),
+    ),
 )
 
 ROAD = row_through_peft(
@@ -107,8 +206,23 @@ ROAD = row_through_peft(
     label="RoAd",
     paper="https://arxiv.org/abs/2409.00119",
     peft_type="ROAD",
-    peft_config=_config("RoadConfig", "group_size"),
+    peft_config=_ROAD_CONFIG,
     rank=lambda factors: int(factors.options.get("group_size", 64)),
+    tunings=(
+        Tuning(
+            id="road",
+            label="RoAd",
+            paper="https://arxiv.org/abs/2409.00119",
+            summary="turns pairs of outputs: as small as IA³, with more to say",
+            sits_on=("linear",),
+            peft_config=tuned(_ROAD_CONFIG),
+            misfit=_road_misfit,
+            uses=frozenset({"rank"}),
+            rank_multiple=2,
+            decays=False,
+            learning_rate=1e-3,
+        ),
+    ),
 )
 
 DELORA = row_through_peft(
@@ -128,8 +242,21 @@ DELORA = row_through_peft(
     label="DeLoRA",
     paper="https://arxiv.org/abs/2503.18225",
     peft_type="DELORA",
-    peft_config=_config("DeloraConfig", "r", "module_dropout"),
+    peft_config=_DELORA_CONFIG,
     rank=lambda factors: int(factors.parts["delora_a"].shape[0]),
+    tunings=(
+        Tuning(
+            id="delora",
+            label="DeLoRA",
+            paper="https://arxiv.org/abs/2503.18225",
+            summary="LoRA of a bounded length: stays near the base however long it learns",
+            sits_on=("linear",),
+            peft_config=tuned(_DELORA_CONFIG),
+            uses=frozenset({"rank", "dropout"}),
+            decays=False,
+            learning_rate=1e-3,
+        ),
+    ),
 )
 
 GRALORA = row_through_peft(
@@ -153,8 +280,20 @@ GRALORA = row_through_peft(
     label="GraLoRA",
     paper="https://arxiv.org/abs/2505.20355",
     peft_type="GRALORA",
-    peft_config=_config("GraloraConfig", "r", "gralora_dropout", "alpha"),
+    peft_config=_GRALORA_CONFIG,
     rank=lambda factors: int(factors.parts["gralora_a"].shape[2]),
+    tunings=(
+        Tuning(
+            id="gralora",
+            label="GraLoRA",
+            paper="https://arxiv.org/abs/2505.20355",
+            summary="LoRA cut into tiles: more of it at high ranks",
+            sits_on=("linear",),
+            peft_config=tuned(_GRALORA_CONFIG),
+            misfit=_gralora_misfit,
+            rank_multiple=2,
+        ),
+    ),
 )
 
 MORE: tuple[Method, ...] = (MISS, C3A, FOURIERFT, WAVEFT, ROAD, DELORA, GRALORA)

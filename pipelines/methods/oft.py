@@ -9,10 +9,12 @@ from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import number, shared_value
 from pipelines.methods.tensors import base_weight, misfit, take
+from pipelines.methods.tuning import Size, Tuning, divides, sides, tuned
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
+    from torch import nn
 
     from pipelines.adapter import AnyFactors
 
@@ -133,6 +135,11 @@ def oft_config(rank: int, alpha: float, target_modules: Sequence[str], dropout: 
     return OFTConfig(r=0, oft_block_size=rank, module_dropout=dropout, target_modules=list(target_modules))
 
 
+def _tuning_misfit(module: nn.Module, size: Size) -> str | None:
+    """PEFT would take another block size without a word."""
+    return divides("a block", size.rank, inputs=sides(module)[1])
+
+
 OFT = Method(
     id="oft",
     label="OFT",
@@ -148,4 +155,18 @@ OFT = Method(
     peft_config=oft_config,
     peft_fields=_fields,
     from_peft=_from_peft,
+    tunings=(
+        Tuning(
+            id="oft",
+            label="OFT",
+            paper="https://arxiv.org/abs/2306.07280",
+            summary="turns the inputs in blocks and keeps their lengths: holds on to what the base knows",
+            peft_config=tuned(oft_config),
+            # PEFT unfolds the input of a wider kernel in another order than it folds the weight's.
+            sits_on=("linear", "pointwise"),
+            misfit=_tuning_misfit,
+            uses=frozenset({"rank", "dropout"}),
+            learning_rate=1e-3,
+        ),
+    ),
 )

@@ -11,6 +11,7 @@ from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
 from pipelines.methods.peft_config import common_and_patterns, pattern_value, shared_value
 from pipelines.methods.tensors import base_weight, misfit
+from pipelines.methods.tuning import Tuning
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,7 @@ def row_through_peft(
     peft_type: str,
     peft_config: Callable[[int, float, Sequence[str], float], PeftConfig],
     rank: Callable[[AnyFactors], int] = lambda factors: 0,
+    tunings: tuple[Tuning, ...] = (),
 ) -> Method:
     """Make the row of a method whose ΔW is what PEFT's merge adds. Linear layers only."""
 
@@ -154,4 +156,5 @@ def row_through_peft(
         peft_reads=(*tuner.fields, *tuner.patterns.values(), *tuner.settled),
         from_peft=from_peft,
         linear_only=True,
+        tunings=tunings,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -90,10 +90,10 @@ def tuned(
 
 def sides(module: nn.Module) -> tuple[int, int]:
     """Return a module's outputs and the inputs of one of them, (out, in) or (out, in·kh·kw)."""
-    if hasattr(module, "in_features"):
-        return int(module.out_features), int(module.in_features)  # type: ignore[arg-type]
-    weight = module.weight
-    return int(weight.shape[0]), int(weight[0].numel())  # type: ignore[index, arg-type]
+    layer: Any = module
+    if hasattr(layer, "in_features"):
+        return int(layer.out_features), int(layer.in_features)
+    return int(layer.weight.shape[0]), int(layer.weight[0].numel())
 
 
 def divides(what: str, size: int, **numbers: int) -> str | None:

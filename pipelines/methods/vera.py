@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part, Shape
 from pipelines.methods.tensors import misfit, shaped, take
+from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
     import torch
@@ -121,4 +122,17 @@ VERA = Method(
     from_peft=_from_peft,
     for_peft=_for_peft,
     linear_only=True,
+    tunings=(
+        Tuning(
+            id="vera",
+            label="VeRA",
+            paper="https://arxiv.org/abs/2310.11454",
+            summary="LoRA between fixed random matrices that all modules share: few numbers, high ranks",
+            peft_config=tuned(vera_config),
+            sits_on=("linear",),
+            uses=frozenset({"rank", "dropout"}),
+            by_block=False,
+            learning_rate=1e-2,
+        ),
+    ),
 )

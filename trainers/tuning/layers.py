@@ -1,0 +1,161 @@
+"""Putting PEFT's layers and our own in the modules' places, and finding what they train."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.adapter import AnyFactors, Factors, LowRank
+from pipelines.base import Base
+from pipelines.errors import ConfigError, StudioError
+from pipelines.methods import Method, Tuning
+from pipelines.methods.own_layer import OwnLayer
+from trainers.tuning.targets import Seat
+
+NAME = "default"
+"""PEFT's name of the one adapter."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tuned:
+    """A seat with what stands in its place now.
+
+    parts: PEFT's tensors by Pigment's part names, trained or not; empty for own layers. stated: PEFT's
+    configuration, as it would be saved.
+    """
+
+    seat: Seat
+    layer: nn.Module
+    parts: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    stated: Mapping[str, Any] = field(default_factory=dict)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name within the module."""
+        if isinstance(self.layer, OwnLayer):
+            return self.layer.trained()
+        return {name: part for name, part in self.parts.items() if isinstance(part, nn.Parameter)}
+
+    def fixed(self) -> dict[str, torch.Tensor]:
+        """What belongs to the adapter without being trained, by name within the module."""
+        return {name: part for name, part in self.parts.items() if not isinstance(part, nn.Parameter)}
+
+    def enable(self, enabled: bool) -> None:
+        """Switch the change on or off."""
+        if isinstance(self.layer, OwnLayer):
+            self.layer.enabled = enabled
+        else:
+            self.layer.enable_adapters(enabled)  # type: ignore[operator]
+
+    def factors(self, method: Method) -> AnyFactors:
+        """A copy of what was trained, as the method keeps it."""
+        if isinstance(self.layer, OwnLayer):
+            return self.layer.factors(method.id)
+        parts = {name: part.detach().cpu().clone() for name, part in self.parts.items()}
+        assert method.from_peft is not None
+        alpha, options = method.from_peft(self.stated, self.seat.path, parts)
+        if method.parts_from_peft is not None:
+            parts = method.parts_from_peft(parts, options)
+            options = {name: value for name, value in options.items() if name not in parts}
+        if method.id == LowRank.method:
+            return LowRank(down=parts["down"], up=parts["up"], alpha=alpha)
+        return Factors(method=method.id, parts=parts, alpha=alpha, options=options)
+
+
+def put_in(base: Base, tuning: Tuning, method: Method, seats: Sequence[Seat]) -> list[Tuned]:
+    """Put a fresh layer in the place of every seat's module; initial values come from torch's generator.
+
+    Raises: ConfigError where PEFT or a layer of our own can't sit there.
+    """
+    if not seats:
+        return []
+    if tuning.layer is not None:
+        return [_put_own(base, tuning, seat) for seat in seats]
+    assert tuning.peft_config is not None
+    tuned: list[Tuned] = []
+    for group in _alike(seats):
+        first = group[0]
+        paths = [seat.path for seat in group]
+        config: Any = tuning.peft_config(first.size, paths)
+        # Exact names: PEFT takes a list for endings, which may reach further.
+        config.target_modules = "|".join(re.escape(path) for path in paths)
+        _put_peft(base.component(first.component), config, tuning)
+        stated = config.to_dict()
+        for seat in group:
+            layer = base.component(seat.component).get_submodule(seat.path)
+            tuned.append(Tuned(seat=seat, layer=layer, parts=_parts(layer, method), stated=stated))
+    order = {seat.name: index for index, seat in enumerate(seats)}
+    return sorted(tuned, key=lambda one: order[one.seat.name])
+
+
+def take_out(base: Base, seats: Sequence[Seat]) -> None:
+    """Put the base's own modules back where they stood."""
+    for seat in seats:
+        parent, _, leaf = seat.path.rpartition(".")
+        setattr(base.component(seat.component).get_submodule(parent), leaf, seat.module)
+    for component in base.family.components:
+        # What PEFT notes down on the model itself.
+        base.component(component).__dict__.pop("peft_config", None)
+
+
+def _alike(seats: Sequence[Seat]) -> Iterator[list[Seat]]:
+    """Seats of one component and size together: they share a configuration."""
+    groups: dict[tuple[str, Any], list[Seat]] = {}
+    for seat in seats:
+        groups.setdefault((seat.component, seat.size), []).append(seat)
+    yield from groups.values()
+
+
+def _put_own(base: Base, tuning: Tuning, seat: Seat) -> Tuned:
+    assert tuning.layer is not None
+    layer = tuning.layer(seat.module, seat.size)
+    parent, _, leaf = seat.path.rpartition(".")
+    setattr(base.component(seat.component).get_submodule(parent), leaf, layer)
+    return Tuned(seat=seat, layer=layer)
+
+
+def _put_peft(component: nn.Module, config: Any, tuning: Tuning) -> None:
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Not through `inject_adapter_in_model`, which refuses what shares tensors between layers (VeRA).
+            PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](component, config, adapter_name=NAME)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{tuning.label} can't sit on these layers: {reason[:160].rstrip('.')}; choose other targets, "
+            "another rank or another method"
+        ) from error
+
+
+def _parts(layer: nn.Module, method: Method) -> dict[str, torch.Tensor]:
+    """A PEFT layer's tensors by part name, in fp32, the trained ones as the parameters they are."""
+    found: dict[str, torch.Tensor] = {}
+    for part in method.parts:
+        head, _, rest = part.peft.partition(".")
+        holder: Any = getattr(layer, head, None) if head else None
+        if holder is None or NAME not in holder:
+            continue
+        element = holder[NAME]
+        value = getattr(element, rest or "weight", None) if isinstance(element, nn.Module) else element
+        if value is None:
+            continue
+        if value.dtype != torch.float32:
+            if isinstance(value, nn.Parameter):
+                value.data = value.data.float()
+            else:
+                value = holder[NAME] = value.float()
+        found[part.name] = value.detach() if not value.requires_grad else value
+    trained = {id(p) for p in layer.parameters() if p.requires_grad}
+    if trained != {id(value) for value in found.values() if value.requires_grad}:
+        raise StudioError(
+            f"{method.label} trains tensors of PEFT's that Pigment doesn't keep; update Pigment"
+        )
+    return found
