@@ -68,10 +68,10 @@ def _written(pictures: Sequence[Path], data: DataConfig) -> tuple[dict[Path, Row
         return {}, []
     if data.captions == "table":
         return read_table(find_table(data.instance_images, data.captions_file), pictures)
-    return {picture: Row(caption=_read(picture.with_suffix(".txt"))) for picture in pictures}, []
+    return {picture: Row(caption=read_caption(picture.with_suffix(".txt"))) for picture in pictures}, []
 
 
-def _read(path: Path) -> str:
+def read_caption(path: Path) -> str:
     """Read a caption file; a missing one is empty. Whitespace becomes single spaces."""
     if not path.is_file():
         return ""

@@ -2,7 +2,8 @@
 
 Half of them (`prior_breadth`) show other things than the class, on many backgrounds: a prior of one
 prompt keeps only that prompt. They are made in groups of a few, each group once for a base, its prompts
-and its settings, and kept in a cache folder that runs share.
+and its settings, and kept in a cache folder that runs share; a group is whole or not there, and its
+pictures are read only where their SHA-256 holds. The folder may be removed at any time.
 
 Source: Ruiz et al. 2022, https://arxiv.org/abs/2208.12242, section 3.3; the other things are added here.
 """
@@ -22,10 +23,16 @@ from typing import Any
 from PIL import Image
 
 from pipelines.base import Base
-from pipelines.files import sync_folder
+from pipelines.errors import ConfigError
+from pipelines.files import file_sha256, sync_folder
 from pipelines.generate import GenerationConfig, generate_prompts
+from trainers.captions import read_caption
 from trainers.config import DataConfig
+from trainers.dataset import Item
 from trainers.events import TrainEvent
+from trainers.frames import Frame, Variant, frames
+from trainers.images import Source, find_pictures, read_picture
+from trainers.memory import out_of_memory
 
 SCENES = (
     "", "on a white background", "on a red background", "in the snow", "on a light blue background",
@@ -40,7 +47,8 @@ THINGS = (
 )  # fmt: skip
 """Everyday things that any base knows."""
 
-_GROUP = 8
+_MANIFEST = "group.json"
+_PIXELS_AT_ONCE = 2**20
 _SETTINGS: dict[str, Any] = {"num_inference_steps": 16, "guidance_scale": 3.0, "sampler": "ddim"}
 
 
@@ -80,25 +88,80 @@ def cache_folder(configured: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pigment"
 
 
-def make_class_pictures(
+def drawn_at_once(height: int, width: int) -> int:
+    """Return how many pictures of this size are drawn together: 4 of 512×512 pixels, 1 of 1024×1024."""
+    return max(1, min(8, _PIXELS_AT_ONCE // (height * width)))
+
+
+def read_class_pictures(data: DataConfig) -> list[Item]:
+    """Read the pictures of `data.class_images`, each with the words of its .txt file or the class prompt.
+
+    None where the config names no folder. Call it before a run begins, so that what can't be used is
+    refused then.
+
+    Raises: PictureError naming the folder or file; ConfigError where a picture has no words at all.
+    """
+    if data.class_images is None:
+        return []
+    items = []
+    for path in find_pictures(data.class_images):
+        written = read_caption(path.with_suffix(".txt"))
+        if not (written or data.class_prompt):
+            raise ConfigError(
+                f"data.class_images: picture {path.name!r} has no words; write {path.stem}.txt, or set "
+                "data.class_prompt"
+            )
+        source = read_picture(path, data.background)
+        items.append(
+            Item(source=source, caption=written or data.class_prompt, name=path.name, own=bool(written))
+        )
+    return items
+
+
+def joined_sha256(data_sha256: str, given: Sequence[Item]) -> str:
+    """Return the hash of a run's data with the class pictures that a person has given; without, as it is."""
+    if not given:
+        return data_sha256
+    lines = [f"{item.name}\0{item.source.sha256}\0{item.caption}\n" for item in given]
+    return hashlib.sha256((data_sha256 + "".join(lines)).encode()).hexdigest()
+
+
+def class_frames(
+    base: Base, data: DataConfig, given: Sequence[Item], cache: Path, multiple: int, total: int = 0
+) -> Generator[TrainEvent, None, list[Frame]]:
+    """Yield an event after each group that had to be made; return what is learned of the class.
+
+    First the pictures that were given (see `read_class_pictures`), cut as those to learn are, without
+    variants; then, up to `data.num_class_images`, squares that the base draws. They stay on disk until they
+    are cut. multiple: pixels that sides must be multiples of for the base. total: steps of the run.
+    """
+    resolution = data.resolution or base.resolution
+    found = frames(given, data, resolution, multiple, plain=True)
+    planned = plan(data)[len(given) :]
+    size = (resolution, resolution)
+    paths = yield from draw_class_pictures(base, planned, cache, resolution, total)
+    for one, path in zip(planned, paths, strict=True):
+        source = Source(path, size, (), file_sha256(path))
+        item = Item(source=source, caption=one.prompt, name=f"{one.prompt} ({one.seed})")
+        found.append(Frame(item=item, size=size, variants=(Variant(scaled=size, crop=(0, 0)),)))
+    return found
+
+
+def draw_class_pictures(
     base: Base, planned: Sequence[ClassPicture], cache: Path, resolution: int, total: int = 0
-) -> Generator[TrainEvent, None, list[Image.Image]]:
-    """Yield a stage event after each group that had to be made; return the pictures of `planned`.
+) -> Generator[TrainEvent, None, list[Path]]:
+    """Yield a stage event after each group that had to be made; return the files of `planned`.
 
     An interrupted call goes on with the first group that isn't there. A group is always drawn whole,
     since a batch's composition changes the last bits. resolution: side in pixels. total: steps of the run.
     """
-    pictures: list[Image.Image] = []
-    for start in range(0, len(planned), _GROUP):
-        group = planned[start : start + _GROUP]
+    files: list[Path] = []
+    at_once = drawn_at_once(resolution, resolution)
+    for start in range(0, len(planned), at_once):
+        group = planned[start : start + at_once]
         folder = cache / "class_pictures" / _key(base, group, resolution)
-        kept = _read(folder, len(group))
-        if kept is None:
-            config = GenerationConfig(prompt="", width=resolution, height=resolution, **_SETTINGS)
-            prompts, seeds = [one.prompt for one in group], [one.seed for one in group]
-            drawn = generate_prompts(base, prompts, seeds, config, batch_size=_GROUP)
-            kept = [picture.convert("RGB") for picture in drawn]
-            _write(folder, kept, prompts)
+        if not _whole(folder, len(group)):
+            _write(folder, _drawn(base, group, resolution), [one.prompt for one in group])
             done = start + len(group)
             yield TrainEvent(
                 kind="stage",
@@ -106,32 +169,57 @@ def make_class_pictures(
                 message=f"class pictures {done}/{len(planned)}",
                 data={"stage": "class_pictures", "done": done, "of": len(planned)},
             )
-        pictures += kept
-    return pictures
+        files += [folder / _name(index) for index in range(len(group))]
+    return files
+
+
+def make_class_pictures(
+    base: Base, planned: Sequence[ClassPicture], cache: Path, resolution: int, total: int = 0
+) -> Generator[TrainEvent, None, list[Image.Image]]:
+    """As `draw_class_pictures`, but return the pictures: as the loop does until it takes `class_frames`."""
+    paths = yield from draw_class_pictures(base, planned, cache, resolution, total)
+    return [read_picture(path).image for path in paths]
+
+
+def _drawn(base: Base, group: Sequence[ClassPicture], resolution: int) -> list[Image.Image]:
+    """Draw a group: at once, or one by one where the device's memory is full."""
+    config = GenerationConfig(prompt="", width=resolution, height=resolution, **_SETTINGS)
+    prompts, seeds = [one.prompt for one in group], [one.seed for one in group]
+    try:
+        drawn = generate_prompts(base, prompts, seeds, config, batch_size=len(group))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or len(group) == 1:
+            raise
+        drawn = generate_prompts(base, prompts, seeds, config, batch_size=1)
+    return [picture.convert("RGB") for picture in drawn]
 
 
 def _key(base: Base, group: Sequence[ClassPicture], resolution: int) -> str:
     """Name of a group's folder: everything that its pictures depend on, hashed."""
     asked = [[one.prompt, one.seed] for one in group]
-    source = base.source
+    source, setup = base.source, base.setup
     said = [] if source is None else [source.vae_sha256, source.asked.get("prediction_type")]
+    said += [] if setup is None else [setup.quantise]
     text = json.dumps(
-        [1, base.sha256, *(one for one in said if one), str(base.dtype), resolution, _SETTINGS, asked],
+        [2, base.sha256, *(one for one in said if one), str(base.dtype), resolution, _SETTINGS, asked],
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _read(folder: Path, count: int) -> list[Image.Image] | None:
-    """Read a group's pictures, or return None where it isn't whole."""
-    pictures = []
-    for index in range(count):
-        try:
-            with Image.open(folder / f"{index:03d}.png") as opened:
-                pictures.append(opened.convert("RGB"))
-        except (OSError, SyntaxError, ValueError):  # missing, or damaged: Pillow raises all three
-            return None
-    return pictures
+def _name(index: int) -> str:
+    return f"{index:03d}.png"
+
+
+def _whole(folder: Path, count: int) -> bool:
+    """Whether a group's pictures are there, each as it was written."""
+    try:
+        sealed = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        return len(sealed) == count and all(
+            sealed[_name(index)] == file_sha256(folder / _name(index)) for index in range(count)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _write(folder: Path, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
@@ -141,13 +229,15 @@ def _write(folder: Path, pictures: Sequence[Image.Image], prompts: Sequence[str]
     temporary.mkdir()
     try:
         for index, picture in enumerate(pictures):
-            picture.save(temporary / f"{index:03d}.png")
-        (temporary / "prompts.json").write_text(json.dumps(list(prompts), indent=1), encoding="utf-8")
-        if _read(folder, len(pictures)) is None:
+            picture.save(temporary / _name(index))
+        sealed = {_name(index): file_sha256(temporary / _name(index)) for index in range(len(pictures))}
+        text = json.dumps({"prompts": list(prompts), "sha256": sealed}, indent=1)
+        (temporary / _MANIFEST).write_text(text, encoding="utf-8")
+        if not _whole(folder, len(pictures)):
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
     except OSError:
-        if _read(folder, len(pictures)) is None:
+        if not _whole(folder, len(pictures)):
             raise
     finally:
         # Another run may have made the same group in the meantime: the pictures are the same.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import PIL
 import torch
@@ -79,7 +80,10 @@ class _Encoder:
         self._store = None if folder is None else Store(folder / LATENTS)
         self._made_by: list[str | int] = []
         if self._store is not None:
-            self._made_by = [_VERSION, PIL.__version__, weights_sha256([base.vae]), *machine(base.device)]
+            how: Any = base.vae
+            tiled = f"{how.tile_sample_min_size} {how.tile_overlap_factor}" if how.use_tiling else ""
+            vae = weights_sha256([base.vae])
+            self._made_by = [_VERSION, PIL.__version__, vae, tiled, *machine(base.device)]
         self._on_cpu = 0
 
     def kept(self, frame: Frame, index: int) -> dict[str, torch.Tensor] | None:

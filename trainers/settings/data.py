@@ -137,8 +137,14 @@ class DataConfig(Section):
     )  # fmt: skip
     num_class_images: int = Field(
         default=48, ge=1, le=2000, title="Class pictures",
-        description="How many pictures are made with the base.",
+        description="How many there are; what is missing is made with the base.",
         json_schema_extra=about("advanced", "pictures"),
+    )  # fmt: skip
+    class_images: Path | None = Field(
+        default=None, title="Folder of class pictures",
+        description="Pictures of the class that are there already, with .txt captions or the prompt of the "
+        "class. Empty: all are made.",
+        json_schema_extra=about("advanced"),
     )  # fmt: skip
     prior_breadth: float = Field(
         default=0.5, ge=0, le=1, title="Other things among the class pictures",
@@ -266,6 +272,7 @@ class DataConfig(Section):
                 self.augment == "none",
                 "nothing varies; choose data.augment",
             ),
+            (("class_images",), not self.prior_weight, "class pictures are left out; set data.prior_weight"),
             (("split_seed",), not self.held_out_share, "nothing is chosen; set data.held_out_share"),
         )
         for names, without, why in idle:

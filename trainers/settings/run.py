@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from pipelines.attention import ATTENTION
 from pipelines.quantised import QUANTISED
+from pipelines.samplers import SAMPLERS
 from trainers.settings.fields import Section, about, one_of
 
 CHECKPOINTING_NAMES = ("none", "selective", "all")
@@ -133,6 +134,27 @@ class RunConfig(Section):
         description="Steps that a preview picture is drawn in.",
         json_schema_extra=about("advanced", "steps"),
     )
+    preview_sampler: Annotated[str, one_of(*SAMPLERS)] = Field(
+        default="ddim", title="Preview sampler", description="The way from noise to a preview picture.",
+        json_schema_extra=about("advanced", choices=tuple(SAMPLERS)),
+    )  # fmt: skip
+    preview_guidance: float = Field(
+        default=3.0, ge=1, le=30, title="Preview guidance",
+        description="How strictly a preview follows its prompt; 1 turns it off.",
+        json_schema_extra=about("advanced"),
+    )  # fmt: skip
+    preview_negative: str = Field(
+        default="", max_length=1000, title="Preview negative prompt",
+        description="What previews shouldn't show.", json_schema_extra=about("advanced"),
+    )  # fmt: skip
+    preview_width: int | None = Field(
+        default=None, ge=8, le=4096, title="Preview width",
+        description="Empty: the resolution that is learned.", json_schema_extra=about("advanced", "pixels"),
+    )  # fmt: skip
+    preview_height: int | None = Field(
+        default=None, ge=8, le=4096, title="Preview height",
+        description="Empty: the resolution that is learned.", json_schema_extra=about("advanced", "pixels"),
+    )  # fmt: skip
     evaluate_every: int = Field(
         default=50,
         ge=0,
@@ -225,4 +247,18 @@ class RunConfig(Section):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: got {list(values)}, expected each once; leave the others out")
+        return self
+
+    @model_validator(mode="after")
+    def _previews_show_it(self) -> RunConfig:
+        """Refuse what would be set and change no preview."""
+        names = ("preview_seeds", "preview_steps", "preview_sampler", "preview_guidance", "preview_negative",
+                 "preview_width", "preview_height")  # fmt: skip
+        for name in self.given(*names) if not self.preview_every else ():
+            raise ValueError(f"{name}: there are no previews; set run.preview_every, or leave it out")
+        if self.preview_negative and self.preview_guidance == 1:
+            raise ValueError(
+                "preview_negative: without guidance it says nothing; set run.preview_guidance above 1, "
+                "or leave it out"
+            )
         return self
