@@ -172,13 +172,14 @@ def joined(device: str | None = None) -> Iterator[Processes]:
     import torch.distributed as dist
     from accelerate import PartialState
 
+    ours = not dist.is_initialized()
     state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     try:
         place = "cpu" if state.device.type == "cpu" else str(state.device)
         yield Processes(state.process_index, state.num_processes, place)
     finally:
         PartialState._reset_state()
-        if dist.is_initialized():
+        if ours:
             dist.destroy_process_group()
 
 
