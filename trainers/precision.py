@@ -45,7 +45,7 @@ class Precision:
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float
     ) -> torch.Tensor:
-        """Clip, take a step, and drop the gradients; return their norm from before, unscaled.
+        """Clip and take a step; return the gradients' norm from before, unscaled. They stay where they are.
 
         A step whose gradients aren't finite isn't taken: without scaling the norm says so, and with it
         `skipped` does, the scale is halved, and the norm is given as 0 (until the scale is so small that
@@ -62,8 +62,12 @@ class Precision:
             self.skipped = not finite and self._scaler.get_scale() > _SMALLEST_SCALE
         elif finite:
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         return torch.zeros_like(norm) if self.skipped else norm
+
+    @property
+    def note(self) -> str:
+        """What to tell people of a step that was left out."""
+        return f"step left out: its gradients left fp16's range; the loss is now scaled by {self.scale:g}"
 
     @property
     def scale(self) -> float:

@@ -19,6 +19,7 @@ from trainers.events import LOG_NAME
 
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter.safetensors"
+LAST_FINITE = "last-finite.safetensors"
 CHECKPOINTS = "checkpoints"
 PREVIEWS = "previews"
 
@@ -69,7 +70,7 @@ def disk_full(error: OSError) -> str | None:
 
 def clear(folder: Path) -> None:
     """Remove what a run writes from its folder, and nothing else."""
-    for name in (CONFIG_NAME, LOG_NAME, ADAPTER_NAME):
+    for name in (CONFIG_NAME, LOG_NAME, ADAPTER_NAME, LAST_FINITE):
         (folder / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, PREVIEWS):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -10,8 +10,13 @@ import torch
 
 from pipelines.errors import ConfigError, StudioError
 from trainers import checkpoint
+from trainers.averages import Averages
 from trainers.batches import Stream
-from trainers.inject import Injection
+from trainers.optimizer_state import optimizer_state, restore_optimizer_state
+from trainers.precision import Precision
+from trainers.tuning import Injection
+
+_VERSION = 2
 
 
 @dataclass(eq=False)
@@ -23,28 +28,36 @@ class RunState:
 
     injection: Injection
     optimizer: torch.optim.Optimizer
+    averages: Averages
+    precision: Precision
     streams: Sequence[Stream]
     data_sha256: str
     step: int = 0
 
-    def save(self, folder: Path) -> Path:
-        """Commit a checkpoint of this moment below `folder`; return its folder."""
-        random_tensors, random_values = checkpoint.random_state(self._generators())
+    def save(self, folder: Path, keep: int = checkpoint.KEEP) -> Path:
+        """Commit a checkpoint of this moment below `folder`, of which `keep` stay; return its folder."""
+        random_tensors, random_values = checkpoint.random_state({})
         names = {id(parameter): name for name, parameter in self.injection.parameters.items()}
+        streams = {
+            f"{stream.name}.{part}": value
+            for stream in self.streams
+            for part, value in stream.state().items()
+        }
         tensors = {
-            "adapter": self.injection.tensors(),
-            "optimizer": checkpoint.optimizer_state(self.optimizer, names),
+            "adapter": self.injection.state(),
+            "optimizer": optimizer_state(self.optimizer, names),
+            "averages": self.averages.state(),
             "random": random_tensors,
-            "order": {stream.name: stream.order.permutation for stream in self.streams},
+            "streams": streams,
         }
         state = {
-            "version": 1,
+            "version": _VERSION,
             "step": self.step,
             "data_sha256": self.data_sha256,
-            "positions": {stream.name: stream.order.position for stream in self.streams},
+            "precision": self.precision.state(),
             "random": random_values,
         }
-        return checkpoint.commit(folder, self.step, tensors, state)
+        return checkpoint.commit(folder, self.step, tensors, state, keep=keep)
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint's moment.
@@ -52,24 +65,28 @@ class RunState:
         Raises: ConfigError where the pictures have changed since; StudioError where a part is missing.
         """
         state = saved.state()
+        if state.get("version") != _VERSION:
+            raise StudioError(
+                f"checkpoint {saved.path.name} is of version {state.get('version')!r}, this Pigment writes "
+                f"{_VERSION}; start afresh"
+            )
         if state.get("data_sha256") != self.data_sha256:
             raise ConfigError(
                 f"pictures or captions have changed since checkpoint {saved.path.name}; "
                 f"put them back or start afresh"
             )
-        permutations = saved.tensors("order")
-        names = {stream.name for stream in self.streams}
-        if set(permutations) != names or set(state["positions"]) != names:
-            raise StudioError(f"checkpoint {saved.path.name} has another order of pictures; start afresh")
+        self._load_streams(saved.tensors("streams"), saved.path.name)
         self.injection.load(saved.tensors("adapter"))
-        checkpoint.restore_optimizer_state(
-            self.optimizer, self.injection.parameters, saved.tensors("optimizer")
-        )
-        for stream in self.streams:
-            stream.order.permutation = permutations[stream.name]
-            stream.order.position = int(state["positions"][stream.name])
-        checkpoint.restore_random_state(saved.tensors("random"), state["random"], self._generators())
+        restore_optimizer_state(self.optimizer, self.injection.parameters, saved.tensors("optimizer"))
+        self.averages.load(saved.tensors("averages"))
+        self.precision.load(state["precision"])
+        checkpoint.restore_random_state(saved.tensors("random"), state["random"], {})
         self.step = int(state["step"])
 
-    def _generators(self) -> dict[str, torch.Generator]:
-        return {stream.name: stream.generator for stream in self.streams}
+    def _load_streams(self, tensors: dict[str, torch.Tensor], name: str) -> None:
+        known = {f"{stream.name}.{part}" for stream in self.streams for part in stream.state()}
+        if set(tensors) != known:
+            raise StudioError(f"checkpoint {name} has another order of pictures; start afresh")
+        for stream in self.streams:
+            begin = f"{stream.name}."
+            stream.load({key.removeprefix(begin): t for key, t in tensors.items() if key.startswith(begin)})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import trainers.looking
 import trainers.loop
 from pipelines.base import Base
 from pipelines.errors import BaseError, ConfigError, PictureError, StudioError
@@ -63,7 +64,9 @@ def test_a_run_says_what_happens_and_leaves_what_it_says(make_config: Make) -> N
     }  # fmt: skip
     assert TrainConfig.model_validate_json((folder / "config.json").read_text()) == config
     step = next(event for event in events if event.kind == "step").data
-    assert set(step) == {"loss", "instance_loss", "prior_loss", "learning_rate", "gradient_norm", "seconds"}
+    assert set(step) == {
+        "loss", "instance_loss", "prior_loss", "learning_rate", "gradient_norm", "seconds", "memory_bytes"
+    }  # fmt: skip
     assert math.isclose(step["loss"], step["instance_loss"] + step["prior_loss"], rel_tol=1e-5)
 
 
@@ -102,13 +105,13 @@ def test_the_loss_falls_on_one_batch(
 ) -> None:
     """With the batch held fixed there is nothing but the adapter to explain a falling loss."""
     kept: list[Any] = []
-    real = trainers.loop.draw_batch
+    real = trainers.loop.draw_step
 
     def once(*arguments: Any) -> Any:
         kept.append(kept[0] if kept else real(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(trainers.loop, "draw_batch", once)
+    monkeypatch.setattr(trainers.loop, "draw_step", once)
     config = make_config(
         steps=24, learning_rate=1e-2, schedule="constant", warmup_steps=0, unet_targets="all", rank=8,
         evaluate_every=0, checkpoint_every=24, prior_weight=0,
@@ -119,7 +122,7 @@ def test_the_loss_falls_on_one_batch(
 
 def test_weight_zero_of_the_prior_is_no_prior(make_config: Make, tmp_path: Path) -> None:
     events = run(make_config(prior_weight=0))
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "class_pictures").exists()
     assert "prior_loss" not in next(event for event in events if event.kind == "step").data
 
     # A prior that weighs next to nothing gives the same steps, to within its weight.
@@ -234,28 +237,41 @@ def test_a_full_disk_is_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(
-    make_config: Make, monkeypatch: pytest.MonkeyPatch
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_sound(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real, steps = trainers.loop.squared_errors, iter(range(100))
+    real, steps = trainers.loop.sample_losses, iter(range(100))
 
     def broken(*arguments: Any) -> torch.Tensor:
         found = real(*arguments)
-        return found * math.nan if next(steps) == 2 else found
+        return found * math.nan if next(steps) == 3 else found
 
-    monkeypatch.setattr(trainers.loop, "squared_errors", broken)
-    config = make_config(evaluate_every=0)
-    with pytest.raises(StudioError, match=r"isn't finite at step 3 \(the checkpoint at step 2 is kept\)"):
-        run(config)
+    config = make_config(evaluate_every=0, schedule="constant", warmup_steps=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainers.loop, "sample_losses", broken)
+        with pytest.raises(
+            StudioError, match=r"isn't finite at step 4 \(kept: the checkpoint at step 2 and the a"
+        ):
+            run(config)
     assert [path.name for path in (config.run.output / "checkpoints").iterdir()] == ["step-000002"]
     assert not (config.run.output / "adapter.safetensors").exists()
+    kept = read_adapter(config.run.output / "last-finite.safetensors")
+    whole = make_config(
+        evaluate_every=0, schedule="constant", warmup_steps=0, steps=3, output=tmp_path / "whole"
+    )
+    run(whole)
+    three = read_adapter(whole.run.output / "adapter.safetensors")
+    for name, factors in three.factors.items():
+        assert torch.equal(factors.parts["up"], kept.factors[name].parts["up"]), name
+    run(config, resume=False)
+    assert not (config.run.output / "last-finite.safetensors").exists()
 
 
 def test_a_preview_that_fails_is_a_warning(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(trainers.loop, "draw_previews", broken)
+    monkeypatch.setattr(trainers.looking, "draw_previews", broken)
     events = run(make_config(preview_every=2))
     warnings = [event for event in events if event.kind == "warning"]
     assert len(warnings) == 3 and "no room" in warnings[0].message

@@ -1,0 +1,160 @@
+"""What the loop's steps are made of, beside the tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipelines.base import Base
+from pipelines.device import choose_device
+from pipelines.errors import ConfigError
+from pipelines.methods import TUNINGS
+from trainers import memory
+from trainers.batches import Batch, Stream
+from trainers.conditions import PromptEncoder
+from trainers.config import TrainConfig
+from trainers.inversion import PREFIX, Phase
+from trainers.objective import Levels, predict, target
+from trainers.optimizers import rate_factor
+from trainers.preparing import PRIOR
+from trainers.processes import Processes
+from trainers.settings import AdapterConfig
+from trainers.tuning import Injection, injected
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Use `count` CPU threads for a while; None: as many as before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def base_arguments(config: TrainConfig, processes: Processes) -> dict[str, Any]:
+    """Return what `load_base` is told for a training.
+
+    Raises: ConfigError for what can't be trained through.
+    """
+    run = config.run
+    device = processes.device or run.device
+    chosen = choose_device(device, run.precision)
+    return {
+        "device": device,
+        "dtype": run.precision,
+        "vae": run.vae or None,
+        "config": run.configs or None,
+        "prediction_type": run.prediction_type,
+        "placement": memory.placement(run, chosen.device, chosen.dtype),
+    }
+
+
+def check_base(base: Base) -> None:
+    """Raises: ConfigError for a base that isn't taught here."""
+    if base.inpainting:
+        raise ConfigError(
+            f"base {base.ref!r} is an inpainting model, which isn't taught here; choose the plain model "
+            "of its family: what is learned on that can be mixed into this one"
+        )
+
+
+def check_injection(base: Base, config: TrainConfig) -> None:
+    """Put the adapter in and take it out again, so that what it can't be put into is said at once.
+
+    Raises: ConfigError as `inject` does.
+    """
+    trial = config.adapter.model_copy(update={"initialisation": "default"})  # the others take their time
+    with injected(base, trial, config.run.seed, word=config.data.trigger):
+        pass
+
+
+def encoders_learning(injection: Injection) -> frozenset[str]:
+    """Return the text encoders that carry part of the adapter, or its words."""
+    parts = (name.removeprefix(PREFIX).split(".", 1)[0] for name in injection.parameters)
+    return frozenset(part for part in parts if part != "unet")
+
+
+def words_alone(adapter: AdapterConfig) -> float:
+    """Return the share of the run in which only learned words learn; 0 where there are none."""
+    tuning = TUNINGS[adapter.method]
+    if not tuning.tokens:
+        return 0.0
+    return adapter.tokens_alone if tuning.components else 1.0
+
+
+def rates_now(rates: Sequence[float], now: Phase, config: TrainConfig) -> list[float]:
+    """Return each group's learning rate at a step, of those that they were given."""
+    factor = rate_factor(now.step, now.total, config.optimizer)
+    return [rate * factor for rate in rates]
+
+
+def wanted(
+    injection: Injection, levels: Levels, batch: Batch, config: TrainConfig, encode: PromptEncoder
+) -> torch.Tensor:
+    """Return what the UNet should predict for a batch, (B, C, h, w).
+
+    For class pictures under `prior_target = "base"` that is what it predicts without the adapter: the
+    adapter is then pulled back only where it has moved something. encode: keeps the embeddings of the
+    untrained text encoders.
+    """
+    aim = target(levels, batch.latents, batch.noise, batch.timesteps)
+    rows = batch.rows(PRIOR)
+    if not rows or config.objective.prior_target == "picture":
+        return aim
+    prior = batch.take(rows)
+    with torch.no_grad(), injection.disabled():
+        told = encode(prior.captions)
+        kept = predict(
+            injection.base, levels, prior.latents, prior.input_noise, prior.timesteps, told, prior.frames
+        )
+    aim = aim.clone()  # it may be the noise itself
+    aim[rows] = kept
+    return aim
+
+
+@dataclass(frozen=True)
+class Found:
+    """A step's losses: `loss` is what was minimised; streams: "<name>_loss", each stream's own mean."""
+
+    loss: float
+    streams: dict[str, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all are numbers."""
+        return all(math.isfinite(value) for value in (self.loss, *self.streams.values()))
+
+
+class Losses:
+    """Adds up the losses of a step's batches on the device; they are read once, at the end."""
+
+    def __init__(self, streams: Sequence[Stream], config: TrainConfig, device: torch.device) -> None:
+        self._names = [f"{stream.name}_loss" for stream in streams]
+        self._counts = [stream.size * config.run.accumulate for stream in streams]
+        self._sums = torch.zeros(1 + len(streams), dtype=torch.float64).to(_wide(device))
+
+    def add(self, loss: torch.Tensor, each: torch.Tensor, batch: Batch) -> None:
+        """Take in a batch: its part of the step's loss, and each sample's own, (B,)."""
+        self._sums[0] += loss.detach().to(self._sums.device)
+        for stream, count in enumerate(self._counts):
+            rows = batch.rows(stream)
+            if rows:
+                self._sums[1 + stream] += each.detach()[rows].sum().to(self._sums.device) / count
+
+    def over(self, processes: Processes) -> Found:
+        """Return the step's losses over all processes."""
+        loss, *streams = processes.sum(self._sums).tolist()
+        return Found(loss, dict(zip(self._names, streams, strict=True)))
+
+
+def _wide(device: torch.device) -> torch.device:
+    """Where fp64 sums are kept: Apple's cards have no fp64."""
+    return torch.device("cpu") if device.type == "mps" else device

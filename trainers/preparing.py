@@ -1,0 +1,127 @@
+"""What a run learns from, made ready: pictures as latents, class pictures, what is measured on, captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.base import Base
+from pipelines.prompts import count_chunks
+from trainers.batches import Stream, draw_step
+from trainers.cache import encode_pictures
+from trainers.caching.encoding import encode_frames
+from trainers.captions import spoken
+from trainers.conditions import PromptEncoder
+from trainers.config import TrainConfig
+from trainers.dataset import Dataset, Frame, frame_notes, frames
+from trainers.events import TrainEvent
+from trainers.evidence.held_out import HeldOut, hold_out
+from trainers.objective import Levels, predict
+from trainers.prior import cache_folder, make_class_pictures, plan
+
+INSTANCE, PRIOR = 0, 1
+"""Numbers of the streams: what is learned, and what is to be kept."""
+
+_EVA_BATCHES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a run learns from.
+
+    folder: of the caches. streams: by number. captions: all that can be asked for. chunks: how many
+    stretches of the text encoder's length the longest of them takes.
+    """
+
+    folder: Path
+    streams: tuple[Stream, ...]
+    held_out: HeldOut | None
+    captions: tuple[str, ...]
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is cut from the pictures: to learn from, and to measure on."""
+
+    learn: tuple[Frame, ...]
+    held_out: tuple[Frame, ...]
+
+
+def plan_cuts(base: Base, config: TrainConfig, dataset: Dataset) -> Cuts:
+    """Say what is cut from the pictures. Raises: ConfigError for a resolution that the base can't have."""
+    data, sizes = config.data, (resolution_of(base, config), size_multiple(base))
+    measured = config.run.evaluate_every > 0
+    return Cuts(
+        tuple(frames(dataset.learn, data, *sizes, seed=config.run.seed)),
+        tuple(frames(dataset.held_out, data, *sizes, plain=True)) if measured else (),
+    )
+
+
+def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent, None, Prepared]:
+    """Yield what happens while everything is encoded that isn't in the cache yet; return it.
+
+    Raises: BaseError where the VAE fails; PictureError where a picture has changed.
+    """
+    data, run, folder = config.data, config.run, cache_folder(config.run.cache)
+    for note in frame_notes(cuts.learn):
+        yield TrainEvent(kind="warning", total=run.steps, message=note)
+    encoding: dict[str, Any] = {"unmasked": data.unmasked_weight, "total": run.steps}
+    instance = yield from encode_frames(base, cuts.learn, folder, **encoding)
+
+    def speak(caption: str, generator: torch.Generator) -> str:
+        return spoken(caption, data, generator)
+
+    streams = [Stream.of("instance", instance, run.batch_size, 1.0, 2 * run.seed, speak)]
+    if data.prior_weight > 0:
+        planned = plan(data)
+        pictures = yield from make_class_pictures(
+            base, planned, folder, resolution_of(base, config), run.steps
+        )
+        prior = encode_pictures(base, pictures, [one.prompt for one in planned])
+        size = data.prior_batch_size or run.batch_size
+        streams.append(Stream.of("prior", prior, size, data.prior_weight, 2 * run.seed + 1))
+    held_out = None
+    if cuts.held_out:
+        held_out = hold_out(base, (yield from encode_frames(base, cuts.held_out, folder, **encoding)))
+    captions = [caption for stream in streams for caption in stream.cache.captions]
+    captions += [] if held_out is None else [c for batch in held_out.batches for c in batch.captions]
+    captions += [""] if data.caption_dropout else []
+    unique = tuple(dict.fromkeys(captions))
+    return Prepared(folder, tuple(streams), held_out, unique, count_chunks(base, unique))
+
+
+def resolution_of(base: Base, config: TrainConfig) -> int:
+    """Return the side in pixels of the square that has as many as every picture is learned with."""
+    return config.data.resolution or base.resolution
+
+
+def size_multiple(base: Base) -> int:
+    """Return what pictures' sides must be multiples of, in pixels: each down block but the last halves."""
+    return base.vae_scale_factor * int(2 ** (len(base.unet.config["block_out_channels"]) - 1))
+
+
+def forwards(
+    base: Base, levels: Levels, config: TrainConfig, prepared: Prepared
+) -> list[Callable[[], object]]:
+    """Return calls that run a few batches through the base, for starts that look at activations.
+
+    They have an order and a chance of their own, so that the run's aren't touched.
+    """
+    encode = PromptEncoder(base, trained=False, chunks=prepared.chunks)
+    stream = prepared.streams[INSTANCE]
+    own = Stream.of("start", stream.cache, stream.size, 1.0, config.run.seed)
+
+    def forward() -> object:
+        with torch.no_grad():
+            for batch in draw_step([own], levels, config.objective):
+                batch = batch.to(base.device)
+                told = encode(batch.captions)
+                predict(base, levels, batch.latents, batch.input_noise, batch.timesteps, told, batch.frames)
+        return None
+
+    return [forward] * _EVA_BATCHES

@@ -1,0 +1,63 @@
+"""What a run leaves: its adapter, or after a loss that is no number the last one that was sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.adapter import Adapter
+from pipelines.errors import AdapterError
+from pipelines.formats import write_adapter
+from pipelines.formats.table import FORMATS
+from pipelines.formats.writing import unholdable
+from trainers.config import TrainConfig
+from trainers.dataset import Dataset
+from trainers.processes import Processes
+from trainers.run_folder import ADAPTER_NAME, LAST_FINITE
+from trainers.tuning import Injection
+
+
+def write_result(
+    injection: Injection, config: TrainConfig, dataset: Dataset, base_sha256: str, rates: Sequence[float]
+) -> dict[str, Any]:
+    """Write the adapter, in the form that most tools read of those that hold it; return what is said of it.
+
+    rates: the learning rates that the config came to.
+    """
+    metadata = {
+        "training": json.dumps(config.public(), ensure_ascii=False, sort_keys=True),
+        "learning_rates": json.dumps(sorted(set(rates))),
+        "base_sha256": base_sha256,
+        "pictures": str(len(dataset.learn)),
+    }
+    adapter = injection.collect(config.adapter_name, (config.data.trigger,), metadata)
+    sha256, form = write_smallest(adapter, config.run.output / ADAPTER_NAME)
+    return {"adapter": ADAPTER_NAME, "sha256": sha256, "rank": adapter.rank, "format": form}
+
+
+def write_smallest(adapter: Adapter, path: Path) -> tuple[str, str]:
+    """Write an adapter in fp16, or where its numbers leave that range in fp32; return (SHA-256, form)."""
+    form = "kohya" if unholdable(adapter, FORMATS["kohya"]) is None else "pigment"
+    try:
+        return write_adapter(adapter, path, format=form, dtype="fp16"), form
+    except AdapterError:
+        return write_adapter(adapter, path, format=form, dtype="fp32"), form
+
+
+def not_finite(
+    injection: Injection, config: TrainConfig, step: int, committed: int, processes: Processes
+) -> str:
+    """Keep the adapter as it was before a step whose loss is no number; say what there is and what to do.
+
+    The step hasn't been taken. committed: the step of the last checkpoint, 0 where there is none.
+    """
+    kept = [f"the checkpoint at step {committed}"] if committed else []
+    sound = all(bool(value.isfinite().all()) for value in injection.parameters.values())
+    if sound and step > 1 and processes.main:
+        adapter = injection.collect(config.adapter_name, (config.data.trigger,), {"steps": str(step - 1)})
+        write_smallest(adapter, config.run.output / LAST_FINITE)
+        kept.append(f"the adapter of step {step - 1} as {LAST_FINITE}")
+    said = f"kept: {' and '.join(kept)}" if kept else "nothing was saved"
+    return f"loss isn't finite at step {step} ({said}); lower optimizer.learning_rate and start afresh"
