@@ -87,6 +87,8 @@ def load_dataset(data: DataConfig) -> Dataset:
     if other := unread(data.instance_images):
         notes.append(f"not read, since of another format: {', '.join(other[:5])}; save them as PNG or JPEG")
     notes += _mask_notes(data, items)
+    if data.masks != "file" and any(said.mask for said in words):
+        notes.append("table of captions: its masks aren't used; set data.masks to “file”")
     digest = hashlib.sha256()
     for item in items:
         digest.update(_line(item).encode())

@@ -78,3 +78,37 @@ def test_each_square_has_its_pictures_caption(make_config: Make, pictures: Path)
     squares, captions = cut(load_dataset(config).learn[:2], config, 16)
     assert captions == ["zuv one", "zuv one", "a zuv disc", "a zuv disc"]
     assert {square.size for square in squares} == {(16, 16)}
+
+
+def test_a_share_is_held_out_by_seed_and_content(make_config: Make, pictures: Path) -> None:
+    def held_out(seed: int = 0, share: float = 0.4) -> list[str]:
+        data = load_dataset(make_config(held_out=0, held_out_share=share, split_seed=seed).data)
+        names = [item.name for item in data.held_out]
+        assert len(data.learn) + len(names) == 5 and names == sorted(names)
+        assert not {item.name for item in data.learn} & set(names)
+        return names
+
+    assert len(held_out()) == 2 and len(held_out(share=0.01)) == 1
+    assert held_out() == held_out()
+    assert len({tuple(held_out(seed)) for seed in range(12)}) > 4
+
+
+def test_a_share_of_one_picture_leaves_nothing(make_config: Make, pictures: Path) -> None:
+    for name in ("01", "02", "03", "04"):
+        (pictures / f"{name}.png").unlink()
+    with pytest.raises(ConfigError, match=r"held_out_share: got 0\.5 of 1 pictures"):
+        load_dataset(make_config(held_out=0, held_out_share=0.5).data)
+
+
+def test_pictures_in_other_formats_are_noted(make_config: Make, pictures: Path) -> None:
+    (pictures / "layers.psd").touch()
+    notes = load_dataset(make_config().data).notes
+    assert notes == ("not read, since of another format: layers.psd; save them as PNG or JPEG",)
+
+
+def test_the_hash_follows_repeats_and_background(make_config: Make) -> None:
+    hashes = {
+        load_dataset(make_config(**options).data).sha256
+        for options in ({}, {"repeats": 2}, {"background": "black"}, {"add_trigger": True})
+    }
+    assert len(hashes) == 3  # the trigger is in every caption already
