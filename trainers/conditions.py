@@ -29,10 +29,11 @@ class PromptEncoder:
     """Captions of any length as conditionings; they are taken as they stand, without weights.
 
     trained: whether a text encoder or its words learn, so that embeddings carry gradients and change.
-    folder: the cache folder where embeddings are kept for later runs, keyed by the text encoders' weights
-    and the caption; None, or where a text encoder has numbers that learn or words of an adapter: in
-    memory only. chunks: captions are filled up to at least so many chunks of the text encoder's length
-    (see `count_chunks`), so that a caption's numbers don't depend on its company in a batch.
+    folder: the cache folder where the captions that `prepare` is given are kept for later runs, keyed by
+    the text encoders' weights and the caption (not others: shuffling makes another one each time); None,
+    or where a text encoder has numbers that learn or words of an adapter: in memory only.
+    chunks: captions are filled up to at least so many chunks of the text encoder's length (see
+    `count_chunks`), so that a caption's numbers don't depend on its company in a batch.
     """
 
     base: Base
@@ -40,6 +41,8 @@ class PromptEncoder:
     folder: Path | None = None
     chunks: int = 1
     _kept: OrderedDict[str, Conditioning] = field(default_factory=OrderedDict, repr=False)
+    _lasting: set[str] = field(default_factory=set, repr=False)
+    _encoded: int = field(default=0, repr=False)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode B captions: hidden (B, L, D), pooled (B, P) or None, on the base's device."""
@@ -56,20 +59,25 @@ class PromptEncoder:
         return Conditioning(told.hidden[rows], None if told.pooled is None else told.pooled[rows])
 
     def prepare(self, prompts: Sequence[str], total: int = 0) -> Iterator[TrainEvent]:
-        """Encode captions ahead, so that the text encoders aren't needed for them later on.
+        """Encode captions ahead and keep them on disk, so that the text encoders rest later on.
 
-        Yields a stage event now and then. Does nothing where embeddings change or aren't kept on disk.
-        total: steps of the run.
+        Yields a stage event now and then while something has to be encoded, and warnings at the end. Does
+        nothing where embeddings change or aren't kept on disk. total: steps of the run.
         """
         if self.trained or self._store is None:
             return
-        unique = list(dict.fromkeys(prompts))
+        unique = list(dict.fromkeys([*prompts, ""]))
+        self._lasting |= set(unique)
+        encoded = self._encoded
         for done, prompt in enumerate(unique, start=1):
             self._one(prompt)
-            if done % _NOTED_EVERY == 0 or done == len(unique):
+            if self._encoded - encoded == _NOTED_EVERY or (done == len(unique) and self._encoded > encoded):
+                encoded = self._encoded
                 data = {"stage": "captions", "done": done, "of": len(unique)}
                 message = f"captions {done}/{len(unique)}"
                 yield TrainEvent(kind="stage", total=total, message=message, data=data)
+        for note in self._store.notes("captions"):
+            yield TrainEvent(kind="warning", total=total, message=note)
         self._store.tidy()
 
     @cached_property
@@ -98,6 +106,7 @@ class PromptEncoder:
         if told is None:
             with torch.no_grad():
                 told = encode_literal(self.base, [prompt])
+            self._encoded += 1
             self._write(prompt, told)
         self._kept[prompt] = told
         while len(self._kept) > 1 and sum(_bytes(one) for one in self._kept.values()) > _MEMORY_BYTES:
@@ -105,7 +114,7 @@ class PromptEncoder:
         return told
 
     def _read(self, prompt: str) -> Conditioning | None:
-        if self._store is None:
+        if self._store is None or prompt not in self._lasting:
             return None
         found = self._store.read(key_of(*self._made_by, prompt))
         if found is None:
@@ -115,7 +124,7 @@ class PromptEncoder:
         return Conditioning(found["hidden"].to(device), None if pooled is None else pooled.to(device))
 
     def _write(self, prompt: str, told: Conditioning) -> None:
-        if self._store is None:
+        if self._store is None or prompt not in self._lasting:
             return
         tensors = {"hidden": told.hidden}
         if told.pooled is not None:

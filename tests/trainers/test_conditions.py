@@ -87,58 +87,85 @@ def test_gradients_flow_only_where_the_text_encoder_trains(tiny_base: Base) -> N
     assert not PromptEncoder(tiny_base, trained=False)(["a", "a"]).hidden.requires_grad
 
 
+def kept(base: Base, folder: Path, *prompts: str) -> tuple[Conditioning, list[str]]:
+    """Encode through a cache folder as a run does: what it gives, and what the events said."""
+    encode = PromptEncoder(base, False, folder)
+    said = [event.message for event in encode.prepare(prompts, total=7)]
+    return encode(prompts), said
+
+
 def test_captions_are_encoded_once_for_all_runs(base: Base, tmp_path: Path, runs: list[int]) -> None:
-    events = list(PromptEncoder(base, False, tmp_path).prepare(["a", LONG, "a", ""], total=7))
-    assert runs == [1, 1, 1] and events[-1].message == "captions 3/3" and events[-1].total == 7
-    other = PromptEncoder(base, False, tmp_path)
-    list(other.prepare(["a", LONG]))
-    found = other(["a", LONG])
-    assert runs == [1, 1, 1]
-    assert_same(found, PromptEncoder(base, False)(["a", LONG]))
+    first, said = kept(base, tmp_path, "a", LONG, "a")
+    assert runs == [1, 1, 1] and said == ["captions 3/3"]  # "a", the long one, no words
+    second, said = kept(base, tmp_path, "a", LONG, "a")
+    assert runs == [1, 1, 1] and said == []
+    assert_same(first, second)
+    assert_same(first, PromptEncoder(base, False)(["a", LONG, "a"]))
+
+
+def test_only_what_was_announced_goes_to_the_disk(tiny_base: Base, tmp_path: Path) -> None:
+    encode = PromptEncoder(tiny_base, False, tmp_path)
+    list(encode.prepare(["a, b"]))
+    before = len(list(tmp_path.rglob("*.safetensors")))
+    encode(["a, b", "b, a"])
+    assert before == len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize("place", [2, 12, 400, -1])
 def test_a_damaged_embedding_is_made_again(
     tiny_sdxl: Base, tmp_path: Path, runs: list[int], place: int
 ) -> None:
-    wanted = PromptEncoder(tiny_sdxl, False, tmp_path)(["a"])
-    (file,) = tmp_path.rglob("*.safetensors")
-    content = bytearray(file.read_bytes())
-    content[place] ^= 1
-    file.write_bytes(content)
-    assert_same(PromptEncoder(tiny_sdxl, False, tmp_path)(["a"]), wanted)
-    assert len(runs) == 2
-    assert_same(PromptEncoder(tiny_sdxl, False, tmp_path)(["a"]), wanted)
-    assert len(runs) == 2
+    wanted, _ = kept(tiny_sdxl, tmp_path, "a")
+    for file in tmp_path.rglob("*.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[place] ^= 1
+        file.write_bytes(content)
+    found, said = kept(tiny_sdxl, tmp_path, "a")
+    assert_same(found, wanted)
+    assert len(runs) == 4 and said[-1] == "2 damaged entries of the cached captions were made again"
+    found, said = kept(tiny_sdxl, tmp_path, "a")
+    assert_same(found, wanted)
+    assert len(runs) == 4 and said == []
 
 
-def test_other_weights_dtypes_and_captions_are_other_entries(
+def test_a_disk_that_takes_nothing_ends_no_run(tiny_base: Base, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("where the folder would be")
+    found, said = kept(tiny_base, tmp_path / "file", "a")
+    assert "captions can't be kept" in said[-1]
+    assert_same(found, PromptEncoder(tiny_base, False)(["a"]))
+
+
+def test_other_weights_dtypes_tokenizers_and_captions_are_other_entries(
     tiny_sdxl: Base, tmp_path: Path, runs: list[int]
 ) -> None:
     def ask(prompt: str) -> int:
-        PromptEncoder(tiny_sdxl, False, tmp_path)([prompt])
-        return len(runs)
+        kept(tiny_sdxl, tmp_path, prompt)
+        return len(runs) - 1  # without that of no words
 
+    kept(tiny_sdxl, tmp_path, "")
     assert [ask("a"), ask("b"), ask("a")] == [1, 2, 2]
-    assert tiny_sdxl.text_encoder_2 is not None
+    assert tiny_sdxl.text_encoder_2 is not None and tiny_sdxl.tokenizer_2 is not None
     bias = tiny_sdxl.text_encoder_2.text_model.final_layer_norm.bias
     before = bias.detach().clone()
     with torch.no_grad():
         bias += 1e-3
-    assert ask("a") == 3
+    assert ask("a") == 4  # and no words
     with torch.no_grad():
         bias.copy_(before)
-    assert ask("a") == 3
+    assert ask("a") == 4
+    tiny_sdxl.tokenizer_2.add_tokens(["zuv"])
+    assert ask("a") == 6
     for encoder in tiny_sdxl.text_encoders().values():
         encoder.to(torch.bfloat16)
-    assert ask("a") == 4
+    assert ask("a") == 8
 
 
 def test_nothing_that_learns_is_kept_on_disk(tiny_base: Base, tmp_path: Path) -> None:
     with injected(tiny_base, AdapterConfig()):
         for trained in (True, False):
-            PromptEncoder(tiny_base, trained, tmp_path)(["a"])
-            assert not list(PromptEncoder(tiny_base, trained, tmp_path).prepare(["a"]))
+            encode = PromptEncoder(tiny_base, trained, tmp_path)
+            assert not list(encode.prepare(["a"]))
+            encode(["a"])
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -111,13 +111,9 @@ class _Encoder:
         """Tidy the store; yield what a person should know."""
         if self._on_cpu:
             yield f"{self._on_cpu} pictures were encoded on the CPU, since the device's memory was full"
-        if self._store is None:
-            return
-        if self._store.damaged:
-            yield f"{self._store.damaged} damaged latents in the cache folder were made again"
-        if self._store.failed is not None:
-            yield f"latents can't be kept in the cache folder ({self._store.failed}); going on without"
-        self._store.tidy()
+        if self._store is not None:
+            yield from self._store.notes("latents")
+            self._store.tidy()
 
     def _key(self, frame: Frame, index: int) -> str:
         return key_of(*self._made_by, frame.key(index))

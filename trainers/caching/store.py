@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,13 @@ class Store:
             write_atomic(path, [data])
         except OSError as error:
             self.failed = error.strerror or type(error).__name__
+
+    def notes(self, what: str) -> Iterator[str]:
+        """Yield what people should know of this store. what: of which things it holds, in the plural."""
+        if self.damaged:
+            yield f"{self.damaged} damaged entries of the cached {what} were made again"
+        if self.failed is not None:
+            yield f"{what} can't be kept in the cache folder ({self.failed}); going on without"
 
     def tidy(self, limit: int = LIMIT_BYTES) -> int:
         """Remove what killed writers left, and the longest unused entries above `limit` bytes.

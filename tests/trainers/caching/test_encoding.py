@@ -127,7 +127,7 @@ def test_a_flipped_byte_is_found_anywhere(
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         events, again = encoded(tiny_base, cut()[:1], tmp_path)
         assert calls == [1] and same(first, again) and file.read_bytes() == whole
-        assert any("1 damaged latents" in event.message for event in events)
+        assert any("1 damaged entries of the cached latents" in event.message for event in events)
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
