@@ -96,7 +96,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         encode = PromptEncoder(base, injection.text_is_trained, prepared.folder, prepared.chunks)
         plain = PromptEncoder(base, trained=False, chunks=prepared.chunks)
         looks = Looks(base, config, prepared, averages, encode)
-        state = RunState(injection, optimizer, averages, precision, streams, dataset.sha256)
+        state = RunState(injection, optimizer, averages, precision, streams, cuts.sha256)
         rates = [group["lr"] for group in optimizer.param_groups]
         peak = memory.Peak(base.device)
         for note in injection.notes:

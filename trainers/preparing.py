@@ -12,16 +12,15 @@ import torch
 from pipelines.base import Base
 from pipelines.prompts import count_chunks
 from trainers.batches import Stream, draw_step
-from trainers.cache import encode_pictures
 from trainers.caching.encoding import encode_frames
 from trainers.captions import spoken
 from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
-from trainers.dataset import Dataset, Frame, frame_notes, frames
+from trainers.dataset import Dataset, Frame, Item, frame_notes, frames
 from trainers.events import TrainEvent
 from trainers.evidence.held_out import HeldOut, hold_out
 from trainers.objective import Levels, predict
-from trainers.prior import cache_folder, make_class_pictures, plan
+from trainers.prior import cache_folder, class_frames, joined_sha256, read_class_pictures
 
 INSTANCE, PRIOR = 0, 1
 """Numbers of the streams: what is learned, and what is to be kept."""
@@ -46,19 +45,30 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Cuts:
-    """What is cut from the pictures: to learn from, and to measure on."""
+    """What is cut from the pictures: to learn from, and to measure on.
+
+    class_pictures: those that a person gave. sha256: of all that is learned from.
+    """
 
     learn: tuple[Frame, ...]
     held_out: tuple[Frame, ...]
+    class_pictures: tuple[Item, ...]
+    sha256: str
 
 
 def plan_cuts(base: Base, config: TrainConfig, dataset: Dataset) -> Cuts:
-    """Say what is cut from the pictures. Raises: ConfigError for a resolution that the base can't have."""
+    """Say what is cut from the pictures.
+
+    Raises: ConfigError for a resolution that the base can't have; PictureError for a class picture.
+    """
     data, sizes = config.data, (resolution_of(base, config), size_multiple(base))
     measured = config.run.evaluate_every > 0
+    given = tuple(read_class_pictures(data))
     return Cuts(
         tuple(frames(dataset.learn, data, *sizes, seed=config.run.seed)),
         tuple(frames(dataset.held_out, data, *sizes, plain=True)) if measured else (),
+        given,
+        joined_sha256(dataset.sha256, given),
     )
 
 
@@ -78,11 +88,10 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
 
     streams = [Stream.of("instance", instance, run.batch_size, 1.0, 2 * run.seed, speak)]
     if data.prior_weight > 0:
-        planned = plan(data)
-        pictures = yield from make_class_pictures(
-            base, planned, folder, resolution_of(base, config), run.steps
+        known = yield from class_frames(
+            base, data, cuts.class_pictures, folder, size_multiple(base), run.steps
         )
-        prior = encode_pictures(base, pictures, [one.prompt for one in planned])
+        prior = yield from encode_frames(base, known, folder, total=run.steps)
         size = data.prior_batch_size or run.batch_size
         streams.append(Stream.of("prior", prior, size, data.prior_weight, 2 * run.seed + 1))
     held_out = None
