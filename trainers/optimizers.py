@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,14 @@ class Optimizer:
     """One optimizer. build: (groups, keyword arguments) → it. paper: where it comes from.
 
     betas: names of the settings that make up its `betas`, with their defaults; empty where it has none.
-    arguments: what it is always given.
+    arguments: what it is always given. needs: an optional package without which it can't be made.
     """
 
     build: Callable[..., torch.optim.Optimizer]
     paper: str
     betas: tuple[tuple[str, float], ...] = (("beta1", 0.9), ("beta2", 0.999))
     arguments: Callable[[OptimizerConfig], dict[str, Any]] = lambda config: {}
+    needs: str | None = None
 
     def __call__(self, groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
         """Make it; see `build_optimizer`."""
@@ -64,13 +66,8 @@ def _fused_adamw(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.
 
 def _adamw8bit(groups: list[dict[str, Any]], **arguments: Any) -> torch.optim.Optimizer:
     """AdamW whose state of large parameters takes 8 bits a number."""
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise ConfigError(
-            "optimizer 'adamw8bit' needs bitsandbytes, which isn't installed; install pigment-studio[cuda] "
-            "or choose 'adafactor'"
-        ) from error
+    from bitsandbytes.optim import AdamW8bit
+
     made: torch.optim.Optimizer = AdamW8bit(groups, **arguments)
     return made
 
@@ -94,7 +91,9 @@ def _decoupled(config: OptimizerConfig) -> dict[str, Any]:
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(_fused_adamw, "Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101"),
-    "adamw8bit": Optimizer(_adamw8bit, "Dettmers et al. 2021, https://arxiv.org/abs/2110.02861"),
+    "adamw8bit": Optimizer(
+        _adamw8bit, "Dettmers et al. 2021, https://arxiv.org/abs/2110.02861", needs="bitsandbytes"
+    ),
     "adafactor": Optimizer(
         _adafactor,
         "Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235",
@@ -148,6 +147,21 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+def check_installed(config: OptimizerConfig) -> None:
+    """Refuse an optimizer whose library is missing, before anything is done. Raises: ConfigError."""
+    needs = OPTIMIZERS[config.optimizer].needs
+    if needs is not None and not is_installed(needs):
+        raise ConfigError(
+            f"optimizer {config.optimizer!r} needs {needs}, which isn't installed; install "
+            "pigment-studio[cuda] or choose 'adafactor'"
+        )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; it isn't."""
+    return importlib.util.find_spec(package) is not None
+
+
 def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Make the optimizer that `config` names.
 
@@ -155,6 +169,7 @@ def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Opti
 
     Raises: ConfigError where its library is missing, or it has one rate for all and the groups have several.
     """
+    check_installed(config)
     rates = {group["lr"] for group in groups if "lr" in group}
     if settings.OPTIMIZERS[config.optimizer].learning_rate is not None and len(rates) > 1:
         raise ConfigError(
@@ -162,6 +177,15 @@ def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Opti
             "the rates of single parts or choose 'adamw'"
         )
     return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def step_size(optimizer: torch.optim.Optimizer) -> float:
+    """Return the first group's learning rate as AdamW's is understood, for people to look at.
+
+    For an optimizer that finds the size of a step by itself that is its rate times what it has found.
+    """
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) * float(group.get("d", 1.0))
 
 
 _NARROW = 128

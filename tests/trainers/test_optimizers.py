@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import trainers.optimizers
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from trainers.checkpoint import Checkpoint, commit, optimizer_state, restore_optimizer_state
-from trainers.optimizers import OPTIMIZERS, base_rate_scale, build_optimizer
+from trainers.optimizers import OPTIMIZERS, base_rate_scale, build_optimizer, check_installed, step_size
 from trainers.schedules import SCHEDULES, rate_factor
 from trainers.settings import OptimizerConfig
 from trainers.settings import optimizer as settings
@@ -239,7 +239,8 @@ def test_one_rate_for_all_where_it_finds_its_own() -> None:
 
 
 def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    monkeypatch.setattr(trainers.optimizers, "is_installed", lambda package: False)
+    check_installed(OptimizerConfig())
     with pytest.raises(ConfigError, match="needs bitsandbytes"):
         build_optimizer(
             [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.1}],
@@ -277,6 +278,20 @@ def test_what_is_not_said_is_what_the_optimizer_is_made_for() -> None:
 def test_names_in_settings_are_the_tables_keys() -> None:
     assert tuple(OPTIMIZERS) == settings.OPTIMIZER_NAMES
     assert tuple(SCHEDULES) == settings.SCHEDULE_NAMES
+
+
+def test_rates_that_are_not_given() -> None:
+    assert settings.default_rate("adamw", 1e-4) == 1e-4
+    assert settings.default_rate("lion", 1e-4) == pytest.approx(2e-5)
+    assert settings.default_rate("prodigy", 1e-4) == 1.0
+
+
+def test_the_size_of_a_step_is_told() -> None:
+    _, adamw = begin("adamw", learning_rate=3e-3)
+    assert step_size(adamw) == 3e-3
+    parameters, prodigy = begin("prodigy")
+    take_steps(parameters, prodigy, 0, 40)
+    assert step_size(prodigy) == prodigy.param_groups[0]["d"] > 1e-6
 
 
 def test_narrow_bases_take_larger_steps(tiny_base: Base) -> None:

@@ -67,6 +67,12 @@ def rate_scale(optimizer: str) -> float:
     return OPTIMIZERS[optimizer].rate_scale
 
 
+def default_rate(optimizer: str, rate: float) -> float:
+    """Return the learning rate to take where none is given. rate: one that is good for AdamW."""
+    own = OPTIMIZERS[optimizer].learning_rate
+    return own if own is not None else rate * rate_scale(optimizer)
+
+
 class OptimizerConfig(Section):
     """How a step is taken."""
 
