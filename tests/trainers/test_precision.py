@@ -18,7 +18,8 @@ CPU = torch.device("cpu")
 
 
 def precision(mixed: str | None, dtype: torch.dtype = torch.float32) -> Precision:
-    return Precision(RunConfig(output=Path("run"), mixed_precision=mixed), CPU, dtype)
+    said: Any = mixed
+    return Precision(RunConfig(output=Path("run"), mixed_precision=said), CPU, dtype)
 
 
 class Adapted(nn.Module):
