@@ -83,7 +83,7 @@ def load_dataset(data: DataConfig) -> Dataset:
     items = [
         _item(data, source, said, often) for source, said, often in zip(sources, words, repeats, strict=True)
     ]
-    notes = [f"picture {item.name!r}: {note}" for item in items for note in item.source.notes] + notes
+    notes = _picture_notes(items) + notes
     if other := unread(data.instance_images):
         notes.append(f"not read, since of another format: {', '.join(other[:5])}; save them as PNG or JPEG")
     notes += _mask_notes(data, items)
@@ -129,6 +129,18 @@ def _item(data: DataConfig, source: Source, said: Words, repeats: int) -> Item:
     if item.masked or mask_source is not None:
         check_mask(item)
     return item
+
+
+def _picture_notes(items: Sequence[Item]) -> list[str]:
+    """Say what was done to pictures; one line for all that it was done to."""
+    names: dict[str, list[str]] = {}
+    for item in items:
+        for note in item.source.notes:
+            names.setdefault(note, []).append(item.name)
+    return [
+        f"picture {found[0]!r}: {note}" if len(found) == 1 else f"pictures {listed(found)}: {note}"
+        for note, found in names.items()
+    ]
 
 
 def _line(item: Item) -> str:

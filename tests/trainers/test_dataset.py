@@ -70,6 +70,10 @@ def test_notes_name_the_picture(make_config: Make, pictures: Path) -> None:
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(pictures / "02.png")
     notes = load_dataset(make_config().data).notes
     assert notes == ("picture '02.png': transparent parts were made white",)
+    for name in ("01", "03", "04"):
+        Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(pictures / f"{name}.png")
+    notes = load_dataset(make_config().data).notes
+    assert notes == ("pictures 01.png, 02.png, 03.png and 1 more: transparent parts were made white",)
 
 
 def test_each_square_has_its_pictures_caption(make_config: Make, pictures: Path) -> None:
