@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipelines.errors import StudioError
-from trainers.caching.latents import Encoded, LatentCache, frames_of, masks_of, sample
+from trainers.caching.latents import LatentCache, frames_of, masks_of, sample
 from trainers.objective import Levels, draw_noise, draw_timesteps, perturbed
 from trainers.orders import Order
 from trainers.settings import ObjectiveConfig
@@ -220,31 +220,3 @@ def _joined(parts: Sequence[Batch]) -> Batch:
         captions=tuple(caption for part in parts for caption in part.captions),
         streams=tuple(stream for part in parts for stream in part.streams),
     )
-
-
-def draw_batch(streams: Sequence[Stream], levels: int, noise_offset: float, device: torch.device) -> Batch:
-    """Draw the next batch of streams of one shape: as the loop does until it takes `draw_step`."""
-    parts = []
-    for number, stream in enumerate(streams):
-        generator, size = stream.generator, stream.size
-        indices = stream.order.take(size, generator)
-        chosen: list[Encoded] = [stream.cache.choose(index, generator) for index in indices]
-        latents = sample(chosen, generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        if noise_offset:
-            noise = noise + noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=generator)
-        order, inside = torch.randperm(size, generator=generator), torch.rand(size, generator=generator)
-        parts.append(
-            Batch(
-                latents=latents,
-                noise=noise,
-                input_noise=noise,
-                timesteps=((order + inside) * (levels / size)).long().clamp(max=levels - 1),
-                share=torch.full((size,), stream.weight / size),
-                mask=None,
-                frames=frames_of(chosen),
-                captions=tuple(stream.cache.captions[index] for index in indices),
-                streams=(number,) * size,
-            )
-        )
-    return _joined(parts).to(device)

@@ -173,14 +173,6 @@ def draw_class_pictures(
     return files
 
 
-def make_class_pictures(
-    base: Base, planned: Sequence[ClassPicture], cache: Path, resolution: int, total: int = 0
-) -> Generator[TrainEvent, None, list[Image.Image]]:
-    """As `draw_class_pictures`, but return the pictures: as the loop does until it takes `class_frames`."""
-    paths = yield from draw_class_pictures(base, planned, cache, resolution, total)
-    return [read_picture(path).image for path in paths]
-
-
 def _drawn(base: Base, group: Sequence[ClassPicture], resolution: int) -> list[Image.Image]:
     """Draw a group: at once, or one by one where the device's memory is full."""
     config = GenerationConfig(prompt="", width=resolution, height=resolution, **_SETTINGS)

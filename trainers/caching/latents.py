@@ -56,16 +56,6 @@ class LatentCache:
         indices = torch.arange(len(self))
         return indices if self.repeats is None else indices.repeat_interleave(torch.tensor(self.repeats))
 
-    @property
-    def mean(self) -> torch.Tensor:
-        """Means (N, C, h, w) of each picture's first variant, where all have one shape."""
-        return torch.stack([variants[0].mean for variants in self.pictures])
-
-    @property
-    def std(self) -> torch.Tensor:
-        """Standard deviations (N, C, h, w) of each picture's first variant, where all have one shape."""
-        return torch.stack([variants[0].std for variants in self.pictures])
-
     def choose(self, index: int, generator: torch.Generator) -> Encoded:
         """Choose one of a picture's variants, each as likely."""
         variants = self.pictures[index]
