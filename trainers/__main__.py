@@ -21,7 +21,7 @@ from trainers.config import TrainConfig
 from trainers.listeners import heard
 from trainers.processes import ALONE, Processes, joined, report
 from trainers.progress import Progress
-from trainers.run_folder import disk_full
+from trainers.room import disk_full
 
 Named = Callable[[str], Mapping[str, str]]
 
@@ -106,8 +106,7 @@ def run(
     """
     from trainers.loop import train
 
-    shared: dict[str, Any] = {"processes": processes} if processes.size > 1 else {}
-    training = train(config, resume=not fresh, **shared)
+    training = train(config, resume=not fresh)
     if not processes.main:
         with interruptions(quiet=True) as asked:
             _follow(training, processes, asked, lambda event: None)

@@ -96,7 +96,8 @@ def commit(
         shutil.rmtree(temporary, ignore_errors=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StudioError(
-                "disk full: no checkpoint was written; make room and start again to go on"
+                f"paused: disk full at step {step}, no checkpoint was written and the one before is kept; "
+                f"make room and start again to go on"
             ) from error
         raise
     _prune(folder, max(keep, 2))

@@ -101,6 +101,20 @@ class Processes:
 
         return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
 
+    def check_same_step(self, step: int) -> None:
+        """Raises: StudioError where the processes go on from different steps. All of them must ask."""
+        if self.size == 1:
+            return
+        import torch
+
+        first = torch.tensor([step], dtype=torch.long, device=self.device)
+        self.copy_from_main([first])
+        if self.any(int(first) != step):
+            raise StudioError(
+                f"process {self.rank} goes on from step {step}, the first one from {int(first)}; run.output and "
+                f"run.cache must be folders that all processes see"
+            )
+
     def copy_from_main(self, tensors: Sequence[torch.Tensor]) -> None:
         """Give every process the first one's numbers, in place."""
         if self.size == 1:
@@ -156,7 +170,8 @@ def joined(device: str | None = None) -> Iterator[Processes]:
     """Be one of the processes that a launcher has started; ALONE where there is none.
 
     device: `run.device`. With several processes on cards each takes its own, so a card's number is
-    refused. Under torchrun or accelerate launch; the group is left at the end.
+    refused. Under torchrun or accelerate launch. Once more inside of it gives the same; who has joined
+    first leaves at the end.
 
     Raises: ConfigError for a device that several processes can't share.
     """
@@ -178,8 +193,8 @@ def joined(device: str | None = None) -> Iterator[Processes]:
         place = "cpu" if state.device.type == "cpu" else str(state.device)
         yield Processes(state.process_index, state.num_processes, place)
     finally:
-        PartialState._reset_state()
-        if ours:
+        if ours:  # else who made the group, a caller of this or a launcher, goes on with it
+            PartialState._reset_state()
             dist.destroy_process_group()
 
 

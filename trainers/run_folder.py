@@ -6,7 +6,6 @@ adapter.safetensors.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +15,8 @@ from pipelines.errors import ConfigError, StudioError
 from pipelines.files import write_atomic
 from trainers.config import TrainConfig
 from trainers.events import LOG_NAME
+from trainers.room import check_room
+from trainers.settings import RunConfig
 
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter.safetensors"
@@ -23,17 +24,22 @@ LAST_FINITE = "last-finite.safetensors"
 CHECKPOINTS = "checkpoints"
 PREVIEWS = "previews"
 
-ROOM_BYTES = 200_000_000
-"""Free space that a run wants to begin with: checkpoints, previews, the adapter."""
-
 # What doesn't change the result, or only moves it to another place or machine.
-_FREE_TO_CHANGE = {"run": ("output", "cache", "threads", "device"), "data": ("instance_images",)}
+_FREE_TO_CHANGE = {
+    "run": (
+        "output", "cache", "threads", "device", "listeners", "offload", "gradient_checkpointing",
+        "keep_checkpoints", "checkpoint_every", "evaluate_every",
+        *(name for name in RunConfig.model_fields if name.startswith("preview_")),
+    ),
+    "data": ("instance_images",),
+}  # fmt: skip
 
 
-def open_run(config: TrainConfig, resume: bool) -> Path:
+def open_run(config: TrainConfig, resume: bool, resolution: int = 512) -> Path:
     """Make the run folder ready and write config.json; return the folder.
 
-    resume: go on from what is there; else what a run left there is removed (nothing else is).
+    resume: go on from what is there; else what a run left there is removed (nothing else is). resolution:
+    side in pixels that is learned, by which room on the disk is asked for.
 
     Raises: ConfigError where another config has checkpoints there; StudioError where the folder can't be
     written or the disk has no room. Nothing is written then.
@@ -43,12 +49,7 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
         raise ConfigError(f"run.output: {str(folder)!r} is a file, expected a folder; choose another")
     if resume:
         _check_same(config, folder)
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(parent).free
-    if free < ROOM_BYTES:
-        raise StudioError(
-            f"disk has {free // 1_000_000} MB free, a run needs {ROOM_BYTES // 1_000_000} MB; make room"
-        )
+    check_room(config, resolution)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
@@ -59,13 +60,6 @@ def open_run(config: TrainConfig, resume: bool) -> Path:
             f"run folder {str(folder)!r} can't be written ({error.strerror}); choose another"
         ) from error
     return folder
-
-
-def disk_full(error: OSError) -> str | None:
-    """The line for an error that says that a disk is full, or a quota; None for another one."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return "paused: disk full; the last checkpoint is kept: make room and start again to go on"
 
 
 def clear(folder: Path) -> None:
@@ -100,7 +94,14 @@ def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None
         for name, value in values.items():
             if name in _FREE_TO_CHANGE.get(section, ()):
                 continue
-            old = before.get(section, {}).get(name)
+            old = before.get(section, {}).get(name, _default(section, name))
             if old != value:
                 return f"{section}.{name} was {old!r}, now {value!r}"
     return None
+
+
+def _default(section: str, name: str) -> Any:
+    """A setting's default as JSON has it: what an older Pigment, which didn't know the setting, went by."""
+    field = TrainConfig.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
+    default = None if field.is_required() else field.default
+    return list(default) if isinstance(default, tuple) else default

@@ -231,7 +231,7 @@ def test_an_output_that_is_a_file_is_refused(make_config: Make, tmp_path: Path) 
 def test_a_full_disk_is_said_before_anything_is_written(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainers.run_folder.ROOM_BYTES", 10**18)
+    monkeypatch.setattr("trainers.room.SLACK_BYTES", 10**18)
     with pytest.raises(StudioError, match="MB free"):
         run(make_config())
     assert not (tmp_path / "run").exists()

@@ -96,7 +96,8 @@ def test_recomputing_changes_no_gradient(fixture: str, request: pytest.FixtureRe
     with checkpointing(base, "none"):
         pass
     again, bytes_again = gradients(base, learning)
-    assert bytes_again == bytes_plain and torch.equal(*(one[next(iter(plain))] for one in (again, plain)))
+    assert bytes_again == pytest.approx(bytes_plain, rel=0.01)
+    assert all(torch.equal(again[name], plain[name]) for name in plain)
     assert not any("forward" in vars(module) for module in base.unet.modules())
 
 

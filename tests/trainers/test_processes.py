@@ -88,6 +88,11 @@ def _in_two(folder: str) -> None:
         tensor = torch.full((2,), float(processes.rank + 7))
         processes.copy_from_main([tensor])
         found["copied"] = tensor.tolist()
+        processes.check_same_step(4)
+        try:
+            processes.check_same_step(4 * processes.rank)
+        except StudioError as error:
+            found["apart"] = str(error)
         written = Path(folder) / "first.txt"
         with processes.main_first():
             found["there"] = written.exists()
@@ -129,6 +134,7 @@ def test_they_agree_copy_and_go_in_turn(two: list[dict[str, Any]]) -> None:
     assert all(one["any"] == [True, False] for one in two)
     assert all(one["copied"] == [7.0, 7.0] for one in two)
     assert [one["there"] for one in two] == [False, True]
+    assert "process 1 goes on from step 4, the first one from 0" in two[1]["apart"] and "apart" in two[0]
 
 
 def test_one_error_ends_both_and_is_said_once(two: list[dict[str, Any]]) -> None:

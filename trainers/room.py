@@ -1,0 +1,85 @@
+"""Room on the disk: what a run will write, asked for before it starts, and what becomes of a full disk."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.errors import StudioError
+from trainers.config import TrainConfig
+
+SLACK_BYTES = 200_000_000
+"""What a run wants beside what can be counted."""
+
+# fp32: a number that learns, AdamW's two averages of it, and its own average where one is kept.
+_CHECKPOINT, _AVERAGE, _ADAPTER = 12, 4, 4
+# A PNG is at most its pixels and a little.
+_PIXEL = 3.1
+_PREVIEW_PROMPTS = 2
+
+
+def run_bytes(config: TrainConfig, resolution: int, numbers: int) -> int:
+    """Bytes that a run leaves in its folder at most.
+
+    resolution: side of previews in pixels where the config doesn't say. numbers: that learn; 0 leaves out
+    checkpoints and the adapter. One checkpoint more than are kept is there while it is written.
+    """
+    run = config.run
+    each = _CHECKPOINT + (_AVERAGE if config.optimizer.ema_decay else 0)
+    state = numbers * (each * (run.keep_checkpoints + 1) + _ADAPTER)
+    looks = 2 + run.steps // run.preview_every if run.preview_every else 0
+    prompts = (len(run.preview_prompts) or _PREVIEW_PROMPTS) * (len(run.preview_seeds) or 1)
+    pixels = (run.preview_width or resolution) * (run.preview_height or resolution)
+    return int(state + looks * prompts * pixels * _PIXEL)
+
+
+def cache_bytes(config: TrainConfig, resolution: int) -> int:
+    """Bytes that a run leaves in the cache folder at most: the class pictures that are made."""
+    made = config.data.num_class_images if config.data.prior_weight else 0
+    return int(made * resolution**2 * _PIXEL)
+
+
+def check_room(config: TrainConfig, resolution: int, numbers: int = 0) -> None:
+    """Ask for the room that a run needs; checkpoints that are there already give theirs.
+
+    Raises: StudioError where a disk hasn't got it, with what is free, what is needed, and where.
+    """
+    from trainers.prior import cache_folder  # loads torch
+
+    there = sum(path.stat().st_size for path in config.run.output.glob("checkpoints/*/*") if path.is_file())
+    needs: dict[int, tuple[Path, int]] = {}
+    for folder, size in (
+        (config.run.output, max(0, run_bytes(config, resolution, numbers) - there) + SLACK_BYTES),
+        (cache_folder(config.run.cache), cache_bytes(config, resolution)),
+    ):
+        parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        disk = parent.stat().st_dev
+        needs[disk] = (needs.get(disk, (parent, 0))[0], needs.get(disk, (parent, 0))[1] + size)
+    for parent, needed in needs.values():
+        free = shutil.disk_usage(parent).free
+        if free < needed:
+            raise StudioError(
+                f"disk has {free // 1_000_000} MB free at {str(parent)!r}, the run needs "
+                f"{needed // 1_000_000} MB; make room, or keep fewer checkpoints or previews"
+            )
+
+
+@contextmanager
+def pausing_when_full() -> Iterator[None]:
+    """Turn a disk that fills up into a StudioError that begins with "paused: disk full"."""
+    try:
+        yield
+    except OSError as error:
+        if (said := disk_full(error)) is None:
+            raise
+        raise StudioError(said) from error
+
+
+def disk_full(error: OSError) -> str | None:
+    """The line for an error that says that a disk is full, or a quota; None for another one."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return "paused: disk full; the last checkpoint is kept: make room and start again to go on"
