@@ -165,7 +165,8 @@ OFT = Method(
             # PEFT unfolds the input of a wider kernel in another order than it folds the weight's.
             sits_on=("linear", "pointwise"),
             misfit=_tuning_misfit,
-            uses=frozenset({"rank", "dropout"}),
+            # PEFT makes a layer that drops blocks out and never calls it.
+            uses=frozenset({"rank"}),
             learning_rate=1e-3,
         ),
     ),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -87,7 +89,11 @@ def put_in(base: Base, tuning: Tuning, method: Method, seats: Sequence[Seat]) ->
         _put_peft(base.component(first.component), config, tuning)
         stated = config.to_dict()
         for seat in group:
-            layer = base.component(seat.component).get_submodule(seat.path)
+            layer: Any = base.component(seat.component).get_submodule(seat.path)
+            for name in layer.other_param_names:
+                # AdaLoRA's own rank becomes something to train where PEFT casts it for a base of 16 bits.
+                if isinstance(numbers := getattr(layer, name, None), nn.ParameterDict):
+                    numbers.requires_grad_(False)
             tuned.append(Tuned(seat=seat, layer=layer, parts=_parts(layer, method), stated=stated))
     order = {seat.name: index for index, seat in enumerate(seats)}
     return sorted(tuned, key=lambda one: order[one.seat.name])
@@ -126,13 +132,31 @@ def _put_peft(component: nn.Module, config: Any, tuning: Tuning) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # Not through `inject_adapter_in_model`, which refuses what shares tensors between layers (VeRA).
-            PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](component, config, adapter_name=NAME)
+            with _said_to_be_quantised(component):
+                PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](component, config, adapter_name=NAME)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"{tuning.label} can't sit on these layers: {reason[:160].rstrip('.')}; choose other targets, "
             "another rank or another method"
         ) from error
+
+
+@contextmanager
+def _said_to_be_quantised(component: nn.Module) -> Iterator[None]:
+    """Let PEFT find a quantiser on the model where it asks for torchao's, which merging alone would use.
+
+    Layers quantised where they stand leave none there, and PEFT then refuses them (OFT's, in 0.21).
+    """
+    if hasattr(component, "hf_quantizer"):
+        yield
+        return
+    settings = SimpleNamespace(get_apply_tensor_subclass=None)
+    component.__dict__["hf_quantizer"] = SimpleNamespace(quantization_config=settings)
+    try:
+        yield
+    finally:
+        del component.__dict__["hf_quantizer"]
 
 
 def _parts(layer: nn.Module, method: Method) -> dict[str, torch.Tensor]:

@@ -10,9 +10,10 @@ from torch import nn
 from pipelines.methods import TUNINGS, Tuning
 from trainers.inversion import Words
 from trainers.settings import AdapterConfig, OptimizerConfig
+from trainers.settings.optimizer import OPTIMIZERS, rate_scale
 from trainers.tuning.layers import Tuned
 
-WORD_RATE = TUNINGS["textual_inversion"].learning_rate if "textual_inversion" in TUNINGS else 5e-3
+WORD_RATE = TUNINGS["textual_inversion"].learning_rate
 """Of a learned word, on bases of any size: its vectors are about as long everywhere."""
 
 
@@ -27,9 +28,11 @@ def groups(
     """Return groups with `params`, `lr`, `weight_decay` and `name`, in an order that never changes.
 
     scale: what the tuning's own learning rate is multiplied by where the config gives none, for bases
-    smaller than the published ones.
+    smaller than the published ones. Optimizers that want another rate than AdamW get it.
     """
-    unet = optimizer.learning_rate if optimizer.learning_rate is not None else tuning.learning_rate * scale
+    unet = optimizer.learning_rate
+    if unet is None:
+        unet = tuning.learning_rate * scale * rate_scale(optimizer.optimizer)
     text = optimizer.text_learning_rate if optimizer.text_learning_rate is not None else unet
     found: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for one in tuned.values():
@@ -47,7 +50,8 @@ def groups(
         for (part, rate, decays), parameters in found.items()
     ]
     if words is not None:
-        rate = adapter.token_learning_rate if adapter.token_learning_rate is not None else WORD_RATE
+        own = OPTIMIZERS[optimizer.optimizer].learning_rate  # of one that finds its own steps: for all alike
+        rate = adapter.token_learning_rate or own or WORD_RATE * rate_scale(optimizer.optimizer)
         params = list(words.parameters.values())
         made.append({"params": params, "lr": rate, "weight_decay": 0.0, "name": "words"})
     return made

@@ -63,9 +63,7 @@ def test_a_tuning_trains_and_is_collected_and_gone(tiny_base: Base, method: str,
         torch.testing.assert_close(seen(tiny_base), trained, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "method", ["dora", "ia3", "adalora", "ln_tuning"]
-)
+@pytest.mark.parametrize("method", ["dora", "ia3", "adalora", "ln_tuning"])
 def test_convolutions_and_sdxl_are_tuned_alike(tiny_sdxl: Base, method: str) -> None:
     before = seen(tiny_sdxl)
     with injected(tiny_sdxl, config_of(method, unet_targets="all")) as injection:

@@ -1,0 +1,119 @@
+"""Tuning over layers of fewer bits: a stand-in, and every library that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.base import Base
+from pipelines.errors import ConfigError
+from pipelines.methods import TUNINGS
+from pipelines.quantised import QUANTISED, check_quantiser, quantise
+from tests.trainers.tuning.trying import config_of, seen, train
+from trainers.tuning import injected
+from trainers.tuning.targets import kind_of
+
+_METHODS = ("lora", "rslora", "dora", "ia3", "oft", "qalora")
+
+
+class Bytes(nn.Linear):
+    """A linear layer of whole numbers of 8 bits with a scale per output."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.bias = layer.bias
+        scale = layer.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+        del self.weight
+        self.register_buffer("scale", scale)
+        numbers = (layer.weight.detach() / scale).round().to(torch.int8)
+        self.weight = nn.Parameter(numbers, requires_grad=False)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(input, self.weight.to(input.dtype) * self.scale, self.bias)
+
+
+@pytest.fixture
+def rounded(tiny_base: Base) -> Iterator[Base]:
+    """The tiny base with a UNet whose attention layers hold whole numbers."""
+    changed = []
+    for path, module in list(tiny_base.unet.named_modules()):
+        if kind_of(path, module) == "linear" and ".attentions." in path:
+            parent, _, leaf = path.rpartition(".")
+            setattr(tiny_base.unet.get_submodule(parent), leaf, Bytes(module))
+            changed.append((parent, leaf, module))
+    yield tiny_base
+    for parent, leaf, module in changed:
+        setattr(tiny_base.unet.get_submodule(parent), leaf, module)
+
+
+def test_lora_trains_over_whole_numbers(rounded: Base) -> None:
+    before = seen(rounded)
+    with injected(rounded, config_of("lora", unet_targets="attention")) as injection:
+        assert torch.equal(seen(rounded), before)
+        train(injection, 2)
+        trained = seen(rounded)
+        with injection.disabled():
+            assert torch.equal(seen(rounded), before)
+    assert not torch.equal(trained, before) and torch.equal(seen(rounded), before)
+
+
+def test_a_start_that_rewrites_is_refused_over_whole_numbers(rounded: Base) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"pissa rewrites the base, unet.* is quantised"),
+        injected(rounded, config_of("lora", unet_targets="attention", initialisation="pissa")),
+    ):
+        pass
+
+
+def _fields(method: str) -> dict[str, str]:
+    return {"unet_targets": "attention"} if "unet" in TUNINGS[method].components else {}
+
+
+@pytest.mark.parametrize("method", sorted(TUNINGS))
+def test_what_does_not_train_over_whole_numbers_is_refused_before_the_first_step(
+    rounded: Base, method: str
+) -> None:
+    """No library knows this kind of layer: what gets by without its weight trains, the rest says so."""
+    before = seen(rounded)
+    try:
+        with injected(rounded, config_of(method, **_fields(method)), word="zuv") as injection:
+            train(injection, 1)
+            assert not torch.equal(seen(rounded), before)
+    except ConfigError as error:
+        assert len(str(error).splitlines()) == 1
+    assert torch.equal(seen(rounded), before)
+
+
+def test_a_layer_that_drops_its_adapter_is_refused(rounded: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft.tuners.lora.layer import Linear
+
+    monkeypatch.setattr(Linear, "forward", lambda self, x, *_, **__: self.base_layer(x) + 0 * sum(
+        p.sum() for p in self.parameters() if p.requires_grad
+    ))  # fmt: skip
+    with (
+        pytest.raises(
+            ConfigError, match=r"LoRA doesn't train on layers quantised as Bytes.*dropped silently"
+        ),
+        injected(rounded, config_of("lora", unet_targets="attention")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-dynamic", "nf4", "bnb-int8"])
+def test_every_library_that_is_installed(tiny_base: Base, name: str) -> None:
+    device = torch.device("cpu")
+    try:
+        check_quantiser(name, device, torch.float32)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    quantise(tiny_base.unet, name, device)
+    assert QUANTISED[name].bits < 16
+    before = seen(tiny_base)
+    for method in _METHODS:
+        with injected(tiny_base, config_of(method, unet_targets="attention"), 1) as injection:
+            train(injection, 1)
+            assert (seen(tiny_base) - before).abs().max() > 1e-4, method
+        assert torch.equal(seen(tiny_base), before), method
