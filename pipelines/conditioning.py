@@ -36,10 +36,12 @@ class Conditioning:
     """What the UNet is told about B prompts.
 
     hidden: (B, L, D), all text encoders side by side in D. pooled: (B, P), or None where the family has none.
+    mask: bool (B, L), which positions belong to the prompt, where some are longer than others; None: all.
     """
 
     hidden: torch.Tensor
     pooled: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
     def arguments(self, size: tuple[int, int]) -> dict[str, Any]:
         """Return the UNet's arguments for pictures of (height, width) pixels.
@@ -55,14 +57,18 @@ class Conditioning:
         is left; families without pooled prompts don't look at it.
         Source: Podell et al. 2023, https://arxiv.org/abs/2307.01952, section 2.2.
         """
+        told = {"encoder_hidden_states": self.hidden}
+        if self.mask is not None:
+            told["encoder_attention_mask"] = self.mask
         if self.pooled is None:
-            return {"encoder_hidden_states": self.hidden}
+            return told
         ids = frames.to(device=self.pooled.device, dtype=self.pooled.dtype)
         added = {"text_embeds": self.pooled, "time_ids": ids}  # (B, P), (B, 6)
-        return {"encoder_hidden_states": self.hidden, "added_cond_kwargs": added}
+        return {**told, "added_cond_kwargs": added}
 
     def after(self, other: Conditioning) -> Conditioning:
         """Return B + B prompts: the other's, then these."""
+        assert self.mask is None and other.mask is None
         pooled = None
         if self.pooled is not None and other.pooled is not None:
             pooled = torch.cat([other.pooled, self.pooled])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 
 from pipelines.base import Base
 from pipelines.conditioning import Conditioning
-from pipelines.prompts import encode_literal
+from pipelines.prompts import count_chunks, encode_literal
 from trainers.caching.store import Store, key_of, machine, weights_sha256
 from trainers.events import TrainEvent
 
@@ -32,31 +33,33 @@ class PromptEncoder:
     folder: the cache folder where the captions that `prepare` is given are kept for later runs, keyed by
     the text encoders' weights and the caption (not others: shuffling makes another one each time); None,
     or where a text encoder has numbers that learn or words of an adapter: in memory only.
-    chunks: captions are filled up to at least so many chunks of the text encoder's length (see
-    `count_chunks`), so that a caption's numbers don't depend on its company in a batch.
+
+    Captions longer than the text encoder's length are encoded in chunks of it; the shorter ones beside them
+    in a batch are filled up, and the fill is masked, so that the UNet sees of each what it would see of it
+    alone.
     """
 
     base: Base
     trained: bool
     folder: Path | None = None
-    chunks: int = 1
     _kept: OrderedDict[str, Conditioning] = field(default_factory=OrderedDict, repr=False)
     _lasting: set[str] = field(default_factory=set, repr=False)
     _encoded: int = field(default=0, repr=False)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode B captions: hidden (B, L, D), pooled (B, P) or None, on the base's device."""
+        """Encode B captions: hidden (B, L, D), pooled (B, P) or None, mask (B, L) or None, on the device."""
         unique = list(dict.fromkeys(prompts))
         place = {prompt: index for index, prompt in enumerate(unique)}
         if self.trained:
-            told = encode_literal(self.base, unique, self.chunks)
+            told = self._masked(encode_literal(self.base, unique), unique)
         else:
             # One at a time: a batch's composition changes the last bits, and after a resume it is another.
             told = self._joined([self._one(prompt) for prompt in unique])
         if len(unique) == len(prompts):
             return told
         rows = torch.tensor([place[prompt] for prompt in prompts], device=told.hidden.device)
-        return Conditioning(told.hidden[rows], None if told.pooled is None else told.pooled[rows])
+        parts = (told.hidden, told.pooled, told.mask)
+        return Conditioning(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
     def prepare(self, prompts: Sequence[str], total: int = 0) -> Iterator[TrainEvent]:
         """Encode captions ahead and keep them on disk, so that the text encoders rest later on.
@@ -66,7 +69,7 @@ class PromptEncoder:
         """
         if self.trained or self._store is None:
             return
-        unique = list(dict.fromkeys([*prompts, ""]))
+        unique = list(dict.fromkeys(prompts))
         self._lasting |= set(unique)
         encoded = self._encoded
         for done, prompt in enumerate(unique, start=1):
@@ -133,18 +136,28 @@ class PromptEncoder:
 
     def _joined(self, parts: Sequence[Conditioning]) -> Conditioning:
         """Put captions behind each other, filled up to one length."""
-        length = int(getattr(self.base, self.base.family.text_encoders[0].tokenizer).model_max_length)
-        longest = max([self.chunks * length, *(part.hidden.shape[1] for part in parts)])
-        filled = [self._filled(part.hidden, longest) for part in parts]
+        lengths = [part.hidden.shape[1] for part in parts]
+        longest = max(lengths)
+        filled = [functional.pad(part.hidden, (0, 0, 0, longest - part.hidden.shape[1])) for part in parts]
         pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(torch.cat(filled), torch.cat(pooled) if pooled else None)
+        return Conditioning(
+            torch.cat(filled), torch.cat(pooled) if pooled else None, _mask(lengths, self.base.device)
+        )
 
-    def _filled(self, hidden: torch.Tensor, length: int) -> torch.Tensor:
-        """Fill (1, l, D) up to (1, length, D) with chunks of no words."""
-        if hidden.shape[1] >= length:
-            return hidden
-        empty = self._one("").hidden
-        return torch.cat([hidden, *[empty] * ((length - hidden.shape[1]) // empty.shape[1])], dim=1)
+    def _masked(self, told: Conditioning, prompts: Sequence[str]) -> Conditioning:
+        """Mask what captions that were encoded together were filled up with."""
+        chunk = int(getattr(self.base, self.base.family.text_encoders[0].tokenizer).model_max_length)
+        if told.hidden.shape[1] == chunk:
+            return told
+        lengths = [chunk * count_chunks(self.base, [prompt]) for prompt in prompts]
+        return replace(told, mask=_mask(lengths, self.base.device))
+
+
+def _mask(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:
+    """Return which positions belong to captions of these lengths, bool (B, L); None: all of them."""
+    if len(set(lengths)) == 1:
+        return None
+    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
 
 def _bytes(told: Conditioning) -> int:

@@ -93,8 +93,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         )
         averages = Averages(injection.parameters, optimizer, config.optimizer)
         precision = Precision(run, base.device, base.unet.dtype)
-        encode = PromptEncoder(base, injection.text_is_trained, prepared.folder, prepared.chunks)
-        plain = PromptEncoder(base, trained=False, chunks=prepared.chunks)
+        encode = PromptEncoder(base, injection.text_is_trained, prepared.folder)
+        plain = PromptEncoder(base, trained=False)
         looks = Looks(base, config, prepared, averages, encode)
         state = RunState(injection, optimizer, averages, precision, streams, cuts.sha256)
         rates = [group["lr"] for group in optimizer.param_groups]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from pipelines.base import Base
-from pipelines.prompts import count_chunks
 from trainers.batches import Stream, draw_step
 from trainers.caching.encoding import encode_frames
 from trainers.captions import spoken
@@ -32,15 +31,13 @@ _EVA_BATCHES = 4
 class Prepared:
     """What a run learns from.
 
-    folder: of the caches. streams: by number. captions: all that can be asked for. chunks: how many
-    stretches of the text encoder's length the longest of them takes.
+    folder: of the caches. streams: by number. captions: all that can be asked for.
     """
 
     folder: Path
     streams: tuple[Stream, ...]
     held_out: HeldOut | None
     captions: tuple[str, ...]
-    chunks: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
     captions += [] if held_out is None else [c for batch in held_out.batches for c in batch.captions]
     captions += [""] if data.caption_dropout else []
     unique = tuple(dict.fromkeys(captions))
-    return Prepared(folder, tuple(streams), held_out, unique, count_chunks(base, unique))
+    return Prepared(folder, tuple(streams), held_out, unique)
 
 
 def resolution_of(base: Base, config: TrainConfig) -> int:
@@ -121,7 +118,7 @@ def forwards(
 
     They have an order and a chance of their own, so that the run's aren't touched.
     """
-    encode = PromptEncoder(base, trained=False, chunks=prepared.chunks)
+    encode = PromptEncoder(base, trained=False)
     stream = prepared.streams[INSTANCE]
     own = Stream.of("start", stream.cache, stream.size, 1.0, config.run.seed)
 

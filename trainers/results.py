@@ -18,6 +18,9 @@ from trainers.processes import Processes
 from trainers.run_folder import ADAPTER_NAME, LAST_FINITE
 from trainers.tuning import Injection
 
+FORMS = ("kohya", "lycoris", "pigment")
+"""Forms of a run's own file; the sooner, the more tools read it."""
+
 
 def write_result(
     injection: Injection, config: TrainConfig, dataset: Dataset, base_sha256: str, rates: Sequence[float]
@@ -38,12 +41,19 @@ def write_result(
 
 
 def write_smallest(adapter: Adapter, path: Path) -> tuple[str, str]:
-    """Write an adapter in fp16, or where its numbers leave that range in fp32; return (SHA-256, form)."""
-    form = "kohya" if unholdable(adapter, FORMATS["kohya"]) is None else "pigment"
-    try:
-        return write_adapter(adapter, path, format=form, dtype="fp16"), form
-    except AdapterError:
-        return write_adapter(adapter, path, format=form, dtype="fp32"), form
+    """Write an adapter in the first of FORMS that holds it; return (SHA-256, form).
+
+    In fp16, or where its numbers leave that range in fp32.
+    """
+    fitting = [form for form in FORMS if unholdable(adapter, FORMATS[form]) is None]
+    for form in fitting:
+        for dtype in ("fp16", "fp32"):
+            try:
+                return write_adapter(adapter, path, format=form, dtype=dtype), form
+            except AdapterError:
+                if (form, dtype) == (fitting[-1], "fp32"):
+                    raise
+    raise AssertionError("the pigment form holds every adapter")
 
 
 def not_finite(
