@@ -111,8 +111,8 @@ class Processes:
         self.copy_from_main([first])
         if self.any(int(first) != step):
             raise StudioError(
-                f"process {self.rank} goes on from step {step}, the first one from {int(first)}; run.output and "
-                f"run.cache must be folders that all processes see"
+                f"process {self.rank} goes on from step {step}, the first one from {int(first)}; run.output "
+                f"and run.cache must be folders that all processes see"
             )
 
     def copy_from_main(self, tensors: Sequence[torch.Tensor]) -> None:

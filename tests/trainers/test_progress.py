@@ -1,0 +1,106 @@
+"""The console: a line that fills up on a terminal, plain lines elsewhere, JSON where it is asked for."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from trainers import progress as module
+from trainers.events import TrainEvent
+from trainers.progress import Progress, step_line
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """Time that passes when told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+def step(number: int, total: int = 100, seconds: float = 0.5, memory: int | None = 3 * 2**29) -> TrainEvent:
+    data = {"loss": 0.1234, "seconds": seconds, "memory_bytes": memory}
+    return TrainEvent(kind="step", step=number, total=total, message="loss 0.1234", data=data)
+
+
+def test_a_step_says_pace_time_left_and_memory() -> None:
+    assert step_line(step(40), 0.5) == "[40/100] loss 0.1234, 2.0 steps/s, 0:30 left, 1.50 GiB"
+    assert step_line(step(100, memory=None), 0.5) == "[100/100] loss 0.1234, 2.0 steps/s"
+    assert "2:46:40 left" in step_line(step(0, total=20_000), 0.5)
+    assert "0:01 left" in step_line(step(99), 0.01)
+
+
+def test_lines_come_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, out = Clock(monkeypatch), io.StringIO()
+    shown = Progress(out, Path("run"))
+    for number in range(1, 101):
+        shown.show(step(number))
+        clock.now += 0.5
+    lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == [f"[{n}/100]" for n in [*range(1, 101, 10), 100]]
+    shown.show(TrainEvent(kind="warning", step=100, total=100, message="a picture is small"))
+    done = TrainEvent(kind="done", step=100, total=100, message="learned", data={"adapter": "a.safetensors"})
+    shown.show(done)
+    assert out.getvalue().splitlines()[-2:] == [
+        "[100/100] warning: a picture is small", f"[100/100] learned: {Path('run') / 'a.safetensors'}"
+    ]  # fmt: skip
+
+
+def test_the_pace_follows_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    out = io.StringIO()
+    shown = Progress(out, Path("run"))
+    shown.show(step(1, total=2, seconds=1.0))
+    shown.show(step(2, total=2, seconds=2.0))
+    assert "1.0 steps/s" in out.getvalue() and f"{1 / 1.1:.1f} steps/s" in out.getvalue()
+
+
+def test_on_a_terminal_one_line_is_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, out = Clock(monkeypatch), Terminal()
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = Progress(out, Path("run"))
+    for number in (1, 50, 100):
+        shown.show(step(number))
+        clock.now += 1
+    shown.close()
+    shown.close()
+    first, middle, last = out.getvalue().rstrip("\n").split("\r")[1:]
+    assert out.getvalue().count("\n") == 1
+    assert middle.startswith(f"[{'#' * 15}{'.' * 15}] [50/100]") and last.startswith(
+        f"[{'#' * 30}] [100/100]"
+    )
+    assert all(len(line.rstrip()) < 100 for line in (first, middle, last))
+    # What was longer before is drawn over.
+    assert len(last) >= len(middle.rstrip())
+
+
+def test_an_event_between_steps_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "40")  # no room for a bar
+    out = Terminal()
+    shown = Progress(out, Path("run"))
+    shown.show(step(3))
+    shown.show(TrainEvent(kind="checkpoint", step=3, total=100, message="checkpoint step-000003"))
+    lines = out.getvalue().split("\n")
+    assert lines[1] == "[3/100] checkpoint step-000003" and lines[2] == ""
+    assert len(lines[0].lstrip("\r")) == 39 and "#" not in lines[0]
+
+
+def test_json_has_every_event_whole() -> None:
+    out = Terminal()
+    shown = Progress(out, Path("run"), as_json=True)
+    told = [step(1), step(2), TrainEvent(kind="warning", message="ö")]
+    for event in told:
+        shown.show(event)
+    shown.close()
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == [event.as_dict() for event in told]
