@@ -49,11 +49,8 @@ class HeldOut:
 
     def _sum(self, base: Base, encode: Encode, batch: Batch) -> float:
         """Sum of the errors of a batch's samples."""
-        told = encode(batch.captions)
-        if isinstance(told, torch.Tensor):
-            told = Conditioning(told)
         sample = (batch.latents, batch.noise, batch.timesteps)
-        predicted = predict(base, self.levels, *sample, told, batch.frames)
+        predicted = predict(base, self.levels, *sample, encode(batch.captions), batch.frames)
         return float(squared_errors(predicted, target(self.levels, *sample)).sum())
 
 

@@ -11,8 +11,8 @@ from pipelines.base import Base, load_base
 from trainers.caching import Encoded, LatentCache
 from trainers.conditions import PromptEncoder
 from trainers.evidence.held_out import LEVELS, hold_out
-from trainers.inject import injected
 from trainers.settings import AdapterConfig
+from trainers.tuning import injected
 
 
 def some_latents() -> LatentCache:
