@@ -106,6 +106,19 @@ def test_batches_have_one_shape_wherever_possible() -> None:
         assert len(draw_step([stream], LEVELS, PLAIN)) == 1
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_take_over_an_epochs_end_keeps_its_shape(seed: int) -> None:
+    stream = Stream.of("instance", cache([(2, 2)] * 8 + [(2, 4)] * 3), 4, 1.0, seed)
+    assert [len(draw_step([stream], LEVELS, PLAIN)) for _ in range(3)] == [1, 1, 1]
+
+
+def test_samples_of_several_shapes_share_out_the_noise_levels() -> None:
+    stream = Stream.of("instance", cache([(2, 2), (2, 4)]), 4, 1.0, 0)
+    for _ in range(5):
+        drawn = torch.cat([batch.timesteps for batch in draw_step([stream], LEVELS, PLAIN)])
+        assert sorted((drawn // 250).tolist()) == [0, 1, 2, 3]
+
+
 def test_a_second_stream_changes_nothing_of_the_first() -> None:
     shapes = [(2, 2), (2, 2), (2, 4)]
     alone = [Stream.of("instance", cache(shapes, 0.1), 2, 1.0, 0)]
