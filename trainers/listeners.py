@@ -83,6 +83,7 @@ class WeightsAndBiases:
             dir=str(self._folder),
             config=config.public(),
             mode=os.environ.get("WANDB_MODE", "offline"),
+            settings=wandb.Settings(silent=True, console="off"),  # the console is the run's own
         )
 
     def hear(self, event: TrainEvent) -> None:

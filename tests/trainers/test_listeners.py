@@ -144,6 +144,7 @@ def test_wandb_stays_on_this_machine_unless_told(
     run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
     package: Any = types.ModuleType("wandb")
     package.init = lambda **options: said.update(options) or run
+    package.Settings = dict
     package.Image = lambda path, caption: (Path(path).name, caption)
     monkeypatch.setitem(sys.modules, "wandb", package)
     monkeypatch.delenv("WANDB_MODE", raising=False)

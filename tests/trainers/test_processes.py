@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from pipelines.errors import ConfigError, StudioError
 from trainers import processes as module
 from trainers.batches import Batch
+from trainers.config import TrainConfig
 from trainers.precision import Precision
 from trainers.processes import ALONE, Abandoned, Processes, joined, report
 from trainers.settings import RunConfig
@@ -128,6 +130,53 @@ def test_two_processes_learn_what_one_does(two: list[dict[str, Any]]) -> None:
     # The clipping that is asked for happens, or the norm's place (before or after the sum) would not show.
     assert all(norm > 0.03 for _, norm in alone["steps"])
     assert two[0]["learned"] == two[1]["learned"], "processes have drifted apart"
+
+
+def _command_in_two(folder: str) -> None:
+    """The command as each of two processes runs it; what it prints goes to a file."""
+    from contextlib import ExitStack, redirect_stderr, redirect_stdout
+
+    from trainers.__main__ import main
+
+    with ExitStack() as held:
+        processes = held.enter_context(joined("cpu"))
+        said = held.enter_context(open(Path(folder) / f"said-{processes.rank}.txt", "w"))
+        held.enter_context(redirect_stdout(said))
+        held.enter_context(redirect_stderr(said))
+        code = main([str(Path(folder) / "run.toml"), "--json"])
+    Path(folder, f"code-{processes.rank}.txt").write_text(str(code))
+
+
+def test_the_command_in_two_processes_learns_what_it_learns_in_one(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """With pictures of the class, two batches per step, a held-out picture; the first alone writes."""
+    from accelerate import debug_launcher
+
+    from trainers import events
+    from trainers.loop import train
+
+    alone = make_config(accumulate=2, output=tmp_path / "alone", steps=3, checkpoint_every=2)
+    losses = [event.data for event in train(alone) if event.kind == "step"]
+    values = alone.model_copy(update={"run": alone.run.model_copy(update={"output": tmp_path / "two"})})
+    lines = []
+    for section, fields in values.model_dump(mode="json", exclude_none=True).items():
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    debug_launcher(_command_in_two, (str(tmp_path),), num_processes=2)
+    assert [(tmp_path / f"code-{rank}.txt").read_text() for rank in (0, 1)] == ["0", "0"]
+    told = list(events.read(tmp_path / "two"))
+    together = [event.data for event in told if event.kind == "step"]
+    assert [event.kind for event in told].count("done") == 1 and len(together) == 3
+    for one, two in zip(losses, together, strict=True):
+        for name in ("loss", "instance_loss", "prior_loss", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+    # The second process says nothing, and what is learned is the same.
+    assert (tmp_path / "said-1.txt").read_text() == ""
+    assert len((tmp_path / "said-0.txt").read_text().splitlines()) == len(told)
+    first, second = (load_file(tmp_path / run / "adapter.safetensors") for run in ("alone", "two"))
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], atol=2e-3) for name in first)
 
 
 def test_they_agree_copy_and_go_in_turn(two: list[dict[str, Any]]) -> None:
