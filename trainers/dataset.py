@@ -13,11 +13,11 @@ from trainers.captions import Words, listed, words_for
 from trainers.config import DataConfig
 from trainers.folders import find_folders
 from trainers.frames import Cut, Frame, Variant, frame_notes, frames
-from trainers.images import Source, read_picture, squares, unread
+from trainers.images import Source, read_picture, unread
 from trainers.masks import check_mask, find_mask
 
 __all__ = [
-    "Cut", "Dataset", "Frame", "Item", "Variant", "cut", "frame_notes", "frames", "load_dataset",
+    "Cut", "Dataset", "Frame", "Item", "Variant", "frame_notes", "frames", "load_dataset",
 ]  # fmt: skip
 
 
@@ -99,17 +99,6 @@ def load_dataset(data: DataConfig) -> Dataset:
         tuple(notes),
         digest.hexdigest(),
     )
-
-
-def cut(items: Sequence[Item], data: DataConfig, resolution: int) -> tuple[list[Image.Image], list[str]]:
-    """Cut the squares of `resolution` pixels that `data` asks for, each with its picture's caption."""
-    pictures: list[Image.Image] = []
-    captions: list[str] = []
-    for item in items:
-        found = squares(item.source.image, resolution, center=data.center_crop, flip=data.flip)
-        pictures += found
-        captions += [item.caption] * len(found)
-    return pictures, captions
 
 
 def _item(data: DataConfig, source: Source, said: Words, repeats: int) -> Item:

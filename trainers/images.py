@@ -225,24 +225,6 @@ def _to_srgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def squares(
-    image: Image.Image, resolution: int, *, center: bool = True, flip: bool = False
-) -> list[Image.Image]:
-    """Cut squares of `resolution` pixels out of a picture whose shorter side is scaled to that.
-
-    center: the middle one; else the first, the middle and the last along the longer side, once each
-    where they are the same. flip: each mirrored as well.
-    """
-    scale = resolution / min(image.size)
-    size = (max(resolution, round(image.width * scale)), max(resolution, round(image.height * scale)))
-    scaled = image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-    spare = (size[0] - resolution, size[1] - resolution)
-    shares = (0.5,) if center else (0.0, 0.5, 1.0)
-    corners = dict.fromkeys((round(spare[0] * share), round(spare[1] * share)) for share in shares)
-    cut = [scaled.crop((x, y, x + resolution, y + resolution)) for x, y in corners]
-    return cut + [ImageOps.mirror(one) for one in cut] if flip else cut
-
-
 def to_pixels(pictures: list[Image.Image]) -> torch.Tensor:
     """Turn N RGB pictures of one size into fp32 (N, 3, H, W) in [-1, 1]."""
     import torch

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.errors import ConfigError, PictureError
 from trainers.config import TrainConfig
-from trainers.dataset import cut, load_dataset
+from trainers.dataset import load_dataset
 
 Make = Callable[..., TrainConfig]
 
@@ -74,14 +74,6 @@ def test_notes_name_the_picture(make_config: Make, pictures: Path) -> None:
         Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(pictures / f"{name}.png")
     notes = load_dataset(make_config().data).notes
     assert notes == ("pictures 01.png, 02.png, 03.png and 1 more: transparent parts were made white",)
-
-
-def test_each_square_has_its_pictures_caption(make_config: Make, pictures: Path) -> None:
-    (pictures / "00.txt").write_text("zuv one")
-    config = make_config(captions="sidecar", flip=True).data
-    squares, captions = cut(load_dataset(config).learn[:2], config, 16)
-    assert captions == ["zuv one", "zuv one", "a zuv disc", "a zuv disc"]
-    assert {square.size for square in squares} == {(16, 16)}
 
 
 def test_a_share_is_held_out_by_seed_and_content(make_config: Make, pictures: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipelines.errors import ConfigError
 from trainers.colours import PLAIN, Colours, coloured
 from trainers.config import DataConfig, TrainConfig
 from trainers.dataset import Frame, Item, frame_notes, frames
-from trainers.images import read_picture, squares
+from trainers.images import read_picture
 
 Make = Callable[..., TrainConfig]
 
@@ -41,15 +42,36 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return np.array_equal(np.asarray(one), np.asarray(other))
 
 
-@pytest.mark.parametrize("center", [True, False])
-def test_squares_are_cut_as_before(make_config: Make, item: Callable[..., Item], center: bool) -> None:
-    data = make_config(buckets=False, center_crop=center).data
-    found = frames([one := item(60, 24)], data, 16, 8)
-    expected = squares(one.source.image, 16, center=center)
-    assert len(found) == len(expected) == (1 if center else 3)
-    for frame, square in zip(found, expected, strict=True):
-        assert frame.size == (16, 16) and frame.original == (24, 60)
-        assert same(frame.cut().picture, square)
+@pytest.fixture
+def thirds(tmp_path: Path) -> Item:
+    """Red on the left, green in the middle, blue on the right."""
+    picture = Image.new("RGB", (72, 24), "lime")
+    picture.paste("red", (0, 0, 24, 24))
+    picture.paste("blue", (48, 0, 72, 24))
+    picture.save(tmp_path / "thirds.png")
+    return Item(source=read_picture(tmp_path / "thirds.png"), caption="zuv", name="thirds.png")
+
+
+def test_the_middle_square_is_cut(make_config: Make, thirds: Item) -> None:
+    (frame,) = frames([thirds], make_config(buckets=False).data, 24, 8)
+    square = frame.cut().picture
+    assert frame.size == (24, 24) and frame.original == (24, 72) and square.size == (24, 24)
+    assert square.getcolors() == [(24 * 24, (0, 255, 0))]
+
+
+def test_three_squares_along_the_longer_side(make_config: Make, thirds: Item) -> None:
+    found = frames([thirds], make_config(buckets=False, center_crop=False).data, 24, 8)
+    assert [one.cut().picture.getpixel((12, 12)) for one in found] == [
+        (255, 0, 0), (0, 255, 0), (0, 0, 255),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(7, 7), (100, 31), (31, 100), (1, 500)])
+def test_squares_have_the_resolution_whatever_the_size(
+    make_config: Make, item: Callable[..., Item], size: tuple[int, int]
+) -> None:
+    found = frames([item(*size)], make_config(buckets=False, center_crop=False).data, 16, 8)
+    assert {one.cut().picture.size for one in found} == {(16, 16)}
 
 
 def test_several_parts_only_where_something_is_cut(make_config: Make, item: Callable[..., Item]) -> None:
@@ -189,11 +211,14 @@ def test_a_key_changes_with_all_that_pixels_depend_on(make_config: Make, item: C
         return frames([one], data, resolution, 16)[0].key()
 
     data = make_config().data
+    one, other = item(40, 20, masked=True), item()
     keys = [
-        key(data, item()), key(data, item(41, 20)), key(data, item(), 32),
-        key(make_config(buckets=False).data, item()), key(data, item(40, 20, masked=True)),
+        key(data, one), key(data, item(41, 20)), key(data, one, 32), key(make_config(buckets=False).data, one),
+        key(data, replace(one, masked=False)), key(data, replace(one, mask_source=other.source)),
+        key(data, replace(one, source=replace(one.source, background="black"))),
     ]  # fmt: skip
-    assert len(set(keys)) == 5 and key(data, item()) == keys[0]
+    assert len(set(keys)) == 7 and key(data, one) == keys[0]
+    assert key(data, replace(one, caption="other", repeats=9)) == keys[0]
 
 
 def test_colours_by_hand() -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from pipelines.errors import PictureError
 from trainers import images
-from trainers.images import MAX_PIXELS, find_pictures, read_picture, squares, to_pixels, unread
+from trainers.images import MAX_PIXELS, find_pictures, read_picture, to_pixels, unread
 
 
 def test_pictures_are_found_by_name_and_nothing_else(tmp_path: Path) -> None:
@@ -242,38 +242,6 @@ def test_pictures_of_other_formats_are_named(tmp_path: Path) -> None:
     for name in ("b.psd", "a.CR2", "note.txt", "c.png"):
         (tmp_path / name).touch()
     assert unread(tmp_path) == ["a.CR2", "b.psd"]
-
-
-def halves(width: int = 30, height: int = 10) -> Image.Image:
-    """Red on the left, green in the middle, blue on the right."""
-    picture = Image.new("RGB", (width, height), "lime")
-    picture.paste("red", (0, 0, width // 3, height))
-    picture.paste("blue", (2 * width // 3, 0, width, height))
-    return picture
-
-
-def test_the_middle_square_is_cut() -> None:
-    (square,) = squares(halves(), 10)
-    assert square.size == (10, 10)
-    assert {square.getpixel((x, 5)) for x in range(10)} == {(0, 255, 0)}
-
-
-def test_three_squares_along_the_longer_side() -> None:
-    found = squares(halves(), 10, center=False)
-    assert [one.getpixel((5, 5)) for one in found] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    assert len(squares(halves(10, 10), 10, center=False)) == 1
-
-
-def test_mirrored_squares_are_added() -> None:
-    picture = Image.new("RGB", (10, 10), "red")
-    picture.paste("blue", (0, 0, 5, 10))
-    plain, mirrored = squares(picture, 10, flip=True)
-    assert plain.getpixel((0, 0)) == mirrored.getpixel((9, 0)) == (0, 0, 255)
-
-
-@pytest.mark.parametrize("size", [(7, 7), (100, 31), (31, 100), (1, 500)])
-def test_squares_have_the_resolution_whatever_the_size(size: tuple[int, int]) -> None:
-    assert {one.size for one in squares(Image.new("RGB", size), 16, center=False)} == {(16, 16)}
 
 
 def test_pixels_span_minus_one_to_one() -> None:
