@@ -213,7 +213,8 @@ def test_a_key_changes_with_all_that_pixels_depend_on(make_config: Make, item: C
     data = make_config().data
     one, other = item(40, 20, masked=True), item()
     keys = [
-        key(data, one), key(data, item(41, 20)), key(data, one, 32), key(make_config(buckets=False).data, one),
+        key(data, one), key(data, item(41, 20)), key(data, one, 32),
+        key(make_config(buckets=False).data, one),
         key(data, replace(one, masked=False)), key(data, replace(one, mask_source=other.source)),
         key(data, replace(one, source=replace(one.source, background="black"))),
     ]  # fmt: skip
