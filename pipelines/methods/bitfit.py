@@ -65,7 +65,7 @@ BITFIT = Method(
             endings=_BIASED,
             uses=frozenset(),
             by_block=False,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
         ),
     ),
 )

@@ -89,7 +89,7 @@ BOTTLENECK = Method(
             sits_on=("linear",),
             endings=_BEHIND,
             uses=frozenset({"rank"}),
-            learning_rate=1e-4,
+            learning_rate=3e-4,
         ),
     ),
 )

@@ -30,7 +30,7 @@ _TUNING = Tuning(
     layer=_layer,
     uses=frozenset(),
     by_block=False,
-    learning_rate=1e-5,
+    learning_rate=2e-5,
 )
 
 

@@ -139,7 +139,7 @@ PREFIX = Method(
             sits_on=("attention",),
             components=("text",),
             uses=frozenset({"rank"}),
-            learning_rate=1e-3,
+            learning_rate=1e-2,
         ),
     ),
 )

@@ -39,5 +39,5 @@ QALORA = Tuning(
     layer=_layer,
     sits_on=("linear",),
     uses=frozenset({"rank", "alpha"}),
-    learning_rate=1e-4,
+    learning_rate=2e-4,
 )
