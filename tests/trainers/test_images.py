@@ -164,8 +164,8 @@ def test_thirty_two_bits_a_pixel_are_scaled_to_their_largest(tmp_path: Path) -> 
     Image.fromarray(values).save(tmp_path / "a.tif")
     read = np.asarray(read_picture(tmp_path / "a.tif").image)[..., 0]
     assert read.tolist() == [[0, 128], [255, 0]]
-    Image.fromarray(np.array([[0, 131070]], dtype=np.int32)).save(tmp_path / "b.tif")
-    assert np.asarray(read_picture(tmp_path / "b.tif").image)[..., 0].tolist() == [[0, 255]]
+    Image.fromarray(np.array([[0, 65535, 131070]], dtype=np.int32)).save(tmp_path / "b.tif")
+    assert np.asarray(read_picture(tmp_path / "b.tif").image)[..., 0].tolist() == [[0, 128, 255]]
 
 
 def test_colours_follow_the_pictures_own_profile(tmp_path: Path) -> None:
