@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipelines.errors import BaseError, ConfigError, PictureError
@@ -155,6 +156,37 @@ def lesson_config(
     return validate(values)
 
 
+def look_over(context: Context, lesson: Lesson) -> list[str]:
+    """Ask the dataset doctor about a lesson's pictures and captions; a line for each thing to mend.
+
+    Raises:
+        StudioError: the lesson isn't complete.
+    """
+    from trainers.doctor import examine
+
+    if not lesson.pictures:
+        raise PictureError("there are no pictures; drop a few, or choose one of the examples")
+    with TemporaryDirectory(dir=context.workspace.folder("cache")) as name:
+        folder = Path(name)
+        config = lesson_config(
+            lesson, pictures=folder, output=folder, cache=folder, base=context.base, options=context.options
+        )
+        _lay_out(lesson, folder)
+        called = {f"{number:03d}{p.suffix.lower()}": p.name for number, (p, _) in enumerate(lesson.pictures)}
+        lines = [finding.line() for finding in examine(config.data, config.run)]
+    for generated, own in called.items():
+        lines = [line.replace(generated, own) for line in lines]
+    return lines
+
+
+def _lay_out(lesson: Lesson, folder: Path) -> None:
+    """Copy a lesson's pictures into a folder under generated names, their captions beside them."""
+    for number, (path, caption) in enumerate(lesson.pictures):
+        copy_file(path, folder / f"{number:03d}{path.suffix.lower()}")
+        if caption:
+            write_atomic(folder / f"{number:03d}.txt", [caption.encode()])
+
+
 def start(context: Context, lesson: Lesson) -> Job:
     """Check a lesson, keep its pictures in the workspace and queue its job.
 
@@ -177,10 +209,7 @@ def start(context: Context, lesson: Lesson) -> Job:
         cache=context.workspace.folder("cache"), base=context.base, options=context.options,
     )  # fmt: skip
     folder.mkdir()
-    for number, (path, caption) in enumerate(lesson.pictures):
-        copy_file(path, folder / f"{number:03d}{path.suffix.lower()}")
-        if caption:
-            write_atomic(folder / f"{number:03d}.txt", [caption.encode()])
+    _lay_out(lesson, folder)
     details = {
         "preset": lesson.preset, "class_name": lesson.class_name, "pictures": len(lesson.pictures),
         "trigger": config.data.trigger, "kind": config.data.kind, "prompt": config.data.instance_prompt,

@@ -32,7 +32,7 @@ from trainers.looking import Looks
 from trainers.objective import noise_levels, predict, sample_losses, weights
 from trainers.optimizers import base_rate_scale, build_optimizer
 from trainers.precision import Precision
-from trainers.preparing import forwards, plan_cuts, prepare
+from trainers.preparing import doctor_notes, forwards, plan_cuts, prepare
 from trainers.processes import joined
 from trainers.results import not_finite, write_result
 from trainers.run_folder import CHECKPOINTS, open_run
@@ -71,6 +71,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         check_injection(base, config)
         folder = open_run(config, resume)
         for note in (*dataset.notes, *levels.notes):
+            yield event("warning", 0, note)
+        for note in doctor_notes(base, config):
             yield event("warning", 0, note)
 
         # ── Pictures become latents, and the base draws its own, once

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from trainers.captions import spoken
 from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset, Frame, Item, frame_notes, frames
+from trainers.doctor import examine
 from trainers.events import TrainEvent
 from trainers.evidence.held_out import HeldOut, hold_out
 from trainers.objective import Levels, predict
@@ -99,6 +100,15 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
     captions += [""] if data.caption_dropout else []
     unique = tuple(dict.fromkeys(captions))
     return Prepared(folder, tuple(streams), held_out, unique)
+
+
+def doctor_notes(base: Base, config: TrainConfig) -> Iterator[str]:
+    """Say what the dataset doctor finds, a line each; of many of one kind the first, and how many more."""
+    found = examine(config.data, config.run, resolution=resolution_of(base, config))
+    for kind in dict.fromkeys(finding.kind for finding in found):
+        alike = [finding for finding in found if finding.kind == kind]
+        more = f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
+        yield alike[0].line() + more
 
 
 def resolution_of(base: Base, config: TrainConfig) -> int:

@@ -47,6 +47,7 @@ def build(context: Context, page: Page) -> None:
     parts["start"].click(
         toast(_starter(context, parts)), set(parts["inputs"]), [shown, seen], **BUSY
     ).success(render, [shown, seen], pieces, **QUIET).success(None, js=show("run-status"), **QUIET)
+    parts["check"].click(toast(_checker(context, parts)), set(parts["inputs"]), parts["findings"], **BUSY)
     for component in (actions, earlier):
         component.click(
             toast(_acting(context)), [shown, seen], [shown, seen, page.wish, page.tabs], **QUIET
@@ -122,16 +123,23 @@ def _how(parts: dict[str, Any]) -> None:
         parts["name"] = gr.Textbox(
             label="Name of the adapter", placeholder="as the trigger", max_length=80, elem_id="name"
         )
-        for _, title, specs in teaching.advanced_sections():
-            gr.HTML(f'<div class="pg-step">{text(title)}</div>')
-            with gr.Column(elem_classes=["pg-fields"]):
+        for section, title, specs in teaching.advanced_sections():
+            with (
+                gr.Accordion(title, open=False, elem_id=f"advanced-{section}"),
+                gr.Column(elem_classes=["pg-fields"]),
+            ):
                 for spec in specs:
                     prompt = spec.path in ("data.instance_prompt", "data.class_prompt")
                     value = "" if prompt else forms.show(spec, forms.get_value(config, spec.path))
                     parts["advanced"][spec.path] = forms.component(spec, value)
                     if prompt:
                         parts["advanced"][spec.path].placeholder = "made from the words above"
-    parts["start"] = gr.Button("Start teaching", variant="primary", size="lg", elem_id="start")
+    with gr.Row():
+        parts["check"] = gr.Button("Check the pictures", size="lg", elem_id="check", min_width=140)
+        parts["start"] = gr.Button(
+            "Start teaching", variant="primary", size="lg", elem_id="start", min_width=140
+        )
+    parts["findings"] = gr.HTML(visible=False, elem_id="findings")
     parts["inputs"] = [
         parts[name] for name in ("gallery", "captions", "kind", "trigger", "class_name", "preset", "name")
     ] + list(parts["advanced"].values())
@@ -205,23 +213,37 @@ def _served(context: Context, path: Path) -> Path:
     return target
 
 
+def _lesson(parts: dict[str, Any], values: dict[Any, Any]) -> teaching.Lesson:
+    """What the form holds. Raises: ConfigError where captions and pictures don't go together."""
+    return teaching.Lesson(
+        pictures=teaching.captioned(
+            [Path(path) for path, _ in values[parts["gallery"]] or []], values[parts["captions"]] or ""
+        ),
+        kind=values[parts["kind"]],
+        trigger=values[parts["trigger"]] or "",
+        class_name=values[parts["class_name"]] or "",
+        preset=values[parts["preset"]],
+        name=values[parts["name"]] or "",
+        advanced={path: values[part] for path, part in parts["advanced"].items()},
+    )
+
+
 def _starter(context: Context, parts: dict[str, Any]) -> Callable[..., Any]:
     def start_teaching(values: dict[Any, Any]) -> list[Any]:
         """Queue the job that the form describes."""
-        lesson = teaching.Lesson(
-            pictures=teaching.captioned(
-                [Path(path) for path, _ in values[parts["gallery"]] or []], values[parts["captions"]] or ""
-            ),
-            kind=values[parts["kind"]],
-            trigger=values[parts["trigger"]] or "",
-            class_name=values[parts["class_name"]] or "",
-            preset=values[parts["preset"]],
-            name=values[parts["name"]] or "",
-            advanced={path: values[part] for path, part in parts["advanced"].items()},
-        )
-        return [teaching.start(context, lesson).id, {}]
+        return [teaching.start(context, _lesson(parts, values)).id, {}]
 
     return start_teaching
+
+
+def _checker(context: Context, parts: dict[str, Any]) -> Callable[..., Any]:
+    def check_pictures(values: dict[Any, Any]) -> Any:
+        """Say what the dataset doctor finds."""
+        lines = teaching.look_over(context, _lesson(parts, values))
+        notes = "".join(f'<div class="pg-note">{text(line)}</div>' for line in lines)
+        return gr.HTML(notes or '<p class="pg-hint">Nothing to mend.</p>', visible=True)
+
+    return check_pictures
 
 
 def _renderer(context: Context) -> Callable[..., Any]:

@@ -65,6 +65,18 @@ def test_captions_belong_to_the_pictures_of_their_lines(pictures: list[Path]) ->
         teaching.captioned(pictures[:2], "a\nb\nc")
 
 
+def test_the_doctor_looks_at_what_is_on_the_page(context: Context, lesson: teaching.Lesson) -> None:
+    twice = replace(lesson, pictures=[*lesson.pictures, (lesson.pictures[0][0], "a disc")])
+    found = teaching.look_over(context, twice)
+    name = lesson.pictures[0][0].name
+    assert any(line.startswith(f"{name}: ") and "same" in line for line in found), found
+    assert any("zuv" in line for line in found)  # the trigger is missing in the caption
+    assert not any("000" in line for line in found)
+    assert not list(context.workspace.folder("cache").glob("tmp*"))
+    with pytest.raises(PictureError, match="no pictures"):
+        teaching.look_over(context, replace(lesson, pictures=[]))
+
+
 def test_what_is_set_under_advanced_counts(context: Context, lesson: teaching.Lesson) -> None:
     changed = advanced(
         run__steps=7, adapter__rank=3, run__preview_prompts="one\ntwo", data__class_prompt="a disc"
