@@ -71,7 +71,7 @@ class Injection:
                 if isinstance(one.layer, OwnLayer):
                     self._undo.callback(one.layer.restore)
                 self.parameters |= {f"{one.seat.name}.{part}": p for part, p in one.trained().items()}
-        check_quantised(self.tuned.values(), self.tuning)
+        check_quantised(self.base, self.tuned.values(), self.tuning)
         self._starts = {name: Start(self.tuned[name], whole[name]) for name in whole}
         if self.config.initialisation == "eva":
             start_from_activations(list(self.tuned.values()), forwards)

@@ -151,12 +151,16 @@ def _said_to_be_quantised(component: nn.Module) -> Iterator[None]:
     if hasattr(component, "hf_quantizer"):
         yield
         return
-    settings = SimpleNamespace(get_apply_tensor_subclass=None)
+    settings = SimpleNamespace(get_apply_tensor_subclass=_no_merging)
     component.__dict__["hf_quantizer"] = SimpleNamespace(quantization_config=settings)
     try:
         yield
     finally:
         del component.__dict__["hf_quantizer"]
+
+
+def _no_merging() -> None:
+    raise NotImplementedError("nothing is merged into quantised layers")
 
 
 def _parts(layer: nn.Module, method: Method) -> dict[str, torch.Tensor]:

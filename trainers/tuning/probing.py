@@ -3,71 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from pipelines.base import Base
 from pipelines.errors import ConfigError
 from pipelines.methods import Tuning
 from trainers.tuning.layers import Tuned
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether a layer's weight is packed in fewer bits by one of the libraries."""
-    weight = getattr(module, "weight", None)
-    if weight is None:
+    """Whether a linear layer's weight is packed in fewer bits by one of the libraries."""
+    if not isinstance(module, nn.Linear):
         return False
-    return type(weight.data) is not torch.Tensor or not weight.is_floating_point() or _packed(module)
+    weight = module.weight
+    packed = tuple(weight.shape) != (module.out_features, module.in_features)
+    return packed or type(weight.data) is not torch.Tensor or not weight.is_floating_point()
 
 
-def _packed(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and tuple(module.weight.shape) != (
-        module.out_features,
-        module.in_features,
-    )
+def check_quantised(base: Base, tuned: Iterable[Tuned], tuning: Tuning) -> None:
+    """Try each kind of quantised layer, and of layer over one.
 
-
-def check_quantised(tuned: Iterable[Tuned], tuning: Tuning) -> None:
-    """Try each kind of layer over a quantised one: it must answer, take gradients, and change the answer.
-
-    Raises: ConfigError for what doesn't.
+    The former must pass gradients on to what comes before it; the latter must answer, take gradients, and
+    change the answer. Raises: ConfigError for what doesn't.
     """
-    tried: set[tuple[type, type, type]] = set()
-    for one in tuned:
-        module = one.seat.module
-        if not is_quantised(module):
-            continue
-        weight = module.weight
-        kind = (type(one.layer), type(module), type(weight.data))
-        if kind in tried:
-            continue
-        tried.add(kind)
+    ours = [one for one in tuned if is_quantised(one.seat.module)]
+    modules = [module for part in base.family.components for module in base.component(part).modules()]
+    for label, module in {_label(m): m for m in modules if is_quantised(m)}.items():
+        if not _passes_gradients(module):
+            raise ConfigError(
+                f"nothing can be trained on a base quantised as {label}: it passes no gradients on; choose "
+                "another quantisation, or load the base whole"
+            )
+    for (label, _), one in {(_label(one.seat.module), type(one.layer)): one for one in ours}.items():
         if problem := _problem(one):
             raise ConfigError(
-                f"{tuning.label} doesn't train on layers quantised as {type(module).__name__} "
-                f"({type(weight.data).__name__}): {problem}; choose method 'lora', or load the base whole"
+                f"{tuning.label} doesn't train on layers quantised as {label}: {problem}; choose method "
+                "'lora', or load the base whole"
             )
+
+
+def _label(module: nn.Module) -> str:
+    weight: Any = module.weight
+    return f"{type(module).__name__} ({type(weight.data).__name__})"
+
+
+def _inputs(module: nn.Module) -> torch.Tensor:
+    """Random inputs for a layer, (1, 4, in), where it is and in its precision."""
+    layer: Any = module
+    dtype = getattr(layer, "compute_dtype", None)
+    dtype = layer.bias.dtype if layer.bias is not None else dtype or torch.get_default_dtype()
+    values = torch.randn((1, 4, layer.in_features), generator=torch.Generator().manual_seed(0))
+    return values.to(layer.weight.device, dtype)
+
+
+def _passes_gradients(module: nn.Module) -> bool:
+    with torch.enable_grad():
+        return bool(module(_inputs(module).requires_grad_(True)).requires_grad)
 
 
 def _problem(one: Tuned) -> str | None:
     """Say what goes wrong in a trial of one layer, whose numbers are put back; None: nothing."""
     trained = one.trained()
     kept = {name: p.detach().clone() for name, p in trained.items()}
-    module = one.seat.module
-    width = int(module.in_features)  # type: ignore[arg-type]
-    device = next(iter(trained.values())).device
-    generator = torch.Generator().manual_seed(0)
-    bias = getattr(module, "bias", None)
-    dtype = bias.dtype if isinstance(bias, torch.Tensor) else torch.get_default_dtype()
+    generator = torch.Generator().manual_seed(1)
     try:
-        inputs = torch.randn((1, 4, width), generator=generator).to(device, dtype)
+        inputs = _inputs(one.seat.module)
         with torch.no_grad():
-            before = module(inputs)
+            before = one.seat.module(inputs)
             for parameter in trained.values():
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
-                parameter.add_(noise * 0.1)
-        after = one.layer(inputs)
-        after.float().square().sum().backward()
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
+        with torch.enable_grad():
+            after = one.layer(inputs)
+            after.float().square().sum().backward()
         if torch.equal(after.detach(), before):
             return "its change is dropped silently"
         if any(parameter.grad is None for parameter in trained.values()):

@@ -19,8 +19,14 @@ from trainers.tuning.targets import kind_of
 _METHODS = ("lora", "rslora", "dora", "ia3", "oft", "qalora")
 
 
+# PEFT looks for scales that a layer has moved away at its first pass.
+_REFUSED = {("bnb-int8", "dora")}
+
+
 class Bytes(nn.Linear):
     """A linear layer of whole numbers of 8 bits with a scale per output."""
+
+    scale: torch.Tensor
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
@@ -102,7 +108,21 @@ def test_a_layer_that_drops_its_adapter_is_refused(rounded: Base, monkeypatch: p
         pass
 
 
-@pytest.mark.parametrize("name", ["int8", "int8-dynamic", "nf4", "bnb-int8"])
+def test_a_base_that_passes_no_gradients_is_refused(rounded: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchao's layers do that round what they are given, too: only the last layers would learn."""
+    whole = Bytes.forward
+    monkeypatch.setattr(Bytes, "forward", lambda self, input: whole(self, input.detach()))
+    before = seen(rounded)
+    config = config_of("lora", unet_targets="none")
+    with (
+        pytest.raises(ConfigError, match=r"quantised as Bytes .*passes no gradients on"),
+        injected(rounded, config),
+    ):
+        pass
+    assert torch.equal(seen(rounded), before)
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8", "nf4", "bnb-int8"])
 def test_every_library_that_is_installed(tiny_base: Base, name: str) -> None:
     device = torch.device("cpu")
     try:
@@ -113,6 +133,10 @@ def test_every_library_that_is_installed(tiny_base: Base, name: str) -> None:
     assert QUANTISED[name].bits < 16
     before = seen(tiny_base)
     for method in _METHODS:
+        if (name, method) in _REFUSED:
+            with pytest.raises(ConfigError, match="DoRA doesn't train on layers quantised as Linear8bitLt"):
+                injected(tiny_base, config_of(method, unet_targets="attention")).__enter__()
+            continue
         with injected(tiny_base, config_of(method, unet_targets="attention"), 1) as injection:
             train(injection, 1)
             assert (seen(tiny_base) - before).abs().max() > 1e-4, method
