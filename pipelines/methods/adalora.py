@@ -149,7 +149,7 @@ ADALORA = Method(
             by_block=False,
             no_decay=("down", "up"),
             allocates_rank=True,
-            learning_rate=5e-4,
+            learning_rate=2e-3,
         ),
     ),
 )

@@ -76,7 +76,7 @@ HIRA = Method(
             summary="LoRA times the base's own weights: changes of high rank from few numbers",
             peft_config=tuned(hira_config),
             uses=frozenset({"rank", "dropout"}),
-            learning_rate=1e-3,
+            learning_rate=2e-3,
         ),
     ),
 )

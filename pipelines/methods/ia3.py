@@ -144,7 +144,7 @@ IA3 = Method(
             uses=frozenset(),
             by_block=False,
             decays=False,
-            learning_rate=2e-3,
+            learning_rate=4e-3,
         ),
     ),
 )

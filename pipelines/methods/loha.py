@@ -143,7 +143,7 @@ LOHA = Method(
             summary="two LoRAs multiplied number by number: higher rank for the same size",
             peft_config=_tuned,
             uses=frozenset({"rank", "alpha", "dropout", "module_dropout"}),
-            learning_rate=5e-4,
+            learning_rate=1e-3,
         ),
     ),
 )  # fmt: skip

@@ -146,7 +146,7 @@ LOKR = Method(
             summary="a Kronecker product: very small files",
             peft_config=_tuned,
             uses=frozenset({"rank", "alpha", "dropout", "module_dropout"}),
-            learning_rate=5e-4,
+            learning_rate=1e-3,
         ),
     ),
 )

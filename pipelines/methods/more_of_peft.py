@@ -103,7 +103,7 @@ MISS = row_through_peft(
             peft_config=tuned(_MISS_CONFIG),
             misfit=_miss_misfit,
             uses=frozenset({"rank", "dropout"}),
-            learning_rate=2e-4,
+            learning_rate=4e-4,
         ),
     ),
 )
@@ -132,7 +132,7 @@ C3A = row_through_peft(
             peft_config=tuned(_C3A_CONFIG),
             misfit=_c3a_misfit,
             uses=frozenset({"rank"}),
-            learning_rate=1e-3,
+            learning_rate=3e-3,
         ),
     ),
 )
@@ -190,7 +190,7 @@ WAVEFT = row_through_peft(
             peft_config=_spectrum(_WAVEFT_CONFIG),
             misfit=_spectrum_misfit,
             uses=frozenset({"rank"}),
-            learning_rate=1e-3,
+            learning_rate=1e-4,
         ),
     ),
 )
@@ -220,7 +220,7 @@ ROAD = row_through_peft(
             uses=frozenset({"rank"}),
             rank_multiple=2,
             decays=False,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
         ),
     ),
 )
@@ -254,7 +254,7 @@ DELORA = row_through_peft(
             peft_config=tuned(_DELORA_CONFIG),
             uses=frozenset({"rank", "dropout"}),
             decays=False,
-            learning_rate=1e-3,
+            learning_rate=3e-5,
         ),
     ),
 )
@@ -292,6 +292,7 @@ GRALORA = row_through_peft(
             peft_config=tuned(_GRALORA_CONFIG),
             misfit=_gralora_misfit,
             rank_multiple=2,
+            learning_rate=3e-4,
         ),
     ),
 )

@@ -132,7 +132,7 @@ VERA = Method(
             sits_on=("linear",),
             uses=frozenset({"rank", "dropout"}),
             by_block=False,
-            learning_rate=1e-2,
+            learning_rate=3e-3,
         ),
     ),
 )
