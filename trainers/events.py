@@ -22,10 +22,11 @@ class TrainEvent:
     step, total: optimizer steps taken, and to take. message: one line for people.
     data: plain JSON values, by kind:
         stage: {"stage": name, "done": n, "of": n} where it counts something.
-        step: {"loss", "instance_loss", "prior_loss", "learning_rate", "gradient_norm", "seconds"}.
+        step: {"loss", "<stream>_loss", "learning_rate", "gradient_norm", "seconds", "memory_bytes"}; the
+        last is the peak so far (see `trainers.memory.Peak`).
         held_out: {"loss"}. preview: {"files": paths below the run folder, "prompts", "seeds"}.
         checkpoint: {"path": below the run folder}.
-        done: {"adapter": file name, "sha256", "rank", "steps", "seconds"}.
+        done: {"adapter": file name, "sha256", "rank", "steps", "seconds", "memory_bytes"}.
     """
 
     kind: Kind

@@ -22,7 +22,7 @@ def one_of(*names: str) -> AfterValidator:
 
 
 def about(
-    tier: Literal["simple", "advanced"], unit: str = "", choices: tuple[str, ...] = ()
+    tier: Literal["simple", "advanced"], unit: str = "", choices: tuple[Any, ...] = ()
 ) -> dict[str, Any]:
     """What a form needs besides pydantic's own metadata."""
     extra: dict[str, Any] = {"tier": tier, "unit": unit}
