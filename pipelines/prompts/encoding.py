@@ -47,15 +47,15 @@ def encode(
     return positive, base.zeroed(negative, negatives)
 
 
-def encode_literal(base: Base, prompts: Sequence[str], chunks: int = 1) -> Conditioning:
+def encode_literal(base: Base, prompts: Sequence[str]) -> Conditioning:
     """Encode B prompts of any length as they stand: brackets and weights are text, as in captions.
 
-    chunks: the shorter ones are filled up with chunks of no words to at least as many. Prompts that fit
-    into one chunk give what `base.condition` gives. Gradients flow where the caller has them on.
+    Shorter ones are filled up with chunks of no words to the length of the longest. Prompts that fit into
+    one chunk give what `base.condition` gives. Gradients flow where the caller has them on.
     """
     components = [row.component for row in base.family.text_encoders]
     cut = {name: [Cutter(base, name).cut([[(text, 1.0)]]) for text in prompts] for name in components}
-    return _told(base, cut, max([chunks, *(len(found) for part in cut.values() for found in part)]), None)
+    return _told(base, cut, max(len(found) for part in cut.values() for found in part), None)
 
 
 def count_chunks(base: Base, prompts: Sequence[str]) -> int:
