@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.adapter import Adapter
-from pipelines.deltas import delta_of, layers_of
+from pipelines.deltas import check_on, delta_of, layers_of
 from pipelines.errors import AdapterError, ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def effects(adapters: Mapping[str, Adapter], base: Base) -> dict[str, float]:
     """
     from pipelines.mixer import Mixer
 
-    layers_of(base, adapters.values())
+    check_on(base, adapters.values())
     for name, adapter in adapters.items():
         if not adapter.factors and not adapter.tokens:
             raise AdapterError(f"adapter {name!r} is empty; leave it out")

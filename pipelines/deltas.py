@@ -133,15 +133,22 @@ def layers_of(base: Base | None, adapters: Iterable[Adapter]) -> dict[str, Any] 
     adapters = list(adapters)
     for adapter in adapters:
         refuse_without_delta(adapter)
-    if base is None:
-        for adapter in adapters:
-            adapter.check_factors()
-        return None
-    if base.holder is not None:
+    check_on(base, adapters)
+    return None if base is None else dict(base.weighted())
+
+
+def check_on(base: Base | None, adapters: Iterable[Adapter]) -> None:
+    """Make sure that adapters are sound, and fit a base that holds no mix.
+
+    Raises: AdapterError where one doesn't fit, or where adapters are mixed into the base now.
+    """
+    if base is not None and base.holder is not None:
         raise AdapterError(f"adapters are mixed into base {base.ref!r} now; restore it first")
     for adapter in adapters:
-        adapter.check(base)
-    return dict(base.weighted())
+        if base is None:
+            adapter.check_factors()
+        else:
+            adapter.check(base)
 
 
 def refuse_without_delta(adapter: Adapter) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pipelines.adapter import Adapter, Factors
 from pipelines.anatomy import anatomy
+from pipelines.balance import balanced_weights, effects
 from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.export import export_adapter
@@ -267,6 +268,16 @@ def test_tools_that_need_a_delta_refuse_it_by_name(tiny_base: Base, tmp_path: Pa
         with pytest.raises(AdapterError, match=f"'odd' is .*, which the {format} form can't hold.*no ΔW"):
             export_adapter(adapter, path, format, base=tiny_base)
     assert not list(tmp_path.iterdir())
+
+
+def test_its_effect_can_be_balanced_and_its_norm_cant(tiny_base: Base) -> None:
+    adapters = {"lora": random_adapter(tiny_base), "beside": random_adapter_of(tiny_base, "bottleneck")}
+    found = balanced_weights(adapters, tiny_base, measure="effect")
+    sizes = effects(adapters, tiny_base)
+    assert sizes["beside"] > 0 and hooks(tiny_base) == 0
+    assert found["lora"] * sizes["lora"] == pytest.approx(found["beside"] * sizes["beside"], rel=1e-5)
+    with pytest.raises(AdapterError, match="bottleneck adapters add layers and have no ΔW"):
+        balanced_weights(adapters, tiny_base, measure="norm")
 
 
 @pytest.mark.parametrize("method", WITHOUT_DELTA)
