@@ -35,11 +35,12 @@ _FREE_TO_CHANGE = {
 }  # fmt: skip
 
 
-def open_run(config: TrainConfig, resume: bool, resolution: int = 512) -> Path:
+def open_run(config: TrainConfig, resume: bool, resolution: int = 512, *, writes: bool = True) -> Path:
     """Make the run folder ready and write config.json; return the folder.
 
     resume: go on from what is there; else what a run left there is removed (nothing else is). resolution:
-    side in pixels that is learned, by which room on the disk is asked for.
+    side in pixels that is learned, by which room on the disk is asked for. writes: whether this is the
+    process that writes; another one only looks whether the run may go on.
 
     Raises: ConfigError where another config has checkpoints there; StudioError where the folder can't be
     written or the disk has no room. Nothing is written then.
@@ -49,6 +50,8 @@ def open_run(config: TrainConfig, resume: bool, resolution: int = 512) -> Path:
         raise ConfigError(f"run.output: {str(folder)!r} is a file, expected a folder; choose another")
     if resume:
         _check_same(config, folder)
+    if not writes:
+        return folder
     check_room(config, resolution)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,17 @@ def test_what_changes_no_result_may_change_between_two_starts(make_config: Make,
         open_run(make_config(accumulate=2), resume=True)
 
 
+def test_a_process_that_does_not_write_changes_nothing(make_config: Make, tmp_path: Path) -> None:
+    assert open_run(make_config(), resume=False, writes=False) == tmp_path / "run"
+    assert not (tmp_path / "run").exists()
+    folder = open_run(make_config(), resume=True)
+    (folder / "checkpoints" / "step-000002").mkdir(parents=True)
+    open_run(make_config(), resume=False, writes=False)
+    assert (folder / "config.json").exists() and (folder / "checkpoints" / "step-000002").exists()
+    with pytest.raises(ConfigError, match=r"run.accumulate was 1, now 2"):
+        open_run(make_config(accumulate=2), resume=True, writes=False)
+
+
 def test_a_run_of_an_older_pigment_goes_on(make_config: Make, tmp_path: Path) -> None:
     folder = open_run(make_config(), resume=True)
     (folder / "checkpoints" / "step-000002").mkdir(parents=True)
