@@ -230,6 +230,15 @@ def test_one_card_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPat
         pass
 
 
+def test_of_processes_that_fail_together_the_first_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    monkeypatch.setattr(module, "_store", lambda: store)
+    assert [report(ConfigError(f"process {rank}")) for rank in (0, 1, 2)] == [True, False, False]
+    assert module._failure() == "process 0"
+
+
 def test_who_is_left_behind_by_a_killed_process_says_so() -> None:
     assert report(Abandoned(None, RuntimeError("Connection closed by peer")))
     assert "another process has ended" in str(Abandoned(None, RuntimeError("Connection closed by peer")))
