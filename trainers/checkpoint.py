@@ -27,8 +27,6 @@ from safetensors.torch import save as save_tensors
 
 from pipelines.errors import StudioError
 from pipelines.files import file_sha256, sync_folder
-from trainers.optimizer_state import optimizer_state as optimizer_state
-from trainers.optimizer_state import restore_optimizer_state as restore_optimizer_state
 
 KEEP = 2
 _MANIFEST = "MANIFEST.json"

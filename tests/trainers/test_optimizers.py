@@ -13,7 +13,8 @@ import torch
 import trainers.optimizers
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
-from trainers.checkpoint import Checkpoint, commit, optimizer_state, restore_optimizer_state
+from trainers.checkpoint import Checkpoint, commit
+from trainers.optimizer_state import optimizer_state, restore_optimizer_state
 from trainers.optimizers import OPTIMIZERS, base_rate_scale, build_optimizer, check_installed, step_size
 from trainers.schedules import SCHEDULES, rate_factor
 from trainers.settings import OptimizerConfig
@@ -47,7 +48,7 @@ def begin(name: str, **fields: Any) -> tuple[Parameters, torch.optim.Optimizer]:
     config = OptimizerConfig(optimizer=name, **fields)
     of_unet = [one for key, one in parameters.items() if key.startswith("unet.")]
     of_text = [one for key, one in parameters.items() if key.startswith("text.")]
-    rate = config.learning_rate or 0.0
+    rate = settings.default_rate(name, 1e-3) if config.learning_rate is None else config.learning_rate
     groups = [
         {"params": of_unet, "lr": rate, "weight_decay": 0.1, "name": "unet"},
         {"params": of_text, "lr": rate, "weight_decay": 0.0, "name": "text"},
@@ -170,8 +171,8 @@ def test_optimizers_descend_at_their_own_rate(name: str) -> None:
     rate = config.learning_rate * settings.rate_scale(name)
     optimizer = build_optimizer([{"params": [down, up], "lr": rate}], config)
     losses = []
-    for step in range(300):
-        optimizer.param_groups[0]["lr"] = rate * rate_factor(step, 300, config)
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = rate * rate_factor(step, 100, config)
         loss = (up @ down - target).square().mean()
         losses.append(loss.item())
         loss.backward()

@@ -84,12 +84,12 @@ class OptimizerConfig(Section):
         json_schema_extra=about("advanced", choices=OPTIMIZER_NAMES),
     )
     learning_rate: float | None = Field(
-        default=2e-3,
+        default=None,
         gt=0,
         le=1,
         title="Learning rate",
-        description="Size of a step on the UNet. The embedded base likes 1e-3 to 4e-3, large bases 1e-4. "
-        "Empty: the method's own.",
+        description="Size of a step on the UNet. Empty: the method's own, for this optimizer and base; 1e-4 "
+        "is usual on large bases, 2e-3 on the embedded one.",
         json_schema_extra=about("advanced"),
     )
     text_learning_rate: float | None = Field(

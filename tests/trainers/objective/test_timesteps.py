@@ -66,6 +66,7 @@ def test_a_range_holds_for_every_row(sampling: str) -> None:
     objective = ObjectiveConfig(timestep_sampling=sampling, timestep_min=0.2, timestep_max=0.3)
     drawn = draw_timesteps(1000, LEVELS, objective, torch.Generator().manual_seed(0))
     assert 200 <= drawn.min() < 225 and 285 < drawn.max() <= 299
+    assert ((drawn == 200) | (drawn == 299)).float().mean() < 0.1
 
 
 def test_a_range_that_is_narrower_than_a_level_is_that_level() -> None:
