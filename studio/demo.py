@@ -24,28 +24,17 @@ from pipelines.errors import BaseError, ConfigError, StudioError
 from pipelines.files import write_atomic
 from studio.commands.arguments import Parser
 from studio.commands.base_options import BASE_HELP, find_base
-from studio.trials import Trial, choose, columns, prompts
+from studio.demo_pictures import draw_before_after, draw_grid
+from studio.trials import Trial, choose, columns
 from trainers.evidence.provenance import Clock, machine, versions
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from pipelines.adapter import Adapter
     from pipelines.base import Base
     from pipelines.mixer import Mixer
     from trainers.config import TrainConfig
 
 RECORD = Path(__file__).resolve().parent.parent / "tests" / "bench" / "results" / "demo.json"
-
-ROWS: tuple[tuple[str, float, float], ...] = (
-    ("base (all 0)", 0.0, 0.0),
-    ("subject 0.5", 0.5, 0.0),
-    ("subject 1", 1.0, 0.0),
-    ("style 0.5", 0.0, 0.5),
-    ("style 1", 0.0, 1.0),
-    ("both 1", 1.0, 1.0),
-)
-"""Rows of the grid: label, weight of the subject, weight of the style."""
 
 SHOWN = ("seconds", "image_similarity_base", "image_similarity_adapter", "prompt_similarity_base",
          "prompt_similarity_adapter", "export_psnr_db")  # fmt: skip
@@ -103,22 +92,6 @@ def teach_all(configs: dict[str, TrainConfig]) -> dict[str, tuple[Path, str]]:
     with ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         asked = {name: pool.submit(teach, config, os.getpid()) for name, config in configs.items()}
         return {name: future.result() for name, future in asked.items()}
-
-
-def draw_grid(base: Base, mixer: Mixer, subject: Trial, style: Trial, options: argparse.Namespace) -> Image:
-    """Every column at every row's weights, one seed per column, as a labelled grid."""
-    from pipelines.generate import GenerationConfig, generate_prompts
-    from pipelines.grids import labelled_grid
-
-    labels = [label for label, *_ in columns(subject, style)]
-    seeds = [options.seed + index for index in range(len(labels))]
-    rows = []
-    for _, *weights in ROWS:
-        mixer.set({subject.id: weights[0], style.id: weights[1]})
-        asked = prompts(subject, style, (weights[0], weights[1]))
-        rows.append(generate_prompts(base, asked, seeds, GenerationConfig(prompt=asked[0])))
-    title = f"{subject.example.title} · {style.example.title}"
-    return labelled_grid(rows, [label for label, *_ in ROWS], labels, title)
 
 
 def measure(
@@ -203,9 +176,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with Mixer(base) as mixer:
         for name, adapter in adapters.items():
             mixer.add(name, adapter)
-        print(f"drawing {len(columns(subject, style))} prompts at {len(ROWS)} mixes", flush=True)
+        print(f"drawing {len(columns(subject, style))} prompts at several mixes", flush=True)
         with clock.stage("grid"):
-            draw_grid(base, mixer, subject, style, options).save(out / "grid.png")
+            draw_grid(base, mixer, subject, style, options.seed).save(out / "grid.png")
+            for trial in (subject, style):
+                draw_before_after(base, mixer, trial, options.seed).save(out / f"{trial.id}-before-after.png")
         print("measuring the subject against pictures it was never taught", flush=True)
         with clock.stage("measure"):
             figures = measure(base, mixer, subject, options)

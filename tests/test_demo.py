@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import ConfigError, PictureError, StudioError
-from studio import demo, trials
+from studio import demo, demo_pictures, trials
 from studio.examples import EXAMPLES
 from trainers import config as train_config
 
@@ -22,7 +22,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sketch preset cut to two steps, and a grid of two rows."""
     for kind in ("subject", "style"):
         monkeypatch.setitem(train_config.PRESETS, ("sketch", kind), SHORT)
-    monkeypatch.setattr(demo, "ROWS", (demo.ROWS[0], demo.ROWS[-1]))
+    monkeypatch.setattr(demo_pictures, "ROWS", (demo_pictures.ROWS[0], demo_pictures.ROWS[-1]))
 
 
 def _demo(out: Path, *more: str) -> int:
@@ -45,6 +45,9 @@ def test_the_whole_way(short: None, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert float(report["export_psnr_db"]) >= 35
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 8 * 64 and grid.height > 2 * 64
+    for name in names:
+        with Image.open(tmp_path / f"{name}-before-after.png") as grid:
+            assert grid.width > 5 * 64 and grid.height > 3 * 64
     assert all(len(row["sha256"]) == 64 for row in report["adapters"].values())
     assert f"look at {tmp_path / 'grid.png'}" in capsys.readouterr().out
 
@@ -100,7 +103,7 @@ def test_columns_show_nothing_that_was_taught() -> None:
 
 def test_a_prompt_names_an_adapter_exactly_where_it_takes_part() -> None:
     subject, style = trials.choose("subject", "mascot"), trials.choose("style", "blueprint")
-    for _, subject_weight, style_weight in demo.ROWS:
+    for _, subject_weight, style_weight in demo_pictures.ROWS:
         asked = trials.prompts(subject, style, (subject_weight, style_weight))
         first, last = asked[0], asked[-1]
         assert (subject.example.trigger in first) == (subject_weight != 0)
