@@ -1,4 +1,9 @@
-"""Train without a page: `python -m trainers run.toml`, also under torchrun or accelerate launch."""
+"""Train without a page: `python -m trainers run.toml`.
+
+On several cards or nodes: `accelerate launch -m trainers run.toml`, or
+`torchrun --nproc_per_node 2 -m trainers run.toml`; on CPUs torchrun alone, since accelerate 1.15 starts one
+process there whatever `--num_processes` says.
+"""
 
 from __future__ import annotations
 
