@@ -218,7 +218,7 @@ class OptimizerConfig(Section):
             if (self.learning_rate or 1.0) < LEAST_FACTOR:
                 raise ValueError(
                     f"learning_rate {self.learning_rate:g} is only a factor with optimizer {self.optimizer!r}"
-                    f", which finds the size of a step by itself; leave it out or give {row.learning_rate:g}"
+                    f", which finds the size of a step by itself; set learning_rate to {row.learning_rate:g}"
                 )
             if self.text_learning_rate not in (None, self.learning_rate):
                 raise ValueError(
