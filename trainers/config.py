@@ -49,11 +49,17 @@ class TrainConfig(Section):
         values: dict[str, Any] = json.loads(self.model_dump_json())
         for field in ("output", "cache", "device", "threads"):
             del values["run"][field]
-        for field in ("base", "vae", "configs"):
-            values["run"][field] = Path(values["run"][field]).name
-        del values["data"]["instance_images"]
+        for section, field in NAMED_OR_PATH:
+            values[section][field] = Path(values[section][field]).name
+        for field in ("instance_images", "class_images"):
+            del values["data"][field]
         return values
 
+
+NAMED_OR_PATH: tuple[tuple[str, str], ...] = (
+    ("run", "base"), ("run", "vae"), ("run", "configs"), ("data", "captioner")
+)  # fmt: skip
+"""(section, name) of every field that is a name, or a folder or file where there is one."""
 
 FIELDS: dict[str, str] = {
     name: section
@@ -150,8 +156,8 @@ def load_config(path: str | Path) -> TrainConfig:
 
     The file has the sections of TrainConfig as tables, and may have `preset = "…"` above them, or a table
     `[preset]` (see `trainers.presets.Preset`); the other tables go before it. Relative folders are taken
-    from the file's own folder; `run.base`, `run.vae` and `run.configs` too, where such a folder or file
-    exists.
+    from the file's own folder; `run.base`, `run.vae`, `run.configs` and `data.captioner` too, where such a
+    folder or file exists.
 
     Raises: ConfigError, one line, for a missing or malformed file and for what `validate` refuses.
     """
@@ -173,7 +179,7 @@ def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:
     """Make a config from the plain values of a file in `folder`; see `load_config`."""
     values = {name: dict(part) if isinstance(part, dict) else part for name, part in values.items()}
     preset = values.pop("preset", None)
-    data, run = values.get("data"), values.get("run")
+    data = values.get("data")
     if preset is not None:
         kind = data.get("kind", "subject") if isinstance(data, dict) else "subject"
         for name, value in preset_fields(read_preset(preset), kind).items():
@@ -184,8 +190,10 @@ def config_from(values: dict[str, Any], folder: Path) -> TrainConfig:
         section = values.get(place)
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
             section[name] = folder / Path(section[name]).expanduser()
-    for name in ("base", "vae", "configs"):
-        if isinstance(run, dict) and isinstance(run.get(name), str) and run[name]:
-            here = folder / Path(run[name]).expanduser()
-            run[name] = str(here) if here.exists() and run[name] != "pocket" else run[name]
+    for place, name in NAMED_OR_PATH:
+        section = values.get(place)
+        if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
+            here = folder / Path(section[name]).expanduser()
+            if here.exists() and section[name] != "pocket":
+                section[name] = str(here)
     return validate(values)

@@ -12,6 +12,7 @@ from pipelines.errors import StudioError
 from trainers import checkpoint, memory
 from trainers.averages import Averages
 from trainers.batches import draw_step
+from trainers.captioning import write_captions
 from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
@@ -32,7 +33,7 @@ from trainers.looking import Looks
 from trainers.objective import noise_levels, predict, sample_losses, weights
 from trainers.optimizers import base_rate_scale, build_optimizer
 from trainers.precision import Precision
-from trainers.preparing import doctor_notes, forwards, plan_cuts, prepare
+from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
 from trainers.processes import joined
 from trainers.results import not_finite, write_result
 from trainers.run_folder import CHECKPOINTS, open_run
@@ -57,7 +58,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         return TrainEvent(kind=kind, step=step, total=total, message=message, data=data)
 
     # ── Refuse what can be refused, before anything is written
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(before_captions(config.data))
     with ExitStack() as held:
         held.enter_context(threads(run.threads))
         held.enter_context(memory.explained(config))
@@ -69,7 +70,14 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         levels = noise_levels(base, config.objective)
         cuts = plan_cuts(base, config, dataset)
         check_injection(base, config)
-        folder = open_run(config, resume)
+        folder = open_run(config, resume, resolution_of(base, config), writes=processes.main)
+
+        # ── Captions, where a model is to write them
+        if config.data.captioner:
+            with processes.main_first():
+                yield from write_captions(config.data, run.device, total)
+            dataset = load_dataset(config.data)
+            cuts = plan_cuts(base, config, dataset)
         for note in (*dataset.notes, *levels.notes):
             yield event("warning", 0, note)
         for note in doctor_notes(base, config):

@@ -14,7 +14,7 @@ from trainers.batches import Stream, draw_step
 from trainers.caching.encoding import encode_frames
 from trainers.captions import spoken
 from trainers.conditions import PromptEncoder
-from trainers.config import TrainConfig
+from trainers.config import DataConfig, TrainConfig
 from trainers.dataset import Dataset, Frame, Item, frame_notes, frames
 from trainers.doctor import examine
 from trainers.events import TrainEvent
@@ -39,6 +39,11 @@ class Prepared:
     streams: tuple[Stream, ...]
     held_out: HeldOut | None
     captions: tuple[str, ...]
+
+
+def before_captions(data: DataConfig) -> DataConfig:
+    """Return how the pictures can be read before a captioner has written what it is to write."""
+    return data.model_copy(update={"captions": "prompt"}) if data.captioner else data
 
 
 @dataclass(frozen=True)

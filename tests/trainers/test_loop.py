@@ -353,3 +353,24 @@ def test_threads_are_given_back(make_config: Make) -> None:
     assert torch.get_num_threads() == before + 1
     events.close()
     assert torch.get_num_threads() == before
+
+
+def test_captions_are_written_before_anything_is_learned(
+    make_config: Make, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def captioner(name: str, device: str | None) -> Any:
+        asked.append(name)
+        return lambda picture: f"a zuv {picture.getpixel((0, 0))[0]}"
+
+    monkeypatch.setattr("trainers.captioning.load_captioner", captioner)
+    (pictures / "00.txt").write_text("my own zuv")
+    events = run(make_config(captioner="some/model", add_trigger=True, output=tmp_path / "first"))
+    assert asked == ["some/model"]
+    assert (pictures / "00.txt").read_text() == "my own zuv"
+    assert "zuv 0" in (pictures / "01.txt").read_text()
+    done = read_adapter(tmp_path / "first" / "adapter.safetensors")
+    assert json.loads(done.metadata["training"])["data"]["captioner"] == "model"
+    again = run(make_config(add_trigger=True, output=tmp_path / "second"))
+    assert losses(again) == losses(events), "written captions are captions like any other"
