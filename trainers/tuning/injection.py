@@ -19,7 +19,7 @@ from trainers.settings import AdapterConfig, OptimizerConfig
 from trainers.tuning import dropout
 from trainers.tuning.allocation import Allocation, pruned
 from trainers.tuning.layers import Tuned, put_in, take_out
-from trainers.tuning.probing import check_quantised
+from trainers.tuning.probing import check_quantised, remembered
 from trainers.tuning.rates import groups
 from trainers.tuning.starts import REWRITING, Start, check_starts, start_from_activations
 from trainers.tuning.targets import seats
@@ -55,6 +55,8 @@ class Injection:
         self._undo.callback(take_out, self.base, found)
         learned = {p: p.requires_grad for seat in found for p in seat.module.parameters()}
         self._undo.callback(lambda: [p.requires_grad_(flag) for p, flag in learned.items()])
+        for seat in found:
+            self._undo.callback(remembered(seat.module))
         rewritten = [seat for seat in found if seat.size.init in REWRITING]
         whole: dict[str, torch.Tensor] = {}
         for seat in rewritten:  # PEFT may write into what it finds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,6 +21,26 @@ def is_quantised(module: nn.Module) -> bool:
     weight = module.weight
     packed = tuple(weight.shape) != (module.out_features, module.in_features)
     return packed or type(weight.data) is not torch.Tensor or not weight.is_floating_point()
+
+
+def remembered(module: nn.Module) -> Callable[[], None]:
+    """Return what puts the scales of a bitsandbytes layer of 8 bits back; of any other layer: nothing.
+
+    It keeps them beside its weight, where PEFT's DoRA loses them once the layer has been used.
+    """
+    layer: Any = module
+    state, weight = getattr(layer, "state", None), getattr(layer, "weight", None)
+    if state is None or weight is None or not hasattr(weight, "SCB"):
+        return lambda: None
+    data, beside, inner = weight.data, dict(vars(weight)), dict(vars(state))
+
+    def put_back() -> None:
+        layer.weight = weight
+        weight.data = data
+        vars(weight).update(beside)
+        vars(state).update(inner)
+
+    return put_back
 
 
 def check_quantised(base: Base, tuned: Iterable[Tuned], tuning: Tuning) -> None:
