@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pipelines.adapter import Adapter, LowRank
 from pipelines.base import Base
@@ -167,6 +168,32 @@ def test_a_base_in_half_precision_keeps_it_and_parameters_are_fp32(tuning: str) 
         bias = module.bias.float() + (0 if bias is None else bias)
         exact = functional.linear(x.float(), weight + factors.delta(weight), bias).detach()
         assert float((found.detach().float() - exact).norm() / exact.norm()) < 0.01
+
+
+@pytest.mark.parametrize("tuning", OWN)
+def test_it_learns_in_mixed_precision_and_through_recomputation(tuning: str, tiny_base: Base) -> None:
+    prefix = tuning == "prefix"
+    module = copy.deepcopy(next(iter(tiny_base.attentions().values()))) if prefix else linear()
+    layer, x = made(tuning, module), torch.randn(2, 5, 32 if prefix else 20)
+    stir(layer)
+
+    def call() -> Tensor:
+        found: Tensor = layer(hidden_states=x)[0] if prefix else layer(x)
+        return found
+
+    def gradients(found: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(found.float().square().sum(), list(layer.trained().values())))
+
+    exact, wanted = call().detach(), gradients(call())
+    again = checkpoint(call, use_reentrant=False)
+    assert torch.equal(again, exact)
+    assert all(torch.equal(one, other) for one, other in zip(gradients(again), wanted, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = call()
+    assert halved.dtype == torch.bfloat16
+    assert float((halved.detach().float() - exact).norm() / exact.norm()) < 0.02
+    for one, other in zip(gradients(halved), wanted, strict=True):
+        assert one.dtype == torch.float32 and float((one - other).norm() / other.norm()) < 0.1
 
 
 @pytest.mark.parametrize("tuning", OWN)
