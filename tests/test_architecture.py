@@ -24,7 +24,7 @@ FORBIDDEN: dict[str, frozenset[str]] = {
     "app.py": frozenset({*HEAVY, "accelerate", "safetensors", "gradio", "trainers", "pipelines", "tests"}),
 }
 # Not dependencies of this project; the first one breaks `import diffusers` where its build doesn't fit torch.
-NEVER = frozenset({"torchvision", "matplotlib", "cv2", "scipy", "sklearn"})
+NEVER = frozenset({"torchvision", "matplotlib", "cv2", "sklearn"})
 CPU_SECONDS = 1.0
 
 
