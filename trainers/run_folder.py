@@ -31,7 +31,7 @@ _FREE_TO_CHANGE = {
         "keep_checkpoints", "checkpoint_every", "evaluate_every",
         *(name for name in RunConfig.model_fields if name.startswith("preview_")),
     ),
-    "data": ("instance_images",),
+    "data": ("instance_images", "class_images"),
 }  # fmt: skip
 
 
