@@ -13,8 +13,8 @@ from pipelines.base import Base
 from pipelines.conditioning import Conditioning
 from pipelines.prompts import count_chunks, encode_literal
 from trainers.conditions import PromptEncoder
-from trainers.inject import injected
 from trainers.settings import AdapterConfig
+from trainers.tuning import injected
 
 LONG = "red, teal, gold, navy"  # one token per letter: two chunks of 14
 

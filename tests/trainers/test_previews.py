@@ -16,8 +16,8 @@ import trainers.previews
 from pipelines.base import Base
 from pipelines.errors import ConfigError
 from trainers.config import TrainConfig
-from trainers.inject import injected
 from trainers.previews import at_rest, draw_previews, preview_settings
+from trainers.tuning import injected
 
 Make = Callable[..., TrainConfig]
 

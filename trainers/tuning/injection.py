@@ -183,8 +183,6 @@ class Injection:
         values = {**self.parameters, **self._more()}
         return {name: value.detach().clone().contiguous() for name, value in values.items()}
 
-    tensors = state
-
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write back what `state` returned. Raises: StudioError where a name or shape differs."""
         more = self._more()
