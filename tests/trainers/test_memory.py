@@ -101,6 +101,14 @@ def test_recomputing_changes_no_gradient(fixture: str, request: pytest.FixtureRe
     assert not any("forward" in vars(module) for module in base.unet.modules())
 
 
+def test_selective_takes_feed_forward_layers_and_blocks_at_full_size(tiny_base: Base) -> None:
+    with checkpointing(tiny_base, "selective"):
+        taken = {name for name, module in tiny_base.unet.named_modules() if "forward" in vars(module)}
+    full = {name for name in taken if name.startswith(("down_blocks.0.", "up_blocks.1."))}
+    assert {"down_blocks.0.resnets.0", "down_blocks.0.attentions.0.transformer_blocks.0"} < full
+    assert taken - full == {"mid_block.attentions.0.transformer_blocks.0.ff"}
+
+
 def test_a_text_encoder_that_does_not_learn_is_not_recomputed(tiny_base: Base) -> None:
     with checkpointing(tiny_base, "all"):
         assert not any("forward" in vars(module) for module in tiny_base.text_encoder.modules())
