@@ -20,7 +20,7 @@ from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
 from trainers.inversion import PREFIX, Phase
 from trainers.objective import Levels, predict, target
-from trainers.optimizers import rate_factor
+from trainers.optimizers import build_optimizer, rate_factor
 from trainers.preparing import PRIOR
 from trainers.processes import Processes
 from trainers.settings import AdapterConfig
@@ -67,13 +67,13 @@ def check_base(base: Base) -> None:
 
 
 def check_injection(base: Base, config: TrainConfig) -> None:
-    """Put the adapter in and take it out again, so that what it can't be put into is said at once.
+    """Put the adapter in and take it out again, so that what doesn't go together is said at once.
 
-    Raises: ConfigError as `inject` does.
+    Raises: ConfigError as `inject` and `build_optimizer` do.
     """
     trial = config.adapter.model_copy(update={"initialisation": "default"})  # the others take their time
-    with injected(base, trial, config.run.seed, word=config.data.trigger):
-        pass
+    with injected(base, trial, config.run.seed, word=config.data.trigger) as trial_injection:
+        build_optimizer(trial_injection.groups(config.optimizer), config.optimizer)
 
 
 def encoders_learning(injection: Injection) -> frozenset[str]:

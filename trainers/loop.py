@@ -31,7 +31,7 @@ from trainers.learning import (
 )
 from trainers.looking import Looks
 from trainers.objective import noise_levels, predict, sample_losses, weights
-from trainers.optimizers import base_rate_scale, build_optimizer
+from trainers.optimizers import base_rate_scale, build_optimizer, step_size
 from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
 from trainers.processes import joined
@@ -173,7 +173,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
 
                 yield event(
                     "step", state.step, f"loss {found.loss:.4f}", loss=found.loss, **found.streams,
-                    learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.item(),
+                    learning_rate=step_size(optimizer), gradient_norm=norm.item(),
                     seconds=round(time.monotonic() - step_began, 4), memory_bytes=peak.bytes(),
                 )  # fmt: skip
                 if precision.skipped:

@@ -27,7 +27,7 @@ _SUBJECT = {"prior_batch_size": 2}
 _STYLE = {"prior_weight": 0.0, "unet_targets": "attention+ff"}
 _SKETCH = {"num_class_images": 32, "checkpoint_every": 50}
 _STANDARD = {"num_class_images": 48}
-_THOROUGH = {"num_class_images": 96, "learning_rate": 1e-3}
+_THOROUGH = {"num_class_images": 96}
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("sketch", "subject"): {**_SUBJECT, **_SKETCH, "steps": 250, "preview_every": 125},
