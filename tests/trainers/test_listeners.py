@@ -94,6 +94,7 @@ def test_one_that_fails_is_a_warning_and_hears_no_more(
         2,
     )
     assert opened["wandb"][0].heard == EVENTS and opened["wandb"][0].closed == 1
+    assert all(ear.heard == EVENTS[:after] for ear in opened["tensorboard"])
 
 
 def test_closing_closes_the_run_first(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
