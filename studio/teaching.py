@@ -18,6 +18,7 @@ from studio.library import copy_file
 from studio.workspace import new_id
 from trainers.config import FIELDS, PRESETS, TrainConfig, preset_config, validate
 from trainers.images import SUFFIXES, read_picture
+from trainers.wording import prompts
 
 MAX_PICTURES = 1000
 
@@ -61,20 +62,6 @@ def example_config(preset: str, kind: str) -> TrainConfig:
     return preset_config(
         preset, kind, instance_images=Path("."), output=Path("."), trigger="x", instance_prompt="x"
     )
-
-
-def with_article(noun: str) -> str:
-    """`noun` after "a" or "an"."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
-def prompts(kind: str, trigger: str, class_name: str) -> tuple[str, str]:
-    """(instance prompt, class prompt) made from the words on the page; the latter is empty for a style."""
-    if kind == "style":
-        return f"a picture in {trigger} style", ""
-    if not class_name:
-        return f"a photo of {trigger}", ""
-    return f"a photo of {with_article(f'{trigger} {class_name}')}", f"a photo of {with_article(class_name)}"
 
 
 def preview_prompts(kind: str, trigger: str, instance_prompt: str, class_prompt: str) -> tuple[str, ...]:

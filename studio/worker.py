@@ -82,12 +82,13 @@ def train_job(workspace: Workspace, job: Job, stop: threading.Event) -> tuple[st
     """
     from trainers import events
     from trainers.config import TrainConfig
+    from trainers.listeners import heard
     from trainers.loop import train
 
     jobs, folder = Jobs(workspace), Jobs(workspace).folder(job)
     config = TrainConfig.model_validate(job.config)
     written = 0.0
-    with closing(train(config)) as run:
+    with closing(heard(train(config), config)) as run:
         for event in run:
             events.append(folder, event)
             now = time.monotonic()
@@ -120,14 +121,9 @@ def run(workspace: Workspace, job_id: str, stop: threading.Event) -> int:
     except StudioError as error:
         jobs.finish(job_id, "failed", error=str(error))
         return error.exit_code
-    except MemoryError:
-        jobs.finish(job_id, "failed", error="out of memory; lower the batch size or the rank, then resume")
-        return 1
     except Exception as error:
         traceback.print_exc()
         line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if "out of memory" in line.lower():
-            line = "the device is out of memory; lower the batch size or the rank, then resume"
         jobs.finish(job_id, "failed", error=f"{line} (details in {Path('runs') / job_id / 'log.txt'})")
         return 1
     reasons = {"cancelled": "stopped by you", "interrupted": "stopped with the studio", "done": ""}

@@ -66,14 +66,17 @@ def check_base(base: Base) -> None:
         )
 
 
-def check_injection(base: Base, config: TrainConfig) -> None:
+def check_injection(base: Base, config: TrainConfig) -> int:
     """Put the adapter in and take it out again, so that what doesn't go together is said at once.
+
+    Returns: how many numbers will learn.
 
     Raises: ConfigError as `inject` and `build_optimizer` do.
     """
     trial = config.adapter.model_copy(update={"initialisation": "default"})  # the others take their time
     with injected(base, trial, config.run.seed, word=config.data.trigger) as trial_injection:
         build_optimizer(trial_injection.groups(config.optimizer), config.optimizer)
+        return sum(parameter.numel() for parameter in trial_injection.parameters.values())
 
 
 def encoders_learning(injection: Injection) -> frozenset[str]:

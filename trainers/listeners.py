@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ def pictures(event: TrainEvent, folder: Path) -> list[tuple[int, Path, str]]:
     return [(i, folder / file, prompt) for i, (file, prompt) in enumerate(zip(files, prompts, strict=False))]
 
 
-def heard(training: Iterable[TrainEvent], config: TrainConfig) -> Iterator[TrainEvent]:
+def heard(training: Iterable[TrainEvent], config: TrainConfig) -> Generator[TrainEvent, None, None]:
     """Pass on a run's events, telling each to the listeners of its config after it was taken.
 
     Listeners open with the first event, when the run has refused what it refuses; their packages are

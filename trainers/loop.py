@@ -36,6 +36,7 @@ from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
 from trainers.processes import joined
 from trainers.results import not_finite, write_result
+from trainers.room import check_room, pausing_when_full
 from trainers.run_folder import CHECKPOINTS, open_run
 from trainers.state import RunState
 from trainers.tuning import injected
@@ -62,6 +63,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
     with ExitStack() as held:
         held.enter_context(threads(run.threads))
         held.enter_context(memory.explained(config))
+        held.enter_context(pausing_when_full())
         processes = held.enter_context(joined(run.device))
         processes.check_batch(run.batch_size)
         base = load_base(run.base, **base_arguments(config, processes))
@@ -69,7 +71,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         base_sha256 = base.sha256  # now, since its files may be others when the adapter is written
         levels = noise_levels(base, config.objective)
         cuts = plan_cuts(base, config, dataset)
-        check_injection(base, config)
+        numbers = check_injection(base, config)
+        if processes.main:
+            check_room(config, resolution_of(base, config), numbers)
         folder = open_run(config, resume, resolution_of(base, config), writes=processes.main)
 
         # ── Captions, where a model is to write them
@@ -122,6 +126,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             yield event("warning", 0, note)
         if saved is not None:
             state.load(saved)
+        processes.check_same_step(state.step)
+        if state.step:
             yield event("stage", state.step, f"going on from step {state.step}", stage="resume")
         processes.copy_from_main(learning)
         committed = state.step

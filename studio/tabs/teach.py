@@ -16,6 +16,7 @@ from studio.examples import example_sets
 from studio.markup import text
 from studio.tabs import run_card
 from studio.tabs.page import BUSY, QUIET, Page, show, toast
+from trainers import wording
 from trainers.config import PRESET_NAMES
 
 TICK, REST = 1.0, 4.0  # seconds between two looks at a job that runs, and at none
@@ -159,7 +160,7 @@ def _listen_to_form(context: Context, parts: dict[str, Any]) -> None:
         name = one.title.partition(",")[0].partition(":")[0].strip()
         # Prompts that the words give anyway stay empty, so that they follow when the words are changed.
         said = (one.instance_prompt, one.class_prompt)
-        made = teaching.prompts(one.kind, one.trigger, one.class_name)
+        made = wording.prompts(one.kind, one.trigger, one.class_name)
         own = ["" if a == b else a for a, b in zip(said, made, strict=True)]
         return [pictures, captions.rstrip("\n"), one.kind, one.trigger, one.class_name, name, *own,
                 gr.HTML(visible=False)]  # fmt: skip
@@ -175,7 +176,7 @@ def _listen_to_form(context: Context, parts: dict[str, Any]) -> None:
     def spoken(kind: str, trigger: str, class_name: str) -> list[Any]:
         """Say how the adapter will be called, and ask for a class only where it helps."""
         word = " ".join(trigger.split()) or "…"
-        said = teaching.prompts(kind, word, " ".join(class_name.split()))[0]
+        said = wording.prompts(kind, word, " ".join(class_name.split()))[0]
         hint = f'<p class="pg-hint">You will call it with “<b>{text(said)}</b>”.</p>'
         return [hint, gr.Textbox(visible=kind == "subject")]
 
