@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,15 @@ MOMENTS = int(os.environ.get("PIGMENT_STORM", "20"))
 SEED = int(os.environ.get("PIGMENT_STORM_SEED", "0"))
 
 FEW: dict[str, dict[str, Any]] = {
-    "lora, adamw": {"num_class_images": 2},
+    "lora, adamw, class pictures": {"num_class_images": 2},
+    "adalora, prodigy": {"method": "adalora", "optimizer": "prodigy"},
+    "pivotal, schedule-free": {"method": "pivotal", "optimizer": "schedule_free_adamw"},
+    "dora, average": {"method": "dora", "ema_decay": 0.9, "dropout": 0.2, "accumulate": 2},
 }
+HERE = [name for name in OPTIMIZER_NAMES if "8bit" not in name or find_spec("bitsandbytes")]
 MANY = {
     f"{method}, {optimizer}": {"method": method, "optimizer": optimizer}
-    for method, optimizer in zip(TUNINGS, cycle(OPTIMIZER_NAMES), strict=False)
+    for method, optimizer in zip(TUNINGS, cycle(HERE), strict=False)
 }
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -131,7 +136,7 @@ def test_killed_at_any_moment_it_ends_the_same(storm: Storm) -> None:
             if index % 4 == 3:  # and once more while it goes on
                 storm.train(config, kill_at=chance.randint(1, whole["calls"] // 2))
             assert storm.train(config)["sha256"] == whole["sha256"], f"{name}, killed at {moment}"
-            assert losses(config) == expected, f"{name}, killed at {moment}"
+            assert same(losses(config), expected), f"{name}, killed at {moment}"
             kept = {path.name for path in (config.run.output / "checkpoints").iterdir()}
             # Killed before the pruning, one more is left.
             assert {"step-000004", "step-000006"} <= kept <= {f"step-00000{n}" for n in (2, 4, 6)}

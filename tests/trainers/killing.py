@@ -17,41 +17,34 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 CALLS = ("fsync", "rename", "replace")
 
 
-def _forget_chance() -> None:
-    from trainers import checkpoint
+def _forget_of_streams(part: str) -> None:
+    from trainers.batches import Stream
 
-    checkpoint.restore_random_state = lambda *_: None
+    whole = Stream.load
+
+    def load(self: Stream, state: Mapping[str, Any]) -> None:
+        whole(self, {**state, part: self.state()[part]})
+
+    Stream.load = load  # type: ignore[method-assign]
 
 
 def _forget_optimizer() -> None:
-    from trainers import checkpoint
+    from trainers import state
 
-    checkpoint.restore_optimizer_state = lambda *_: None
-
-
-def _forget_order() -> None:
-    from trainers import checkpoint
-
-    whole = checkpoint.Checkpoint.state
-
-    def state(self: checkpoint.Checkpoint) -> dict[str, Any]:
-        values = whole(self)
-        return {**values, "positions": dict.fromkeys(values["positions"], 0)}
-
-    checkpoint.Checkpoint.state = state  # type: ignore[method-assign]
+    state.restore_optimizer_state = lambda *_: None
 
 
 PLANTS: dict[str, Callable[[], None]] = {
-    "chance": _forget_chance,
+    "chance": lambda: _forget_of_streams("generator"),
     "optimizer": _forget_optimizer,
-    "order": _forget_order,
+    "order": lambda: _forget_of_streams("position"),
 }
 """Faults of a resume that a test must notice, by name."""
 

@@ -27,13 +27,13 @@ _ACROSS = 8
 
 
 def said(name: str, value: Any) -> str:
-    """A figure for people; "–" where there is none."""
+    """A figure for people; "-" where there is none."""
     if value is None:
-        return "–"
+        return "-"
     if name.endswith("_bytes"):
         return f"{value / _MIB:.0f} MiB" if value >= 10 * _MIB else f"{value / 1024:.0f} KiB"
     if name == "trainable_parameters":
-        return f"{value:,}".replace(",", "\u202f")
+        return f"{value:,}"
     if name == "lora_export_error":
         return "exact" if value < 1e-5 else f"{value:.0%}"
     return f"{value:.0f}" if name == "seconds" else f"{value:.3f}"
