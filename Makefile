@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-long lint demo conformance clean install
+.PHONY: studio test test-long storm bench-methods lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -28,6 +28,14 @@ test: $(TESTABLE)
 test-long: $(TESTABLE)
 	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 1800 \
 		tests/bench/test_loading_memory.py $(ARGS)
+
+# Trainings killed at 200 random moments, over every method and optimizer; the suite takes 20.
+storm: $(TESTABLE)
+	PIGMENT_STORM=200 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 tests/faults $(ARGS)
+
+# Every way to train, on the embedded base; ARGS="--methods lora dora --steps 20" for a part.
+bench-methods: $(INSTALLED)
+	@$(BIN)/pigment bench methods $(ARGS)
 
 lint: $(TESTABLE)
 	$(BIN)/python -m ruff check .

@@ -18,6 +18,7 @@ from trainers import memory
 from trainers.batches import Batch, Stream
 from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
+from trainers.dataset import Dataset
 from trainers.inversion import PREFIX, Phase
 from trainers.objective import Levels, predict, target
 from trainers.optimizers import build_optimizer, rate_factor
@@ -66,7 +67,7 @@ def check_base(base: Base) -> None:
         )
 
 
-def check_injection(base: Base, config: TrainConfig) -> int:
+def check_injection(base: Base, config: TrainConfig, dataset: Dataset) -> int:
     """Put the adapter in and take it out again, so that what doesn't go together is said at once.
 
     Returns: how many numbers will learn.
@@ -75,6 +76,8 @@ def check_injection(base: Base, config: TrainConfig) -> int:
     """
     trial = config.adapter.model_copy(update={"initialisation": "default"})  # the others take their time
     with injected(base, trial, config.run.seed, word=config.data.trigger) as trial_injection:
+        if trial_injection.words is not None and not config.data.captioner:  # whose captions have the trigger
+            trial_injection.words.check_captions([item.caption for item in dataset.learn])
         build_optimizer(trial_injection.groups(config.optimizer), config.optimizer)
         return sum(parameter.numel() for parameter in trial_injection.parameters.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pipelines.base import Base
@@ -12,15 +13,20 @@ from trainers.config import TrainConfig
 from trainers.events import TrainEvent
 from trainers.preparing import Prepared
 from trainers.previews import draw_previews
+from trainers.tuning import Injection
 
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """Measures and draws where a step asks for it, with what would be kept: the averages, if there are."""
+    """Measures and draws where a step asks for it, with what would be kept: the averages, if there are.
+
+    Before the first step it is the base itself: a fresh adapter changes nothing, but a fresh word does.
+    """
 
     base: Base
     config: TrainConfig
     prepared: Prepared
+    injection: Injection
     averages: Averages
     encode: PromptEncoder
 
@@ -32,7 +38,8 @@ class Looks:
         if not (measure or draw):
             return
         events = []
-        with self.averages.applied():
+        with ExitStack() as held:
+            held.enter_context(self.averages.applied() if step else self.injection.disabled())
             if measure:
                 events.append(self._measure(step))
             if draw:

@@ -71,7 +71,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         base_sha256 = base.sha256  # now, since its files may be others when the adapter is written
         levels = noise_levels(base, config.objective)
         cuts = plan_cuts(base, config, dataset)
-        numbers = check_injection(base, config)
+        numbers = check_injection(base, config, dataset)
         if processes.main:
             check_room(config, resolution_of(base, config), numbers)
         folder = open_run(config, resume, resolution_of(base, config), writes=processes.main)
@@ -109,7 +109,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         precision = Precision(run, base.device, base.unet.dtype)
         encode = PromptEncoder(base, injection.text_is_trained, prepared.folder)
         plain = PromptEncoder(base, trained=False)
-        looks = Looks(base, config, prepared, averages, encode)
+        looks = Looks(base, config, prepared, injection, averages, encode)
         state = RunState(injection, optimizer, averages, precision, streams, cuts.sha256)
         rates = [group["lr"] for group in optimizer.param_groups]
         peak = memory.Peak(base.device)

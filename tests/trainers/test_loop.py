@@ -374,3 +374,16 @@ def test_captions_are_written_before_anything_is_learned(
     assert json.loads(done.metadata["training"])["data"]["captioner"] == "model"
     again = run(make_config(add_trigger=True, output=tmp_path / "second"))
     assert losses(again) == losses(events), "written captions are captions like any other"
+
+
+def test_a_word_is_measured_against_the_base_and_stands_in_some_caption(
+    make_config: Make, tmp_path: Path
+) -> None:
+    def first(method: str) -> float:
+        config = make_config(method=method, output=tmp_path / method, prior_weight=0, steps=1)
+        return next(e.data["loss"] for e in run(config) if e.kind == "held_out")
+
+    assert first("textual_inversion") == first("lora"), "step 0 is the base itself"
+    with pytest.raises(ConfigError, match="no caption holds 'zuv' as a word"):
+        run(make_config(method="textual_inversion", instance_prompt="zuvs", output=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
