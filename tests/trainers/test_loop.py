@@ -380,10 +380,20 @@ def test_a_word_is_measured_against_the_base_and_stands_in_some_caption(
     make_config: Make, tmp_path: Path
 ) -> None:
     def first(method: str) -> float:
-        config = make_config(method=method, output=tmp_path / method, prior_weight=0, steps=1)
+        config = make_config(
+            method=method, rank=8, alpha=8.0, output=tmp_path / method, prior_weight=0, steps=1
+        )
         return next(e.data["loss"] for e in run(config) if e.kind == "held_out")
 
     assert first("textual_inversion") == first("lora"), "step 0 is the base itself"
     with pytest.raises(ConfigError, match="no caption holds 'zuv' as a word"):
-        run(make_config(method="textual_inversion", instance_prompt="zuvs", output=tmp_path / "none"))
+        run(
+            make_config(
+                method="textual_inversion",
+                rank=8,
+                alpha=8.0,
+                instance_prompt="zuvs",
+                output=tmp_path / "none",
+            )
+        )
     assert not (tmp_path / "none").exists()
