@@ -102,6 +102,12 @@ def rates_now(rates: Sequence[float], now: Phase, config: TrainConfig) -> list[f
     return [rate * factor for rate in rates]
 
 
+def predict_batch(base: Base, levels: Levels, batch: Batch, encode: PromptEncoder) -> torch.Tensor:
+    """Return what the UNet predicts for a batch, fp32 (B, C, h, w)."""
+    told = encode(batch.captions)
+    return predict(base, levels, batch.latents, batch.input_noise, batch.timesteps, told, batch.frames)
+
+
 def wanted(
     injection: Injection, levels: Levels, batch: Batch, config: TrainConfig, encode: PromptEncoder
 ) -> torch.Tensor:
@@ -117,10 +123,7 @@ def wanted(
         return aim
     prior = batch.take(rows)
     with torch.no_grad(), injection.disabled():
-        told = encode(prior.captions)
-        kept = predict(
-            injection.base, levels, prior.latents, prior.input_noise, prior.timesteps, told, prior.frames
-        )
+        kept = predict_batch(injection.base, levels, prior, encode)
     aim = aim.clone()  # it may be the noise itself
     aim[rows] = kept
     return aim

@@ -24,13 +24,14 @@ from trainers.learning import (
     check_base,
     check_injection,
     encoders_learning,
+    predict_batch,
     rates_now,
     threads,
     wanted,
     words_alone,
 )
 from trainers.looking import Looks
-from trainers.objective import noise_levels, predict, sample_losses, weights
+from trainers.objective import noise_levels, sample_losses, weights
 from trainers.optimizers import base_rate_scale, build_optimizer, step_size
 from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
@@ -146,18 +147,11 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 losses = Losses(streams, config, base.device)
                 for batch in processes.part(draw_step(streams, levels, config.objective, run.accumulate)):
                     batch = batch.to(base.device)
-                    aim = wanted(injection, levels, batch, config, plain)  # (B, C, h, w)
+                    with precision.autocast():
+                        aim = wanted(injection, levels, batch, config, plain)  # (B, C, h, w)
                     with injection.learning():
                         with precision.autocast():
-                            predicted = predict(
-                                base,
-                                levels,
-                                batch.latents,
-                                batch.input_noise,
-                                batch.timesteps,
-                                encode(batch.captions),
-                                batch.frames,
-                            )  # (B, C, h, w)
+                            predicted = predict_batch(base, levels, batch, encode)  # (B, C, h, w)
                         each = sample_losses(
                             predicted, aim, batch.mask, levels, batch.timesteps, config.objective
                         )  # (B,)
