@@ -18,6 +18,7 @@ from studio.library import copy_file
 from studio.workspace import new_id
 from trainers.config import FIELDS, PRESETS, TrainConfig, preset_config, validate
 from trainers.images import SUFFIXES, read_picture
+from trainers.presets import fitting
 from trainers.wording import prompts
 
 MAX_PICTURES = 1000
@@ -124,7 +125,12 @@ def lesson_config(
             f"nothing says what {trigger!r} is; give its kind in a word, such as “dog” or “toy”"
         )
     specs = [spec for _, _, group in advanced_sections() for spec in group]
-    values = forms.changed(example_config(lesson.preset, lesson.kind), specs, lesson.advanced)
+    preset = example_config(lesson.preset, lesson.kind)
+    values = forms.changed(preset, specs, lesson.advanced)
+    # A preset chooses layers for any method; what a person chooses where a method has none is refused.
+    adapter, own = values["adapter"], preset.adapter.model_dump()
+    kept = fitting({name: value for name, value in adapter.items() if value == own[name]}, adapter["method"])
+    values["adapter"] = {name: v for name, v in adapter.items() if name in kept or v != own[name]}
     made_instance, made_class = prompts(lesson.kind, trigger, class_name)
     data, run = values["data"], values["run"]
     data["instance_prompt"] = lesson.advanced.get("data.instance_prompt") or made_instance

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -50,6 +50,12 @@ def main(argv: Sequence[str] | None = None, *, named: Named | None = None) -> in
             return doctor(config, as_json=arguments.json)
         with joined(config.run.device) as processes:
             return _attempt(config, arguments, processes)
+    except KeyboardInterrupt:
+        print("stopped before anything was learned", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"error: {_system_said(error)}", file=sys.stderr)
+        return StudioError.exit_code
     except StudioError as error:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(_FIRST_SPEAKS_SECONDS)  # the launcher ends this one when the first has spoken
@@ -66,9 +72,13 @@ def _attempt(config: TrainConfig, arguments: argparse.Namespace, processes: Proc
         if report(error):
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `… | head`: who reads has had enough
+        with suppress(OSError):  # where standard output is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("stopped, since nobody reads this any more; run the same command to go on", file=sys.stderr)
+        return 130
     except OSError as error:  # the log or the run folder: full, gone, or not ours
-        what = f"{error.strerror or error} ({error.filename}); see to it and run again"
-        said = StudioError(disk_full(error) or what)
+        said = StudioError(disk_full(error) or _system_said(error))
         if report(said):
             print(f"error: {said}", file=sys.stderr)
         return said.exit_code
@@ -77,6 +87,12 @@ def _attempt(config: TrainConfig, arguments: argparse.Namespace, processes: Proc
             print("stopped; run the same command to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _system_said(error: OSError) -> str:
+    """What the system refused, in one line."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}; see to it and run again"
 
 
 def _with_named(config: TrainConfig, named: Named | None) -> TrainConfig:

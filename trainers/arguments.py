@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, nearest
-from trainers.config import FIELDS, PATHS, TrainConfig, config_from, read_toml
+from trainers.config import (
+    FIELDS,
+    NAMED_OR_PATH,
+    PATHS,
+    TrainConfig,
+    config_from,
+    kinds_of,
+    located,
+    named_or_located,
+    read_toml,
+)
 from trainers.presets import MEMORY_SIZES, PRESET_NAMES, SIZES
 from trainers.wording import prompts
 
@@ -35,14 +45,16 @@ def parser(prog: str) -> argparse.ArgumentParser:
     short.add_argument("--kind", metavar="KIND", help="subject (default) or style")
     short.add_argument("--base", metavar="BASE", help="what is taught; default: the embedded base")
     short.add_argument("--output", type=Path, metavar="DIR", help="the run's folder; default: runs/TRIGGER")
-    short.add_argument("--preset", metavar="NAME", help=f"how long to learn: {', '.join(PRESET_NAMES)}")
+    help_length = f"how long to learn: {', '.join(PRESET_NAMES)}; without a file the first"
+    short.add_argument("--preset", metavar="NAME", help=help_length)
     short.add_argument("--size", metavar="SIZE", help=f"how much it holds: {', '.join(SIZES)}")
     sizes = ", ".join(map(str, MEMORY_SIZES))
     short.add_argument("--memory", type=int, metavar="GB", help=f"the card's memory: {sizes}; with --family")
     short.add_argument("--family", metavar="NAME", help="the base's, for --memory: sd15, sd2, sdxl")
     short.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
-        help="any setting, such as optimizer.learning_rate=1e-4; may be given again",
+        help="any setting, such as optimizer.learning_rate=1e-4; nothing after = is its empty value; may be "
+        "given again",
     )  # fmt: skip
     made.add_argument("--doctor", action="store_true", help="look the pictures over, and learn nothing")
     made.add_argument("--fresh", action="store_true", help="start anew, removing what the run left before")
@@ -65,7 +77,11 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
         if not isinstance(table, dict):
             raise ConfigError(f"setting {section!r} is {table!r}, expected a table of settings")
         # The file's folders are relative to the file, the command line's to where it is given.
-        table[name] = str(Path(value).expanduser().absolute()) if path in PATHS else value
+        if path in PATHS and value is not None:
+            value = str(located(str(value), Path.cwd(), ".".join(path))) if str(value).strip() else ""
+        elif path in NAMED_OR_PATH and value.strip():
+            value = named_or_located(value, Path.cwd(), ".".join(path))
+        table[name] = value
     return config_from(values, folder)
 
 
@@ -74,11 +90,11 @@ def _preset(values: dict[str, Any], arguments: argparse.Namespace) -> None:
     said = {name: getattr(arguments, name) for name in ("size", "memory", "family")}
     said["name"] = arguments.preset
     said = {name: value for name, value in said.items() if value is not None}
+    if arguments.config is None:
+        said = {"name": PRESET_NAMES[0], **said}
     if said:
         before = values.get("preset", {})
         values["preset"] = {**(before if isinstance(before, dict) else {"name": before}), **said}
-    elif arguments.config is None:
-        values["preset"] = PRESET_NAMES[0]
 
 
 def _short(values: dict[str, Any], arguments: argparse.Namespace) -> list[tuple[tuple[str, str], Any]]:
@@ -116,9 +132,18 @@ def _setting(text: str) -> tuple[tuple[str, str], Any]:
     known = {f"{FIELDS[one]}.{one}": one for one in FIELDS}
     if name not in FIELDS or section not in ("", FIELDS[name]):
         near = nearest(path.strip(), known) if section else nearest(name, FIELDS)
+        near = f"; did you mean '{FIELDS[name]}.{name}'?" if name in FIELDS else near
         raise ConfigError(f"--set: unknown setting {path.strip()!r}{near}")
+    return (FIELDS[name], name), _value(FIELDS[name], name, said.strip())
+
+
+def _value(section: str, name: str, said: str) -> Any:
+    """Read a setting's text as the setting is meant: a text needs no quotes, a list of one no brackets."""
+    kinds = kinds_of(section, name)
     try:
         value: Any = tomllib.loads(f"value = {said}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = said.strip()
-    return (FIELDS[name], name), value
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = None if not said and type(None) in kinds else said
+    if tuple in kinds:
+        return value if isinstance(value, list) else [value] if said else []
+    return said if kinds & {str, Path} and value is not None and not isinstance(value, str) else value

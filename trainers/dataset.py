@@ -91,7 +91,7 @@ def load_dataset(data: DataConfig) -> Dataset:
         notes.append("table of captions: its masks aren't used; set data.masks to “file”")
     digest = hashlib.sha256()
     for item in items:
-        digest.update(_line(item).encode())
+        digest.update(_line(item).encode(errors="surrogateescape"))  # names may be no UTF-8
     chosen = set(_chosen(data, items, count))
     return Dataset(
         tuple(item for index, item in enumerate(items) if index not in chosen),
@@ -105,7 +105,7 @@ def _item(data: DataConfig, source: Source, said: Words, repeats: int) -> Item:
     """Join what is known of one picture, and check its mask."""
     mask_source = None
     if data.masks == "file" and (path := find_mask(source.path, said.mask)) is not None:
-        mask_source = read_picture(path)
+        mask_source = read_picture(path, "black")  # what nobody has painted white doesn't count
     item = Item(
         source=source,
         caption=said.caption,
@@ -173,7 +173,9 @@ def _chosen(data: DataConfig, items: Sequence[Item], count: int) -> list[int]:
     if data.held_out_share:
         order.sort(
             key=lambda index: hashlib.sha256(
-                f"{data.split_seed}\0{items[index].source.sha256}\0{items[index].name}".encode()
+                f"{data.split_seed}\0{items[index].source.sha256}\0{items[index].name}".encode(
+                    errors="surrogateescape"
+                )
             ).digest()
         )
     return order[len(items) - count :]

@@ -47,7 +47,8 @@ def append(folder: Path, event: TrainEvent) -> None:
     with open(path, "ab") as log:
         # A killed process may have left half a line: what follows it must not be lost with it.
         torn = log.tell() > 0 and not _ends_with_newline(path)
-        log.write(b"\n" * torn + line.encode() + b"\n")
+        # Names of files may hold bytes that are no UTF-8: they are written as JSON's \udcXX.
+        log.write(b"\n" * torn + line.encode(errors="backslashreplace") + b"\n")
 
 
 def read(folder: Path) -> Iterator[TrainEvent]:

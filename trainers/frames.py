@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, PictureError
 from trainers.buckets import Size, covering, nearest_shape, shapes
 from trainers.colours import PLAIN, Colours, coloured
 from trainers.config import DataConfig
+from trainers.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from trainers.dataset import Item
@@ -133,7 +134,8 @@ def frames(
     multiple: pixels that sides must be multiples of for the base. seed: of light changes, which depend on
     the picture's content too. plain: without variants, as for held-out pictures.
 
-    Raises: ConfigError for a resolution or step that isn't a multiple of `multiple`.
+    Raises: ConfigError for a resolution or step that isn't a multiple of `multiple`; PictureError for a
+    picture that would have to be scaled to more than MAX_PIXELS.
     """
     for name, value in (("resolution", resolution), ("bucket_step", data.bucket_step or multiple)):
         if value % multiple:
@@ -147,6 +149,11 @@ def frames(
         width, height = item.source.size
         size = nearest_shape((height, width), known)
         scaled = covering((height, width), size)
+        if scaled[0] * scaled[1] > MAX_PIXELS:
+            raise PictureError(
+                f"picture {item.name!r} has {width}×{height} pixels, too long a strip; "
+                "cut out of it what matters"
+            )
         spare = max(1.0 - size[axis] / scaled[axis] for axis in (0, 1))
         # Three parts that are nearly the same would only count the picture three times.
         several = not data.center_crop and spare > _SPARE

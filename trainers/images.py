@@ -90,8 +90,21 @@ def find_pictures(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if is_picture(path))
     if not found:
         kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        below = next((one for one in sorted(folder.iterdir()) if one.is_dir() and _has_pictures(one)), None)
+        if below is not None:
+            raise PictureError(
+                f"pictures: {str(folder)!r} has none, its folder {below.name!r} has; give that one, or "
+                "name it like “10_zuv dog” and set data.subfolders"
+            )
         raise PictureError(f"pictures: {str(folder)!r} has none; expected at least one of {kinds}")
     return found
+
+
+def _has_pictures(folder: Path) -> bool:
+    try:
+        return any(is_picture(path) for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def is_picture(path: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from pipelines.errors import ConfigError
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
+from trainers.run_folder import TENSORBOARD
 
 
 class Hearer(Protocol):
@@ -45,7 +46,7 @@ class TensorBoard:
 
         self._folder = config.run.output
         writer: Any = SummaryWriter  # untyped
-        self._writer = writer(log_dir=str(self._folder / "tensorboard"))
+        self._writer = writer(log_dir=str(self._folder / TENSORBOARD))
         self._writer.add_text("config", f"    {config.as_json()}".replace("\n", "\n    "))
 
     def hear(self, event: TrainEvent) -> None:

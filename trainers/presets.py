@@ -13,9 +13,10 @@ from pydantic import Field
 
 from pipelines.errors import ConfigError, nearest
 from pipelines.families import FAMILIES
+from pipelines.methods import TUNINGS
 from pipelines.placement import GIB, Card
 from pipelines.quantised import QUANTISED
-from trainers.settings.adapter import AdapterConfig
+from trainers.settings.adapter import AdapterConfig, meaningful
 from trainers.settings.data import DataConfig
 from trainers.settings.fields import Section, one_of
 from trainers.settings.run import RunConfig
@@ -134,13 +135,23 @@ def preset_fields(preset: Preset, kind: str) -> dict[str, Any]:
     return fields
 
 
+def fitting(fields: dict[str, Any], method: Any) -> dict[str, Any]:
+    """Leave out of a preset's fields the choice of layers where `method`, as a config says it, has none.
+
+    What a person chooses where it means nothing is refused instead (see `AdapterConfig`).
+    """
+    means = meaningful(method) if isinstance(method, str) and method in TUNINGS else {}
+    layers = ("unet_targets", "text_targets")
+    return {name: value for name, value in fields.items() if name not in layers or means.get(name, True)}
+
+
 def _length(name: str | None, kind: str) -> dict[str, Any]:
     """What a preset of this name sets for a kind; nothing without a name."""
     if name is None:
         return {}
     if name not in PRESET_NAMES:
         raise ConfigError(f"unknown preset {name!r}{nearest(str(name), PRESET_NAMES)}")
-    if (name, kind) not in PRESETS:
+    if not isinstance(kind, str) or (name, kind) not in PRESETS:
         kinds = [known for one, known in PRESETS if one == name]
         raise ConfigError(
             f"data.kind: got {kind!r}, expected one of the known kinds{nearest(str(kind), kinds)}"

@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image
 
 from pipelines.base import Base
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, StudioError
 from pipelines.files import file_sha256, sync_folder
 from pipelines.generate import GenerationConfig, generate_prompts
 from trainers.captions import read_caption
@@ -33,6 +33,7 @@ from trainers.events import TrainEvent
 from trainers.frames import Frame, Variant, frames
 from trainers.images import Source, find_pictures, read_picture
 from trainers.memory import out_of_memory
+from trainers.room import disk_full
 
 SCENES = (
     "", "on a white background", "on a red background", "in the snow", "on a light blue background",
@@ -216,9 +217,16 @@ def _whole(folder: Path, count: int) -> bool:
 
 def _write(folder: Path, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
     """Write a group so that its folder is whole or not there; a damaged one is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".writing-{secrets.token_hex(4)}")
-    temporary.mkdir()
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        if disk_full(error):
+            raise
+        raise StudioError(
+            f"class pictures can't be kept in {str(folder.parent)!r} ({error.strerror}); set run.cache to a "
+            "folder that can be written"
+        ) from error
     try:
         for index, picture in enumerate(pictures):
             picture.save(temporary / _name(index))

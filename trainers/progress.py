@@ -66,7 +66,11 @@ class Progress:
         self._open = len(drawn)
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:  # a terminal of another encoding must not end a run
+            encoding = self._stream.encoding or "ascii"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         self._stream.flush()
 
 

@@ -23,6 +23,7 @@ ADAPTER_NAME = "adapter.safetensors"
 LAST_FINITE = "last-finite.safetensors"
 CHECKPOINTS = "checkpoints"
 PREVIEWS = "previews"
+TENSORBOARD = "tensorboard"
 
 # What doesn't change the result, or only moves it to another place or machine.
 _FREE_TO_CHANGE = {
@@ -69,7 +70,7 @@ def clear(folder: Path) -> None:
     """Remove what a run writes from its folder, and nothing else."""
     for name in (CONFIG_NAME, LOG_NAME, ADAPTER_NAME, LAST_FINITE):
         (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, PREVIEWS):
+    for name in (CHECKPOINTS, PREVIEWS, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -142,3 +142,18 @@ def test_a_missing_base_is_refused_at_once(context: Context, lesson: teaching.Le
 )
 def test_prompts_are_made_from_the_words(words: tuple[str, str, str], expected: tuple[str, str]) -> None:
     assert teaching.prompts(*words) == expected
+
+
+def test_a_preset_for_styles_goes_with_a_method_without_layers(
+    context: Context, lesson: teaching.Lesson
+) -> None:
+    shown = teaching.example_config("sketch", "style")
+    specs = [spec for _, _, group in teaching.advanced_sections() for spec in group]
+    page = {**forms.flat(shown, specs), "data.instance_prompt": "", "data.class_prompt": ""}
+    style = replace(
+        lesson, kind="style", class_name="", advanced={**page, "adapter.method": "textual_inversion"}
+    )
+    config = TrainConfig.model_validate(teaching.start(context, style).config)
+    assert (config.adapter.method, config.adapter.unet_targets) == ("textual_inversion", "attention")
+    with pytest.raises(ConfigError, match="unet_targets: means nothing"):
+        teaching.start(context, replace(style, advanced={**style.advanced, "adapter.unet_targets": "all"}))

@@ -108,3 +108,14 @@ def test_the_hash_follows_repeats_and_background(make_config: Make) -> None:
         for options in ({}, {"repeats": 2}, {"background": "black"}, {"add_trigger": True})
     }
     assert len(hashes) == 3  # the trigger is in every caption already
+
+
+def test_a_name_that_is_no_utf8_is_a_name(pictures: Path, make_config: Make) -> None:
+    odd = pictures / "a\udcff.png"
+    try:
+        (pictures / "00.png").rename(odd)
+    except OSError:
+        pytest.skip("this disk takes names in UTF-8 only")
+    config = make_config(held_out=0, held_out_share=0.2)
+    found = load_dataset(config.data)
+    assert len(found.sha256) == 64 and len(found.learn) + len(found.held_out) == 5

@@ -38,3 +38,10 @@ def test_a_missing_log_is_empty(tmp_path: Path) -> None:
 def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         events.append(tmp_path, TrainEvent(kind="step", data={"loss": math.nan}))
+
+
+def test_a_name_that_is_no_utf8_is_written_and_read(tmp_path: Path) -> None:
+    event = TrainEvent(kind="warning", message="no caption for a\udcff.png")
+    events.append(tmp_path, event)
+    assert list(events.read(tmp_path)) == [event]
+    (tmp_path / "events.jsonl").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, PictureError
 from trainers.colours import PLAIN, Colours, coloured
 from trainers.config import DataConfig, TrainConfig
 from trainers.dataset import Frame, Item, frame_notes, frames
@@ -243,3 +243,13 @@ def test_a_turned_hue_keeps_the_luma_and_comes_back() -> None:
     back = np.asarray(coloured(turned, Colours(1.0, 1.0, -0.25)), dtype=int)
     assert np.abs(back - (120, 90, 100)).max() <= 1
     assert same(coloured(picture, Colours(1.0, 1.0, 1.0)), picture)
+
+
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000)])
+def test_a_strip_is_refused_before_it_is_scaled(
+    item: Callable[..., Item], make_config: Make, size: tuple[int, int]
+) -> None:
+    """At 512 pixels two thousand of it would be 362 high, 724,000 wide."""
+    with pytest.raises(PictureError, match="too long a strip; cut out of it what matters"):
+        frames([item(*size)], make_config().data, 512, 8)
+    assert frames([item(*size)], make_config().data, 16, 2)

@@ -248,3 +248,11 @@ def test_pixels_span_minus_one_to_one() -> None:
     pixels = to_pixels([Image.new("RGB", (4, 6), "black"), Image.new("RGB", (4, 6), (255, 0, 255))])
     assert pixels.shape == (2, 3, 6, 4) and pixels.dtype == torch.float32
     assert pixels[0].eq(-1).all() and pixels[1, 0].eq(1).all() and pixels[1, 1].eq(-1).all()
+
+
+def test_pictures_in_a_folder_below_are_pointed_at(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "10_zuv dog").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "10_zuv dog" / "a.png")
+    with pytest.raises(PictureError, match=r"its folder '10_zuv dog' has; give that one.*data\.subfolders"):
+        find_pictures(tmp_path)

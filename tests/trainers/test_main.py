@@ -20,6 +20,7 @@ from trainers.__main__ import interruptions, main
 from trainers.arguments import config_of, parser
 from trainers.config import TrainConfig
 from trainers.presets import PRESETS
+from trainers.progress import Progress
 
 Make = Callable[..., TrainConfig]
 
@@ -203,3 +204,47 @@ def test_a_full_disk_pauses_with_that_word(
     error = capsys.readouterr().err
     assert error.startswith("error: paused: disk full") and error.count("\n") == 1
     assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()
+
+
+def test_a_reader_that_has_had_enough_stops_the_run_with_a_checkpoint(
+    toml: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m trainers run.toml | head -3`."""
+
+    def gone(_: Progress, event: events.TrainEvent) -> None:
+        if event.kind == "step" and event.step == 3:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(Progress, "show", gone)
+    assert main([str(toml)]) == 130
+    said = capsys.readouterr().err
+    assert said == "stopped, since nobody reads this any more; run the same command to go on\n"
+    assert (tmp_path / "run" / "checkpoints" / "step-000003").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "stopped before anything was learned"),
+        (PermissionError(13, "Permission denied", "p.txt"), 2, "error: Permission denied (p.txt); see to it"),
+        (OSError("odd"), 2, "error: odd; see to it"),
+    ],
+)
+def test_what_happens_before_a_run_is_one_line(
+    toml: Path, raised: BaseException, code: int, words: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> int:
+        raise raised
+
+    monkeypatch.setattr("trainers.__main__.doctor", fails)
+    assert main([str(toml), "--doctor"]) == code
+    assert capsys.readouterr().err.startswith(words)
+
+
+def test_fresh_removes_what_tensorboard_was_told_before(tmp_path: Path) -> None:
+    from trainers.run_folder import clear
+
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "mine").mkdir()
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -108,3 +108,13 @@ def test_weights_by_hand() -> None:
     np.testing.assert_array_equal(weights(Image.fromarray(values), (2, 4), 0.0), values / 255)
     np.testing.assert_array_equal(weights(None, (2, 3), 0.2), np.ones((2, 3)))
     np.testing.assert_array_equal(weights(Image.fromarray(values), (1, 2), 1.0), [[1, 1]])
+
+
+def test_what_is_transparent_in_a_mask_does_not_count(pictures: Path, make_config: Make) -> None:
+    """White paint on a transparent layer, as painting programs write it."""
+    mask = Image.new("RGBA", (24, 24), (0, 0, 0, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 12, 24))
+    mask.save(pictures / "00.mask.png")
+    drawn = load_dataset(make_config(masks="file").data).learn[0].mask
+    assert drawn is not None
+    assert drawn.getpixel((2, 2)) == 255 and drawn.getpixel((20, 2)) == 0

@@ -12,7 +12,7 @@ from PIL import Image
 
 import trainers.prior
 from pipelines.base import Base
-from pipelines.errors import ConfigError, PictureError
+from pipelines.errors import ConfigError, PictureError, StudioError
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
 from trainers.prior import (
@@ -237,3 +237,9 @@ def test_a_full_device_draws_one_by_one(
 
 def test_large_pictures_are_drawn_few_at_once() -> None:
     assert [drawn_at_once(side, side) for side in (64, 512, 768, 1024, 2048)] == [8, 4, 1, 1, 1]
+
+
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(tiny_base: Base, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(StudioError, match=r"can't be kept in .*set run\.cache to a folder"):
+        made(tiny_base, [ClassPicture("a disc", 1)], tmp_path / "cache")

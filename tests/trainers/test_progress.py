@@ -104,3 +104,10 @@ def test_json_has_every_event_whole() -> None:
         shown.show(event)
     shown.close()
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [event.as_dict() for event in told]
+
+
+def test_an_encoding_without_a_letter_costs_the_letter_and_not_the_run(tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    shown = Progress(io.TextIOWrapper(raw, encoding="ascii"), tmp_path)
+    shown.show(TrainEvent(kind="stage", total=9, message="“ü” \udcff"))
+    assert raw.getvalue() == b"[0/9] \\u201c\\xfc\\u201d \\udcff\n"

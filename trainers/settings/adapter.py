@@ -43,6 +43,24 @@ def _blocks(low: float, high: float, whole: bool = False) -> AfterValidator:
     return AfterValidator(check)
 
 
+def meaningful(method: str) -> dict[str, bool]:
+    """Say of each setting that not all methods read whether it means something for `method`."""
+    row = TUNINGS[method]
+    return {
+        "rank": "rank" in row.uses,
+        "alpha": "alpha" in row.uses,
+        "dropout": "dropout" in row.uses,
+        "module_dropout": "module_dropout" in row.uses,
+        "text_rank": "rank" in row.uses and "text" in row.components,
+        "text_alpha": "alpha" in row.uses and "text" in row.components,
+        "block_ranks": "rank" in row.uses and row.by_block,
+        "block_alphas": "alpha" in row.uses and row.by_block,
+        "block_rates": bool(row.components),
+        "unet_targets": "unet" in row.components,
+        "text_targets": "text" in row.components,
+    }
+
+
 class AdapterConfig(Section):
     """What is trained."""
 
@@ -180,19 +198,7 @@ class AdapterConfig(Section):
     @model_validator(mode="after")
     def _sizes(self) -> AdapterConfig:
         row = TUNINGS[self.method]
-        means = {
-            "rank": "rank" in row.uses,
-            "alpha": "alpha" in row.uses,
-            "dropout": "dropout" in row.uses,
-            "module_dropout": "module_dropout" in row.uses,
-            "text_rank": "rank" in row.uses and "text" in row.components,
-            "text_alpha": "alpha" in row.uses and "text" in row.components,
-            "block_ranks": "rank" in row.uses and row.by_block,
-            "block_alphas": "alpha" in row.uses and row.by_block,
-            "block_rates": bool(row.components),
-            "unet_targets": "unet" in row.components,
-            "text_targets": "text" in row.components,
-        }
+        means = meaningful(self.method)
         for name in self.given(*means):
             if not means[name]:
                 raise ValueError(
