@@ -45,6 +45,8 @@ def fill(page: Any, path: str, value: object) -> None:
 def few_steps(page: Any, steps: int, preview_every: int) -> None:
     """Open "Advanced" and make the training short."""
     page.locator("#advanced > button").click()
+    for section in ("data", "run"):
+        page.locator(f"#advanced-{section} > button").click()
     fill(page, "run.steps", steps)
     fill(page, "data.num_class_images", 2)
     fill(page, "run.preview_every", preview_every)

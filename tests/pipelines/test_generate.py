@@ -25,8 +25,8 @@ FEW = GenerationConfig(prompt="a fox", num_inference_steps=3, guidance_scale=2.0
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_seeds_picture_doesnt_depend_on_its_batch(tiny_base: Base, sampler: str) -> None:
     config = FEW.model_copy(update={"sampler": sampler, "seed": 10})
-    batch = generate(tiny_base, config.model_copy(update={"num_images": 3}))
-    assert [picture.seed for picture in batch] == [10, 11, 12]
+    batch = generate(tiny_base, config.model_copy(update={"num_images": 2}))
+    assert [picture.seed for picture in batch] == [10, 11]
     for picture in batch:
         alone = generate(tiny_base, config.model_copy(update={"seed": picture.seed}))[0]
         assert alone.image.tobytes() == picture.image.tobytes()
@@ -36,7 +36,7 @@ def test_a_seeds_picture_doesnt_depend_on_its_batch(tiny_base: Base, sampler: st
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_many_prompts_at_once_draw_what_each_draws_alone(tiny_base: Base, sampler: str) -> None:
     config = FEW.model_copy(update={"sampler": sampler})
-    prompts, seeds = ["a fox", "an owl", "a house", "", "a fox"], [4, 4, 9, 2, 5]
+    prompts, seeds = ["a fox", "an owl", ""], [4, 4, 9]
     images = generate_prompts(tiny_base, prompts, seeds, config, batch_size=2)
     for prompt, seed, image in zip(prompts, seeds, images, strict=True):
         alone = generate(tiny_base, config.model_copy(update={"prompt": prompt, "seed": seed}))[0].image

@@ -113,12 +113,12 @@ def test_a_seed_gives_its_picture_whatever_it_is_drawn_with(
 ) -> None:
     base = base_by_prediction("epsilon")
     config = FEW.model_copy(update={"sampler": sampler})
-    images = generate_prompts(base, ["a fox"] * 3, [7, 8, 9], config)
-    for seed, image in zip([7, 8, 9], images, strict=True):
-        alone = config.model_copy(update={"seed": seed})
-        first, again = generate(base, alone)[0].image, generate(base, alone)[0].image
-        assert first.tobytes() == again.tobytes()
-        assert apart(first, image) <= 1
+    images = generate_prompts(base, ["a fox"] * 2, [7, 8], config)
+    for seed, image in zip([7, 8], images, strict=True):
+        alone = generate(base, config.model_copy(update={"seed": seed}))[0].image
+        assert apart(alone, image) <= 1
+    again = generate(base, config.model_copy(update={"seed": 8}))[0].image
+    assert again.tobytes() == alone.tobytes()
     assert apart(images[0], images[1]) > 5
 
 

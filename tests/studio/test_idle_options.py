@@ -39,7 +39,7 @@ from tests.studio.test_base_commands import refused
             ("mix", "a.safetensors", "--base", "BASE", "--attention", "sdpa"),
             "--attention has no effect on mix",
         ),
-        (("train",), "the following arguments are required: config"),
+        (("train",), "nothing says what to learn"),
         (("train", "x.toml", "--attention", "sdpa"), "unrecognized arguments: --attention sdpa"),
         (("demo", "--attention", "sdpa"), "unrecognized arguments: --attention sdpa"),
     ],
