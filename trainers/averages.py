@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -31,25 +31,43 @@ class Averages:
         self._optimizer = optimizer
         self._decay = config.ema_decay
         self._schedule_free = OPTIMIZERS[config.optimizer].averages
-        self._steps = 0
+        self._steps = dict.fromkeys(parameters, 0)
         self._moving: dict[str, torch.Tensor] = {}
         if self._decay:
             self._moving = {name: one.detach().clone() for name, one in parameters.items()}
 
-    def after_step(self) -> None:
-        """Take the parameters after an optimizer step into the moving average.
+    def after_step(self, pruned: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Take the parameters that learn into the moving average, after an optimizer step.
 
-        The decay rises with the number t of steps before, min(decay, (1 + t) / (10 + t)), so that the start
-        is soon forgotten.
+        The decay rises with the number t of a parameter's steps before, min(decay, (1 + t) / (10 + t)), so
+        that its start is soon forgotten. pruned: by name, which numbers are nothing from now on, bool of the
+        parameter's shape; the average forgets them too.
         Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046; the rise as in diffusers' EMAModel.
         """
-        if not self._moving:
-            return
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        self._steps += 1
         with torch.no_grad():
             for name, average in self._moving.items():
+                if not self._parameters[name].requires_grad:
+                    continue
+                steps = self._steps[name]
+                decay = min(self._decay, (1 + steps) / (10 + steps))
+                self._steps[name] += 1
                 average.lerp_(self._parameters[name].detach(), 1.0 - decay)
+                if pruned and name in pruned:
+                    average.masked_fill_(pruned[name], 0.0)
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Write the averages of parameters that stop learning into them.
+
+        What else learns from now on sees them as they will be kept. Once more changes nothing.
+        """
+        averaged = self._averaged()
+        with torch.no_grad():
+            for name in names:
+                if name in averaged:
+                    parameter = self._parameters[name]
+                    parameter.copy_(averaged[name])
+                    if self._schedule_free:
+                        self._optimizer.state[parameter]["z"].copy_(parameter)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -66,14 +84,15 @@ class Averages:
         """Return what a checkpoint needs; empty where there is no moving average."""
         if not self._moving:
             return {}
-        return {_STEPS: torch.tensor(self._steps), **{f"moving.{k}": v for k, v in self._moving.items()}}
+        steps = torch.tensor(list(self._steps.values()))
+        return {_STEPS: steps, **{f"moving.{name}": value for name, value in self._moving.items()}}
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go back to a state. Raises: StudioError where it is of other parameters or settings."""
         if set(tensors) != set(self.state()):
             raise StudioError("checkpoint has other averages than this run; start afresh")
         if self._moving:
-            self._steps = int(tensors[_STEPS])
+            self._steps = dict(zip(self._steps, tensors[_STEPS].tolist(), strict=True))
             for name, average in self._moving.items():
                 average.copy_(tensors[f"moving.{name}"])
 

@@ -57,6 +57,11 @@ class TrainConfig(Section):
                 f"optimizer.learning_rate: {row.label} learns a word alone; set adapter.token_learning_rate, "
                 "or leave it out"
             )
+        if row.allocates_rank and OPTIMIZERS[self.optimizer.optimizer].averages:
+            raise ValueError(
+                f"optimizer.optimizer: {self.optimizer.optimizer!r} would average back what {row.label} "
+                "prunes; choose 'adamw', with ema_decay where an average is wanted"
+            )
         if self.objective.given("prior_target") and not self.data.prior_weight:
             raise ValueError(
                 "objective.prior_target: class pictures are left out; set data.prior_weight, or leave it out"

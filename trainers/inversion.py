@@ -168,16 +168,20 @@ class Words:
         return {self.word: found}
 
 
-def freeze(parameters: Mapping[str, nn.Parameter], now: Phase) -> None:
-    """Let gradients reach just those parameters that learn in a phase.
+def freeze(parameters: Mapping[str, nn.Parameter], now: Phase) -> list[str]:
+    """Let gradients reach just those parameters that learn in a phase; return the names that stop learning.
 
     The others get none, and an optimizer leaves what has no gradient as it is, decay and moments too.
     """
+    stopped = []
     for name, parameter in parameters.items():
         learns = now.words if name.startswith(PREFIX) else now.weights
         if parameter.requires_grad != learns:
             parameter.requires_grad_(learns)
             parameter.grad = None
+            if not learns:
+                stopped.append(name)
+    return stopped
 
 
 def _check(word: str, names: list[str], tokenizer: CLIPTokenizer) -> None:

@@ -140,7 +140,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             while state.step < total:
                 step_began = time.monotonic()
                 now = phase(state.step, total, words_alone(config.adapter))
-                freeze(injection.parameters, now)
+                averages.hold(freeze(injection.parameters, now))
                 for group, rate in zip(optimizer.param_groups, rates_now(rates, now, config), strict=True):
                     group["lr"] = rate
 
@@ -149,7 +149,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                     batch = batch.to(base.device)
                     with precision.autocast():
                         aim = wanted(injection, levels, batch, config, plain)  # (B, C, h, w)
-                    with injection.learning():
+                    with injection.learning(state.step, processes.rank):
                         with precision.autocast():
                             predicted = predict_batch(base, levels, batch, encode)  # (B, C, h, w)
                         each = sample_losses(
@@ -168,7 +168,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 state.step += 1
                 if not precision.skipped:
                     injection.after_step(state.step, total)
-                    averages.after_step()
+                    averages.after_step(injection.pruned())
                 optimizer.zero_grad(set_to_none=True)
 
                 yield event(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -179,12 +180,31 @@ def build_optimizer(groups: Groups, config: OptimizerConfig) -> torch.optim.Opti
     return OPTIMIZERS[config.optimizer](groups, config)
 
 
+@contextmanager
+def learning_groups(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let an optimizer see only those of its groups that learn, for a step.
+
+    Some count steps and sum up weights by the group, whether its parameters have gradients or not. A group
+    that rests thus begins as at the first step when its turn comes, and Prodigy's estimate is its own.
+    """
+    groups = optimizer.param_groups
+    optimizer.param_groups = [group for group in groups if _learns(group)]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = groups
+
+
+def _learns(group: dict[str, Any]) -> bool:
+    return any(parameter.requires_grad for parameter in group["params"])
+
+
 def step_size(optimizer: torch.optim.Optimizer) -> float:
-    """Return the first group's learning rate as AdamW's is understood, for people to look at.
+    """Return the rate of the first group that learns as AdamW's is understood, for people to look at.
 
     For an optimizer that finds the size of a step by itself that is its rate times what it has found.
     """
-    group = optimizer.param_groups[0]
+    group = next(filter(_learns, optimizer.param_groups), optimizer.param_groups[0])
     return float(group["lr"]) * float(group.get("d", 1.0))
 
 

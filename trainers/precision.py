@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipelines.device import DTYPES
+from trainers.optimizers import learning_groups
 from trainers.settings import RunConfig
 
 # A loss scale this small says that it isn't the scale that makes the gradients infinite.
@@ -45,7 +46,9 @@ class Precision:
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float
     ) -> torch.Tensor:
-        """Clip and take a step; return the gradients' norm from before, unscaled. They stay where they are.
+        """Clip and take a step in the groups that learn; return the gradients' norm from before, unscaled.
+
+        The gradients stay where they are.
 
         A step whose gradients aren't finite isn't taken: without scaling the norm says so, and with it
         `skipped` does, the scale is halved, and the norm is given as 0 (until the scale is so small that
@@ -57,11 +60,13 @@ class Precision:
         finite = bool(norm.isfinite())
         self.skipped = False
         if self._scaler is not None:
-            self._scaler.step(optimizer)
+            with learning_groups(optimizer):
+                self._scaler.step(optimizer)
             self._scaler.update()
             self.skipped = not finite and self._scaler.get_scale() > _SMALLEST_SCALE
         elif finite:
-            optimizer.step()
+            with learning_groups(optimizer):
+                optimizer.step()
         return torch.zeros_like(norm) if self.skipped else norm
 
     @property

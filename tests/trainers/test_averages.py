@@ -10,7 +10,7 @@ import torch
 from pipelines.errors import StudioError
 from trainers.averages import Averages
 from trainers.checkpoint import Checkpoint, commit
-from trainers.optimizers import build_optimizer
+from trainers.optimizers import build_optimizer, learning_groups
 from trainers.settings import OptimizerConfig
 
 Parameters = dict[str, torch.nn.Parameter]
@@ -124,6 +124,46 @@ def test_the_moving_average_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     take_steps(fresh, optimizer, again, 5, 10)
     with again.applied():
         assert all(torch.equal(fresh[name].detach(), value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    "config", [OptimizerConfig(ema_decay=0.9), OptimizerConfig(optimizer="schedule_free_adamw")]
+)
+def test_what_stops_learning_is_held_at_its_average(config: OptimizerConfig) -> None:
+    """And what begins to learn then is averaged as if the run had begun there."""
+    parameters, optimizer, averages = begin(config)
+    parameters["b"].requires_grad_(False)
+    for step in range(6):
+        parameters["a"].grad = torch.randn(3, generator=torch.Generator().manual_seed(step)) + 0.5
+        with learning_groups(optimizer):
+            optimizer.step()
+        averages.after_step()
+    before = values(parameters)
+    with averages.applied():
+        kept = values(parameters)
+    assert not torch.equal(kept["a"], before["a"])
+    parameters["a"].requires_grad_(False).grad = None
+    averages.hold(["a"])
+    averages.hold(["a"])  # as after a resume
+    assert torch.equal(parameters["a"], kept["a"])
+    parameters["b"].requires_grad_(True)
+    fresh, other, again = begin(config)
+    for step in range(3):
+        for one, rule, average in ((parameters, optimizer, averages), (fresh, other, again)):
+            one["b"].grad = torch.randn(3, generator=torch.Generator().manual_seed(9 + step))
+            with learning_groups(rule):
+                rule.step()
+            average.after_step()
+    with averages.applied(), again.applied():
+        assert torch.equal(parameters["b"], fresh["b"])
+        assert torch.equal(parameters["a"], kept["a"])
+
+
+def test_the_average_forgets_what_was_pruned() -> None:
+    parameters, _, averages = begin(OptimizerConfig(ema_decay=0.9))
+    averages.after_step({"a": torch.tensor([True, False, True])})
+    with averages.applied():
+        assert parameters["a"].tolist() == [0.0, 1.0, 0.0] and parameters["b"].tolist() == [1.0] * 3
 
 
 def test_averages_of_other_settings_are_refused() -> None:

@@ -15,7 +15,14 @@ from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from trainers.checkpoint import Checkpoint, commit
 from trainers.optimizer_state import optimizer_state, restore_optimizer_state
-from trainers.optimizers import OPTIMIZERS, base_rate_scale, build_optimizer, check_installed, step_size
+from trainers.optimizers import (
+    OPTIMIZERS,
+    base_rate_scale,
+    build_optimizer,
+    check_installed,
+    learning_groups,
+    step_size,
+)
 from trainers.schedules import SCHEDULES, rate_factor
 from trainers.settings import OptimizerConfig
 from trainers.settings import optimizer as settings
@@ -162,6 +169,35 @@ def test_the_state_of_another_optimizer_or_of_other_parameters_is_refused() -> N
 
 
 @pytest.mark.parametrize("name", INSTALLED)
+def test_a_group_that_rested_begins_as_any_does(name: str) -> None:
+    """Whatever an optimizer counts or finds by the group, others' steps before its own are none of it."""
+    ends = []
+    for rested in (0, 7):
+        parameters, optimizer = begin(name)
+        for one in (first := optimizer.param_groups[0]["params"]):
+            one.requires_grad_(False)
+        for step in range(rested):
+            generator = torch.Generator().manual_seed(step)
+            parameters["text.bias"].grad = torch.randn(6, generator=generator)
+            with learning_groups(optimizer):
+                optimizer.step()
+        for one in first:
+            one.requires_grad_(True)
+        for key in ("text.bias", "text.idle"):
+            parameters[key].requires_grad_(False).grad = None
+        assert step_size(optimizer) == optimizer.param_groups[0]["lr"] * optimizer.param_groups[0].get("d", 1)
+        for step in range(5):
+            for index, one in enumerate(first):
+                generator = torch.Generator().manual_seed(100 + 2 * step + index)
+                one.grad = torch.randn(one.shape, generator=generator)
+            with learning_groups(optimizer):
+                optimizer.step()
+        assert len(optimizer.param_groups) == 2
+        ends.append([one.detach().clone() for one in first])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("name", INSTALLED)
 def test_optimizers_descend_at_their_own_rate(name: str) -> None:
     target = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
     parameters = make_parameters()
@@ -261,6 +297,7 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"optimizer": "prodigy", "text_learning_rate": 0.5}, "one rate for all"),
         ({"optimizer": "schedule_free_adamw", "schedule": "cosine"}, "set schedule to 'constant'"),
         ({"optimizer": "schedule_free_adamw", "ema_decay": 0.9}, "averages by itself"),
+        ({"optimizer": "schedule_free_adamw", "beta1": 0.0}, "nothing to average; use 0.9"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(fields: dict[str, Any], words: str) -> None:

@@ -11,8 +11,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from trainers.optimizers import build_optimizer
 from trainers.precision import Precision
-from trainers.settings import RunConfig
+from trainers.settings import OptimizerConfig, RunConfig
 
 CPU = torch.device("cpu")
 
@@ -141,3 +142,15 @@ def test_the_scale_comes_back_from_a_checkpoint() -> None:
 def test_two_kinds_of_sixteen_bits_are_refused() -> None:
     with pytest.raises(ValidationError, match="expected one kind of 16 bits; choose precision 'bf16'"):
         RunConfig(output=Path("run"), precision="fp16", mixed_precision="bf16")
+
+
+@pytest.mark.parametrize("mixed", [None, "fp16"])
+def test_only_groups_that_learn_take_a_step(mixed: str | None) -> None:
+    chosen = precision(mixed)
+    learns, rests = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1), requires_grad=False)
+    config = OptimizerConfig(optimizer="adopt")
+    optimizer = build_optimizer([{"params": [rests], "lr": 0.1}, {"params": [learns], "lr": 0.1}], config)
+    for _ in range(3):
+        chosen.backward(learns.square().sum())
+        chosen.step(optimizer, [rests, learns], 1.0)
+    assert [group.get("step") for group in optimizer.param_groups] == [None, 3]

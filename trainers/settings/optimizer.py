@@ -230,6 +230,10 @@ class OptimizerConfig(Section):
                 f"schedule {self.schedule!r} isn't for optimizer {self.optimizer!r}, which averages instead "
                 f"of slowing down; set schedule to {row.schedule!r}"
             )
+        if row.averages and self.beta1 == 0:
+            raise ValueError(
+                f"beta1 0 leaves optimizer {self.optimizer!r} nothing to average; use 0.9 or leave it out"
+            )
         if row.averages and self.ema_decay:
             raise ValueError(
                 f"ema_decay has no effect with optimizer {self.optimizer!r}, which averages by itself; leave "

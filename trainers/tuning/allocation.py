@@ -32,12 +32,13 @@ class Allocation:
         )
         self._allocator: Any = RankAllocator(self, self._config, NAME)
         self._masks: dict[str, Any] | None = None
+        self._settled = False
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield parameters as PEFT names them: what its allocator asks a model for."""
         for name, one in self._layers.items():
             for part, parameter in one.trained().items():
-                yield f"{name}.{_PEFT_NAMES[part]}.{NAME}", parameter
+                yield _peft_name(name, part), parameter
 
     def penalty(self) -> torch.Tensor:
         """Return how far the factors are from orthogonal, times the configuration's weight."""
@@ -59,18 +60,29 @@ class Allocation:
         config.tinit = min(round(0.1 * total), total - config.tfinal - 1)
         config.deltaT = max(1, total // 100)
         last = total - config.tfinal
-        if step > last:
-            if self._masks is not None:
-                allocator.mask_using_rank_pattern(self, self._masks)
+        if self._settled:
+            allocator.mask_using_rank_pattern(self, self._masks)
             return
         for _, parameter in self.named_parameters():
             if parameter.grad is None:  # a layer that nothing reads, as SDXL's last one of text_encoder
                 parameter.grad = torch.zeros_like(parameter)
         # PEFT counts no importance at the very step of the last pruning, which in a tiny run is the first.
-        if step == last and not allocator.exp_avg_ipt:
+        if step >= last and not allocator.exp_avg_ipt:
             allocator.update_ipt(self)
-        _, masks = allocator.update_and_allocate(self, step, force_mask=step == last)
+        # The last pruning comes later where its step was left out, as in fp16.
+        _, masks = allocator.update_and_allocate(self, step, force_mask=step >= last)
         self._masks = masks if masks is not None else self._masks
+        self._settled = step >= last
+
+    def pruned(self) -> dict[str, torch.Tensor]:
+        """Return which singular values are zero for good, bool (r, 1), by their names among the trained."""
+        if not self._settled:
+            return {}
+        assert self._masks is not None
+        return {
+            f"{name}.singular": one.trained()["singular"].new_tensor(self._masks[key])[:, None] == 0
+            for key, (name, one) in zip(self._masks, self._layers.items(), strict=True)
+        }
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return importances and masks by name; the names never change."""
@@ -84,6 +96,7 @@ class Allocation:
                     torch.ones(parameter.shape[0]) if self._masks is None else torch.tensor(self._masks[name])
                 )
                 found[f"{name}.mask"] = mask.float()
+        found[f"{next(iter(self._layers))}.settled"] = torch.tensor([float(self._settled)])
         return found
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -96,6 +109,11 @@ class Allocation:
             if f"{name}.mask" in tensors:
                 masks[name] = tensors[f"{name}.mask"].bool().tolist()
         self._masks = masks
+        self._settled = bool(tensors[f"{next(iter(self._layers))}.settled"].item())
+
+
+def _peft_name(name: str, part: str) -> str:
+    return f"{name}.{_PEFT_NAMES[part]}.{NAME}"
 
 
 def pruned(parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

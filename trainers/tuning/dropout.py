@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,49 +12,36 @@ import torch
 class Randomness:
     """A state of torch's global generators that is lent to them for a while.
 
-    PEFT's layers drop out by the global generators; in between they are everybody's.
+    PEFT's layers drop out by the global generators; in between they are everybody's. Each step and process
+    has numbers of its own, so that a resume needs no state and processes don't drop alike.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
         self._cuda = [device] if device.type == "cuda" else []
         self._entered = False
-        self._states: dict[str, torch.Tensor] = {}
-        with self._lent():
-            torch.manual_seed(seed)
-            self._keep()
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return where the draws stand."""
-        return {f"dropout.{name}": value for name, value in self._states.items()}
-
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Write what `state` returned back."""
-        self._states = {name: tensors[f"dropout.{name}"].cpu().clone() for name in self._states}
+        self._at: tuple[int, int] | None = None
+        self._states: list[torch.Tensor] = []
 
     @contextmanager
-    def used(self) -> Iterator[None]:
-        """Draw from these numbers in the meantime."""
+    def used(self, step: int, rank: int) -> Iterator[None]:
+        """Draw from the numbers of a step in a process; once more goes on where they stood."""
         self._entered = True
-        with self._lent():
-            torch.set_rng_state(self._states["cpu"])
-            if self._cuda:
-                torch.cuda.set_rng_state(self._states["cuda"], self._cuda[0])
+        with torch.random.fork_rng(devices=self._cuda):
+            if self._at == (step, rank):
+                torch.set_rng_state(self._states[0])
+                for device, state in zip(self._cuda, self._states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            else:
+                digest = hashlib.sha256(f"{self._seed} {step} {rank}".encode()).digest()
+                torch.manual_seed(int.from_bytes(digest[:7]))
+                self._at = (step, rank)
             try:
                 yield
             finally:
-                self._keep()
+                self._states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda)]
 
     def check_used(self) -> None:
         """Make sure that the last step dropped out."""
         assert self._entered, "the step ran outside `Injection.learning`: nothing was dropped out"
         self._entered = False
-
-    @contextmanager
-    def _lent(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=self._cuda):
-            yield
-
-    def _keep(self) -> None:
-        self._states = {"cpu": torch.get_rng_state()}
-        if self._cuda:
-            self._states["cuda"] = torch.cuda.get_rng_state(self._cuda[0])

@@ -65,7 +65,8 @@ class Injection:
             weight.data = weight.data.clone()
             self._undo.callback(setattr, weight, "data", whole[seat.name])
         # PEFT and our layers draw their initial values from the global generators, which are given back.
-        with torch.random.fork_rng(devices=[]):
+        cards = [self.base.device] if self.base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cards):
             torch.manual_seed(seed)
             for one in put_in(self.base, self.tuning, self.method, found):
                 self.tuned[one.seat.name] = one
@@ -105,15 +106,16 @@ class Injection:
         return groups(self.tuned, self.words, self.tuning, self.config, config, scale)
 
     @contextmanager
-    def learning(self) -> Iterator[None]:
+    def learning(self, step: int = 0, rank: int = 0) -> Iterator[None]:
         """Drop out, where the config asks for it, with random numbers of the adapter's own.
 
-        Goes round the forward and the backward pass of a step; everywhere else nothing is dropped.
+        Goes round the forward and the backward pass of a step; everywhere else nothing is dropped. step,
+        rank: of the process: they decide the numbers.
         """
         if self._dropout is None:
             yield
             return
-        with self._dropout.used():
+        with self._dropout.used(step, rank):
             for one in self.tuned.values():
                 _train(one.layer, True)
             try:
@@ -160,6 +162,10 @@ class Injection:
             if isinstance(one.layer, OwnLayer):
                 one.layer.after_step(step, total)
 
+    def pruned(self) -> dict[str, torch.Tensor]:
+        """Return by parameter which numbers are nothing from now on, bool of its shape."""
+        return {name: gone for one in self._allocations for name, gone in one.pruned().items()}
+
     def _more(self) -> dict[str, torch.Tensor]:
         """Numbers beside the parameters that decide how a run goes on; tensors of the adapter's own."""
         found: dict[str, torch.Tensor] = {}
@@ -174,8 +180,6 @@ class Injection:
             found |= {f"{name}.{part}": value for part, value in start.state().items()}
         for allocation in self._allocations:
             found |= allocation.state()
-        if self._dropout is not None:
-            found |= self._dropout.state()
         return found
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -211,8 +215,6 @@ class Injection:
                 start.load({part: tensors[f"{name}.{part}"] for part in start.state()})
         for allocation in self._allocations:
             allocation.load(tensors)
-        if self._dropout is not None:
-            self._dropout.load(tensors)
 
     def collect(
         self, name: str, triggers: Sequence[str] = (), metadata: Mapping[str, str] | None = None

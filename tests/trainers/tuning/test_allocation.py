@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from pipelines.base import Base
-from tests.trainers.tuning.trying import config_of, disturb, predict
+from pipelines.errors import ConfigError
+from tests.trainers.tuning.trying import config_of, disturb, predict, take_step
+from trainers.averages import Averages
+from trainers.config import validate
+from trainers.settings import OptimizerConfig
 from trainers.tuning import injected
 
 
@@ -75,3 +79,43 @@ def test_runs_of_few_steps_have_a_plan_too(tiny_base: Base, total: int) -> None:
                 parameter.grad = torch.ones_like(parameter)
             injection.after_step(step, total)
         assert injection.collect("a").rank <= 3
+
+
+def test_an_average_keeps_no_direction_that_was_pruned(tiny_base: Base) -> None:
+    config, rates = config_of("adalora", text_targets="none"), OptimizerConfig(ema_decay=0.99)
+    with injected(tiny_base, config, 1) as injection:
+        optimizer = torch.optim.SGD(injection.parameters.values(), lr=0.05)
+        averages = Averages(injection.parameters, optimizer, rates)
+        for step in range(1, 9):
+            take_step(injection, optimizer, step, 8)
+            averages.after_step(injection.pruned())
+            assert bool(injection.pruned()) == (step >= 6)
+        ranks = {name: factor.rank for name, factor in injection.collect("a").factors.items()}
+        with averages.applied():
+            kept = {name: factor.rank for name, factor in injection.collect("a").factors.items()}
+        again = injection.state()
+        injection.load(again)
+        assert injection.pruned().keys() == {f"{name}.singular" for name in ranks}
+    assert kept == ranks and len(set(ranks.values())) > 1
+
+
+def test_the_last_pruning_is_made_up_for(tiny_base: Base) -> None:
+    """In fp16 the step of the last pruning may be left out."""
+    config = config_of("adalora", text_targets="none")
+    with injected(tiny_base, config, 1) as injection:
+        optimizer = torch.optim.SGD(injection.parameters.values(), lr=0.05)
+        for step in (1, 2, 3, 4, 5, 7, 8):  # of 8 steps the 6th is the last that prunes
+            take_step(injection, optimizer, step, 8)
+        ranks = [factor.rank for factor in injection.collect("a").factors.values()]
+    assert sum(ranks) <= 2 * len(ranks) + ranks.count(1)
+
+
+def test_an_optimizer_that_averages_is_refused() -> None:
+    values = {
+        "data": {"instance_images": "a", "trigger": "zuv", "instance_prompt": "a zuv"},
+        "adapter": {"method": "adalora"},
+        "optimizer": {"optimizer": "schedule_free_adamw"},
+        "run": {"output": "run"},
+    }
+    with pytest.raises(ConfigError, match="would average back what AdaLoRA prunes; choose 'adamw'"):
+        validate(values)

@@ -192,13 +192,16 @@ def test_dropout_drops_only_while_learning_by_numbers_of_its_own(tiny_base: Base
             first = seen(tiny_base)
             torch.manual_seed(1)  # another's draws meanwhile
         assert torch.equal(torch.get_rng_state(), state)
-        kept = injection.state()
-        with injection.learning():
+        with injection.learning():  # a step's second batch
             second = seen(tiny_base)
-        assert not torch.equal(first, calm) and not torch.equal(first, second)
-        injection.load(kept)
-        with injection.learning():
-            assert torch.equal(seen(tiny_base), second)
+        with injection.learning(1):
+            later = seen(tiny_base)
+        with injection.learning(0, rank=1):
+            beside = seen(tiny_base)
+        found = [calm, first, second, later, beside]
+        assert not any(torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
+        with injection.learning(1):  # as after a resume
+            assert torch.equal(seen(tiny_base), later)
         assert torch.equal(seen(tiny_base), calm)
         injection.after_step(1, 2)
         with pytest.raises(AssertionError, match="nothing was dropped out"):

@@ -60,7 +60,7 @@ def take_step(
     prompts: Iterable[str] = PROMPTS,
 ) -> None:
     """Take one step."""
-    with injection.learning():
+    with injection.learning(step):
         loss = (predict(injection.base, prompts) - 1.0).square().mean()
         penalty = injection.penalty()
         (loss if penalty is None else loss + penalty).backward()
