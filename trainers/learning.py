@@ -26,6 +26,8 @@ from trainers.preparing import PRIOR
 from trainers.processes import Processes
 from trainers.settings import AdapterConfig
 from trainers.tuning import Injection, injected
+from trainers.tuning.starts import check_starts
+from trainers.tuning.targets import seats
 
 
 @contextmanager
@@ -75,6 +77,8 @@ def check_injection(base: Base, config: TrainConfig, dataset: Dataset) -> int:
     Raises: ConfigError as `inject` and `build_optimizer` do.
     """
     trial = config.adapter.model_copy(update={"initialisation": "default"})  # the others take their time
+    if config.adapter.initialisation != trial.initialisation:
+        check_starts(seats(base, config.adapter)[0])
     with injected(base, trial, config.run.seed, word=config.data.trigger) as trial_injection:
         if trial_injection.words is not None and not config.data.captioner:  # whose captions have the trigger
             trial_injection.words.check_captions([item.caption for item in dataset.learn])

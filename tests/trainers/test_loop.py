@@ -199,6 +199,7 @@ def test_snr_gamma_matters_under_min_snr(make_config: Make, tmp_path: Path) -> N
         ({"held_out": 5}, ConfigError, "held_out"),
         ({"resolution": 18}, ConfigError, "expected a multiple of 4; use 16"),
         ({"device": "quantum"}, ConfigError, "quantum"),
+        ({"initialisation": "pissa", "unet_targets": "attention+ff"}, ConfigError, "is a convolution"),
     ],
 )
 def test_refusals_write_nothing(

@@ -54,7 +54,7 @@ def noise_levels(base: Base, objective: ObjectiveConfig) -> Levels:
     last level would be all that it is given.
     """
     scheduler = base.scheduler.config
-    signal = base.scheduler.alphas_cumprod.to(device=base.device, dtype=torch.float32)
+    signal = base.scheduler.alphas_cumprod.to(base.device, torch.float32)
     if not objective.zero_terminal_snr:
         return Levels(signal, base.prediction_type)
     if base.prediction_type == "epsilon":
@@ -77,5 +77,5 @@ def zero_terminal(signal: torch.Tensor) -> torch.Tensor:
     √ᾱ is shifted by its last value and scaled so that the first stays.
     Source: Lin et al. 2023, https://arxiv.org/abs/2305.08891, algorithm 1.
     """
-    root = signal.double().sqrt()
-    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square().to(signal.dtype)
+    root = signal.cpu().double().sqrt()  # Apple's cards have no fp64
+    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))).square().to(signal)

@@ -12,6 +12,7 @@ from trainers.inversion import Words
 from trainers.settings import AdapterConfig, OptimizerConfig
 from trainers.settings.optimizer import OPTIMIZERS, rate_scale
 from trainers.tuning.layers import Tuned
+from trainers.tuning.starts import REWRITING
 
 WORD_RATE = TUNINGS["textual_inversion"].learning_rate
 """Of a learned word, on bases of any size: its vectors are about as long everywhere."""
@@ -38,7 +39,7 @@ def groups(
     for one in tuned.values():
         part = "unet" if one.seat.component == "unet" else "text"
         for name, parameter in one.trained().items():
-            decays = tuning.decays and name not in tuning.no_decay
+            decays = tuning.decays and name not in tuning.no_decay and adapter.initialisation not in REWRITING
             found.setdefault((part, one.seat.rate, decays), []).append(parameter)
     made = [
         {

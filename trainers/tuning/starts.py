@@ -72,10 +72,15 @@ class Start:
         self.weight.data = self.whole if whole else self.rest
 
     def factors(self, now: LowRank) -> LowRank:
-        """Return s·(BA − B₀A₀) as plain LoRA of twice the rank, exactly."""
+        """Return s·(BA − B₀A₀) as plain LoRA of twice the rank: s·((B − B₀)A + B₀(A − A₀)).
+
+        So a file of 16 bits rounds what was learned. Of BA − B₀A₀ it would round the base's share, which is
+        much larger.
+        """
+        down, up = self.down.cpu(), self.up.cpu()
         return LowRank(
-            down=torch.cat([now.down, self.down.cpu()]),
-            up=torch.cat([now.up, -self.up.cpu()], dim=1),
+            down=torch.cat([now.down, now.down - down]),
+            up=torch.cat([now.up - up, up], dim=1),
             alpha=2 * now.alpha,
         )
 

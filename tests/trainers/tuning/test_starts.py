@@ -11,7 +11,7 @@ from pipelines.errors import ConfigError
 from pipelines.mixer import Mixer
 from tests.tiny import weights_of
 from tests.trainers.tuning.trying import predict, seen, train
-from trainers.settings import AdapterConfig
+from trainers.settings import AdapterConfig, OptimizerConfig
 from trainers.tuning import inject, injected
 
 _ATTENTION = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -44,6 +44,23 @@ def test_a_start_out_of_the_base_is_collected_as_plain_lora(tiny_base: Base, sta
         mixer.add("a", adapter)
         mixer.set({"a": 1.0})
         torch.testing.assert_close(seen(tiny_base), trained, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_sixteen_bits_round_what_was_learned_and_not_the_start(tiny_base: Base, start: str) -> None:
+    with injected(tiny_base, AdapterConfig(initialisation=start, rank=4, alpha=4)) as injection:
+        train(injection, steps=2, rate=1e-4)
+        one = injection.tuned[_ATTENTION]
+        exact = (one.parts["up"] @ one.parts["down"]).detach().double()
+        begun = injection.state()
+        exact -= begun[f"{_ATTENTION}.start.up"].double() @ begun[f"{_ATTENTION}.start.down"].double()
+        kept = injection.collect("a").factors[_ATTENTION]
+        groups = injection.groups(OptimizerConfig(weight_decay=0.1))
+    assert isinstance(kept, LowRank)
+    written = LowRank(down=kept.down.half(), up=kept.up.half(), alpha=kept.alpha)
+    assert (written.delta() - exact).norm() < 1e-2 * exact.norm()
+    # Nothing draws it to zero, which isn't what it began as.
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0]
 
 
 def test_pissa_begins_with_the_strongest_directions(tiny_base: Base) -> None:
