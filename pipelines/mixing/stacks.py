@@ -105,7 +105,7 @@ class Stack:
         """Return (n, rows, r) and (n, r, columns), the weights in one of them."""
         up, down, scaled, scales = self.up, self.down, self.scaled, self.scales
         assert up is not None and down is not None and scaled is not None and scales is not None
-        if scales.shape[1] == 1:
+        if scaled.shape == up.shape:  # not by the weights' shape, which is the same for both where R is 1
             out = scaled[:, :, columns]
             return torch.mul(up[:, :, columns], scales[:, :, columns], out=out), down[:, columns]
         out = scaled[:, columns]

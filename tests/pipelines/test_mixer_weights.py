@@ -21,6 +21,19 @@ def everywhere(base: Base) -> list[str]:
     return target_modules(base, "all", "attention+mlp")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_rank_of_one_is_mixed_without_a_new_room(tiny_base: Base) -> None:
+    name = (
+        "unet.mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"  # twice four times as high as wide
+    )
+    layer = tiny_base.modules()[name]
+    adapter, own = random_adapter(tiny_base, [name], rank=1), layer.weight.detach().clone()
+    with Mixer(tiny_base) as mixer:
+        mixer.add("a", adapter)
+        mixer.set({"a": 0.5})
+        torch.testing.assert_close(layer.weight.detach(), own + 0.5 * adapter.factors[name].delta())
+
+
 def test_blocks_multiply_the_weight_where_they_say(tiny_base: Base) -> None:
     own = {name: layer.weight.detach().clone() for name, layer in tiny_base.modules().items()}
     lora = random_adapter(tiny_base, everywhere(tiny_base))
