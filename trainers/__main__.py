@@ -25,7 +25,7 @@ from trainers.arguments import config_of, parser
 from trainers.config import TrainConfig
 from trainers.listeners import heard
 from trainers.processes import ALONE, Processes, joined, report
-from trainers.progress import Progress
+from trainers.progress import Progress, write
 from trainers.room import disk_full
 
 Named = Callable[[str], Mapping[str, str]]
@@ -110,9 +110,10 @@ def doctor(config: TrainConfig, *, as_json: bool = False) -> int:
 
     findings = examine(config.data, config.run)
     for finding in findings:
-        print(json.dumps(asdict(finding), ensure_ascii=False) if as_json else finding.line())
+        said = json.dumps(asdict(finding), ensure_ascii=False) if as_json else finding.line()
+        write(said + "\n", sys.stdout)
     if not findings and not as_json:
-        print("nothing to mend")
+        write("nothing to mend\n", sys.stdout)
     return 0
 
 

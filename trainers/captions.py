@@ -46,20 +46,27 @@ def words_for(
         row = rows.get(picture, Row())
         caption = row.caption or prompt
         if not row.caption:
-            missing.append(picture.name)
+            missing.append(_name(picture, data))
         if data.trigger.casefold() not in caption.casefold():
             if data.add_trigger:
                 caption = f"{data.trigger}, {caption}"
             else:
-                silent.append(picture.name)
+                silent.append(_name(picture, data))
         found.append(Words(caption=caption, own=bool(row.caption), repeats=row.repeats, mask=row.mask))
     if silent:
         notes.append(
-            f"no {data.trigger!r} in the caption of {listed(silent)}: the trigger won't learn from it"
+            f"no {data.trigger!r} in the caption of {listed(silent)}: the trigger won't learn from it; write "
+            "it in, or set data.add_trigger"
         )
     if missing and len(missing) < len(pictures):
         notes.append(f"no caption for {listed(missing)}: the prompt of the pictures is used")
     return found, notes
+
+
+def _name(picture: Path, data: DataConfig) -> str:
+    """What people know a picture by: its path in the folder of pictures."""
+    inside = picture.is_relative_to(data.instance_images)
+    return picture.relative_to(data.instance_images).as_posix() if inside else picture.name
 
 
 def _written(pictures: Sequence[Path], data: DataConfig) -> tuple[dict[Path, Row], list[str]]:

@@ -215,14 +215,19 @@ def frame_notes(found: Sequence[Frame], most: int = 5) -> list[str]:
 
     most: how many lines there are; the others are counted.
     """
-    lines = [line for frame in found for line in _notes(frame)]
+    parts: dict[int, list[Frame]] = {}
+    for frame in found:
+        parts.setdefault(id(frame.item), []).append(frame)
+    lines = [line for frames_of_one in parts.values() for line in _notes(frames_of_one)]
     if len(lines) > most:
         lines = lines[:most] + [f"and {len(lines) - most} more notes of what is cut off or enlarged"]
     return lines
 
 
-def _notes(frame: Frame) -> Iterator[str]:
-    sides = zip(("top", "right", "bottom", "left"), frame.cut_off, strict=True)
+def _notes(found: Sequence[Frame]) -> Iterator[str]:
+    """What there is to say of one picture's frames: what is cut off is what none of them shows."""
+    frame, cut_off = found[0], [min(shares) for shares in zip(*(one.cut_off for one in found), strict=True)]
+    sides = zip(("top", "right", "bottom", "left"), cut_off, strict=True)
     said = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.015]
     if said:
         yield f"picture {frame.item.name!r}: cut off are {' and '.join(said)}"

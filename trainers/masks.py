@@ -26,8 +26,9 @@ def find_mask(picture: Path, named: str | None = None) -> Path | None:
     Raises: PictureError where the named one isn't there, or its name is more than a file's name.
     """
     if named is None:
-        names = [f"{picture.stem}{MASK}{suffix}" for suffix in SUFFIXES]
-        inside = [f"{picture.stem}{suffix}" for suffix in SUFFIXES]
+        endings = [ending for suffix in SUFFIXES for ending in (suffix, suffix.upper())]
+        names = [f"{picture.stem}{MASK}{ending}" for ending in endings]
+        inside = [f"{picture.stem}{ending}" for ending in endings]
         places = [picture.with_name(name) for name in names]
         places += [picture.parent / FOLDER / name for name in inside]
         return next((path for path in places if path.is_file()), None)

@@ -26,6 +26,7 @@ INSTANCE, PRIOR = 0, 1
 """Numbers of the streams: what is learned, and what is to be kept."""
 
 _EVA_BATCHES = 4
+_SAID_BEFORE = ("missing_trigger", "too_small")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +109,12 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
 
 
 def doctor_notes(base: Base, config: TrainConfig) -> Iterator[str]:
-    """Say what the dataset doctor finds, a line each; of many of one kind the first, and how many more."""
+    """Say what the dataset doctor finds, a line each; of many of one kind the first, and how many more.
+
+    What the notes of the dataset and of its frames say anyway is left out.
+    """
     found = examine(config.data, config.run, resolution=resolution_of(base, config))
-    for kind in dict.fromkeys(finding.kind for finding in found):
+    for kind in dict.fromkeys(finding.kind for finding in found if finding.kind not in _SAID_BEFORE):
         alike = [finding for finding in found if finding.kind == kind]
         more = f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
         yield alike[0].line() + more

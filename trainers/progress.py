@@ -66,12 +66,17 @@ class Progress:
         self._open = len(drawn)
 
     def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-        except UnicodeEncodeError:  # a terminal of another encoding must not end a run
-            encoding = self._stream.encoding or "ascii"
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        self._stream.flush()
+        write(text, self._stream)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write at once; letters that the stream's encoding lacks become escapes and end nothing."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def step_line(event: TrainEvent, seconds: float) -> str:

@@ -142,10 +142,18 @@ def _json_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, values) of a CSV text whose first line names the columns."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    """Yield (line, values) of a CSV text whose first line names the columns, in any case of letters.
+
+    What is between columns is the first of comma, semicolon and tab that the first line has.
+    """
+    first = text.split("\n", 1)[0]
+    # Some spreadsheets write ";" where a comma is part of numbers.
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True
+    )
     try:
-        columns = reader.fieldnames or []
+        columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         if not set(columns) & set(COLUMNS["file"]):
             raise PictureError(
                 f"table {name!r} has no column {COLUMNS['file'][0]!r} in its first line; name it there"

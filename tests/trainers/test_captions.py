@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainers.captions import spoken
+from trainers.captions import spoken, words_for
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 
@@ -76,3 +76,11 @@ def test_the_trigger_is_put_in_front_where_it_lacks(make_config: Make, pictures:
 def test_hostile_captions_become_one_harmless_line(make_config: Make, pictures: Path) -> None:
     (pictures / "00.txt").write_text("zuv\r\n\x1b[2J<b>\u2028x\x00 \ud7ff ü", encoding="utf-8")
     assert load_dataset(make_config().data).learn[0].caption == "zuv [2J<b> x \ud7ff ü"
+
+
+def test_pictures_of_subfolders_are_named_with_them(pictures: Path, make_config: Make) -> None:
+    config = make_config(held_out=0)
+    inside = [pictures / "3_zuv" / "a.png", pictures / "b.png"]
+    (pictures / "b.txt").write_text("a disc")
+    notes = words_for(inside, config.data)[1]
+    assert "no caption for 3_zuv/a.png" in notes[1] and "data.add_trigger" in notes[0]

@@ -227,3 +227,13 @@ def test_marks_tell_brighter_from_darker() -> None:
     found = marks(ramp)
     assert found.shape == (512,) and found[:256].all() and not found[256:].any()
     assert not marks(ramp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).any()
+
+
+def test_pictures_of_several_batches_a_step_are_counted(find: Callable[..., list[Finding]]) -> None:
+    """6 pictures: 20 steps of 1 · 4 show each 13 times; of 1 alone 3.3 times."""
+    assert find(steps=20, batch_size=1, accumulate=4) == []
+    assert [one.kind for one in find(steps=20, batch_size=1)] == ["too_many"]
+    heavy = find(steps=2000, batch_size=1, accumulate=4)
+    assert [(one.kind, one.advice) for one in heavy] == [
+        ("too_few", "add pictures, or lower run.steps to 1500")
+    ]

@@ -253,3 +253,13 @@ def test_a_strip_is_refused_before_it_is_scaled(
     with pytest.raises(PictureError, match="too long a strip; cut out of it what matters"):
         frames([item(*size)], make_config().data, 512, 8)
     assert frames([item(*size)], make_config().data, 16, 2)
+
+
+def test_what_one_of_several_parts_shows_is_not_called_cut_off(
+    item: Callable[..., Item], make_config: Make
+) -> None:
+    def notes(width: int, **fields: Any) -> list[str]:
+        return frame_notes(frames([item(width, 20)], make_config(**fields).data, 16, 2))
+
+    assert "cut off are" in notes(40, buckets=False)[0]
+    assert notes(40, buckets=False, center_crop=False) == []

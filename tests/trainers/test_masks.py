@@ -118,3 +118,8 @@ def test_what_is_transparent_in_a_mask_does_not_count(pictures: Path, make_confi
     drawn = load_dataset(make_config(masks="file").data).learn[0].mask
     assert drawn is not None
     assert drawn.getpixel((2, 2)) == 255 and drawn.getpixel((20, 2)) == 0
+
+
+def test_endings_of_masks_may_be_in_capitals(pictures: Path) -> None:
+    beside = half(pictures, "00.mask.PNG")
+    assert find_mask(pictures / "00.png") == beside

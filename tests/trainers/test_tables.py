@@ -133,3 +133,17 @@ def test_whatever_stands_in_a_table_only_picture_errors_come_out(
     except PictureError:
         return
     assert set(rows) <= {tmp_path / "0"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file;caption\n00.png;zuv, red\n",
+        "file\tcaption\n00.png\tzuv, red\n",
+        'File, Caption\r\n00.png, "zuv, red"\r\n',
+    ],
+)
+def test_what_spreadsheets_make_of_a_csv_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    rows, notes = read_table(tmp_path / "t.csv", [tmp_path / "00.png"])
+    assert rows == {tmp_path / "00.png": Row(caption="zuv, red")} and notes == []

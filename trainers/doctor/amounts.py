@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainers.config import RunConfig
 from trainers.doctor.case import Case, Finding
 
 FEW = {"subject": 4, "style": 8}
@@ -20,16 +21,16 @@ def too_few(case: Case) -> Iterator[Finding]:
         yield Finding(
             "too_few",
             "",
-            f"{count} pictures to learn a {kind} from, expected at least {FEW[kind]}",
+            f"{count} picture{'s'[: count > 1]} to learn a {kind} from, expected at least {FEW[kind]}",
             "add some that show it differently" + (", or hold out fewer" if count < len(case.looks) else ""),
         )
     seen = _seen(case, count)
     if case.run is not None and seen > SEEN_MANY:
-        steps = max(1, SEEN_MANY * count // case.run.batch_size)
+        steps = max(1, SEEN_MANY * count // _per_step(case.run))
         yield Finding(
             "too_few",
             "",
-            f"each of {count} pictures is seen {seen:.0f} times in {case.run.steps} steps: learned by heart",
+            f"{_of(count)} is seen {seen:.0f} times in {case.run.steps} steps: learned by heart",
             f"add pictures, or lower run.steps to {steps}",
         )
 
@@ -46,11 +47,11 @@ def too_many(case: Case) -> Iterator[Finding]:
         )
     seen = _seen(case, count)
     if case.run is not None and seen < SEEN_FEW:
-        steps = -(-SEEN_FEW * count // case.run.batch_size)
+        steps = -(-SEEN_FEW * count // _per_step(case.run))
         yield Finding(
             "too_many",
             "",
-            f"each of {count} pictures is seen {seen:.1f} times only in {case.run.steps} steps",
+            f"{_of(count)} is seen {seen:.1f} times only in {case.run.steps} steps",
             f"raise run.steps to {steps}, or take pictures out",
         )
 
@@ -61,4 +62,12 @@ def _learned(case: Case) -> int:
 
 def _seen(case: Case, count: int) -> float:
     """How often a picture is seen in the run; repeats change which, not how many in all."""
-    return case.run.steps * case.run.batch_size / count if case.run is not None else float(SEEN_FEW)
+    return case.run.steps * _per_step(case.run) / count if case.run is not None else float(SEEN_FEW)
+
+
+def _per_step(run: RunConfig) -> int:
+    return run.batch_size * run.accumulate
+
+
+def _of(count: int) -> str:
+    return "the one picture" if count == 1 else f"each of {count} pictures"
