@@ -55,7 +55,7 @@ def draw_before_after(base: Base, mixer: Mixer, trial: Trial, seed: int) -> Imag
         asked = [f"{example.instance_prompt} {scene}" for scene in labels]
     else:
         labels = list(trial.unseen)
-        asked = [f"a photo of {thing} in {example.trigger} style" for thing in labels]
+        asked = [f"{thing} in {example.trigger} style" for thing in labels]
     count = min(len(labels), len(example.pictures))
     labels, asked = labels[:count], asked[:count]
     seeds = [seed + index for index in range(count)]
