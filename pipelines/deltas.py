@@ -34,11 +34,6 @@ class Delta:
         """(up, down), or None where there is only the matrix."""
         return None if self.up is None or self.down is None else (self.up, self.down)
 
-    @property
-    def is_vector(self) -> bool:
-        """Whether it belongs to a norm's weight (n,), which plain LoRA can't change."""
-        return len(self.shape) < 2
-
     def dense(self) -> torch.Tensor:
         """Return it as (out, in·kh·kw)."""
         if self.factors is not None:

@@ -44,6 +44,18 @@ class Tuner:
         stated = {name: factors.options.get(name, default) for name, default in self.fields.items()}
         return {**stated, **self.sizes(factors.parts)}
 
+    def together(self, factors: Mapping[str, AnyFactors]) -> dict[str, Any]:
+        """Return the fields for all modules, by path. Raises: AdapterError where one would need two values."""
+        each = {path: self.arguments(factor) for path, factor in factors.items()}
+        found: dict[str, Any] = {}
+        for name in next(iter(each.values())):
+            values = {path: arguments[name] for path, arguments in each.items()}
+            if name in self.patterns:
+                found[name], found[self.patterns[name]] = common_and_patterns(values)
+            else:
+                found[name] = shared_value(values, name)
+        return found
+
 
 def merged(
     tuner: Tuner, factors: AnyFactors, weight: torch.Tensor, bias: torch.Tensor | None
@@ -127,17 +139,6 @@ def row_through_peft(
             options[name] = value
         return 1.0, options
 
-    def fields(factors: Mapping[str, AnyFactors]) -> dict[str, Any]:
-        each = {path: tuner.arguments(factor) for path, factor in factors.items()}
-        found: dict[str, Any] = {}
-        for name in next(iter(each.values())):
-            values = {path: arguments[name] for path, arguments in each.items()}
-            if name in tuner.patterns:
-                found[name], found[tuner.patterns[name]] = common_and_patterns(values)
-            else:
-                found[name] = shared_value(values, name)
-        return found
-
     return Method(
         id=id,
         label=label,
@@ -152,7 +153,7 @@ def row_through_peft(
         needs_weight=True,
         peft_type=peft_type,
         peft_config=peft_config,
-        peft_fields=fields,
+        peft_fields=tuner.together,
         peft_reads=(*tuner.fields, *tuner.patterns.values(), *tuner.settled),
         from_peft=from_peft,
         linear_only=True,

@@ -10,7 +10,7 @@ from torch import nn
 from pipelines.methods import TUNINGS, Tuning
 from trainers.inversion import Words
 from trainers.settings import AdapterConfig, OptimizerConfig
-from trainers.settings.optimizer import OPTIMIZERS, rate_scale
+from trainers.settings.optimizer import default_rate
 from trainers.tuning.layers import Tuned
 from trainers.tuning.starts import REWRITING
 
@@ -33,7 +33,7 @@ def groups(
     """
     unet = optimizer.learning_rate
     if unet is None:
-        unet = tuning.learning_rate * scale * rate_scale(optimizer.optimizer)
+        unet = default_rate(optimizer.optimizer, tuning.learning_rate * scale)
     text = optimizer.text_learning_rate if optimizer.text_learning_rate is not None else unet
     found: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for one in tuned.values():
@@ -51,8 +51,7 @@ def groups(
         for (part, rate, decays), parameters in found.items()
     ]
     if words is not None:
-        own = OPTIMIZERS[optimizer.optimizer].learning_rate  # of one that finds its own steps: for all alike
-        rate = adapter.token_learning_rate or own or WORD_RATE * rate_scale(optimizer.optimizer)
+        rate = adapter.token_learning_rate or default_rate(optimizer.optimizer, WORD_RATE)
         params = list(words.parameters.values())
         made.append({"params": params, "lr": rate, "weight_decay": 0.0, "name": "words"})
     return made

@@ -13,7 +13,8 @@ from pipelines.methods import METHODS, TUNED_AS, TUNINGS
 from pipelines.mixer import Mixer
 from tests.tiny import weights_of
 from tests.trainers.tuning.trying import WORD, config_of, predict, seen, take_step
-from trainers.settings import TRAINABLE
+from trainers.averages import Averages
+from trainers.settings import TRAINABLE, OptimizerConfig
 from trainers.tuning import injected
 
 ROWS = tuple(TUNINGS)
@@ -61,6 +62,28 @@ def test_a_tuning_trains_and_is_collected_and_gone(tiny_base: Base, method: str,
         mixer.add("a", again)
         mixer.set({"a": 1.0})
         torch.testing.assert_close(seen(tiny_base), trained, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [("delta_lora", {}), ("adalora", {}), ("lora", {"initialisation": "olora", "unet_targets": "attention"})],
+)
+def test_an_average_is_kept_as_it_is_shown(tiny_base: Base, method: str, fields: dict[str, str]) -> None:
+    """Delta-LoRA's moved weight, AdaLoRA's ranks and a rewritten base follow the averaged factors."""
+    with injected(tiny_base, config_of(method, **fields), 1, word=WORD) as injection:
+        optimizer = torch.optim.Adam(injection.parameters.values(), lr=1e-2)
+        averages = Averages(injection.parameters, optimizer, OptimizerConfig(ema_decay=0.8))
+        for step in range(1, 5):
+            take_step(injection, optimizer, step, 4)
+            averages.after_step(injection.pruned())
+        last = seen(tiny_base)
+        with averages.applied():
+            averaged, adapter = seen(tiny_base), injection.collect("a")
+        assert torch.equal(seen(tiny_base), last) and (averaged - last).abs().max() > 1e-3
+    with Mixer(tiny_base) as mixer:
+        mixer.add("a", adapter)
+        mixer.set({"a": 1.0})
+        torch.testing.assert_close(seen(tiny_base), averaged, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["dora", "ia3", "adalora", "ln_tuning"])
