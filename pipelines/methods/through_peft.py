@@ -45,7 +45,7 @@ class Tuner:
         return {**stated, **self.sizes(factors.parts)}
 
     def together(self, factors: Mapping[str, AnyFactors]) -> dict[str, Any]:
-        """Return the fields for all modules, by path. Raises: AdapterError where one would need two values."""
+        """Return the fields for all modules, by path. Raises: AdapterError where one needs two values."""
         each = {path: self.arguments(factor) for path, factor in factors.items()}
         found: dict[str, Any] = {}
         for name in next(iter(each.values())):
