@@ -128,9 +128,11 @@ def lesson_config(
     preset = example_config(lesson.preset, lesson.kind)
     values = forms.changed(preset, specs, lesson.advanced)
     # A preset chooses layers for any method; what a person chooses where a method has none is refused.
-    adapter, own = values["adapter"], preset.adapter.model_dump()
-    kept = fitting({name: value for name, value in adapter.items() if value == own[name]}, adapter["method"])
-    values["adapter"] = {name: v for name, v in adapter.items() if name in kept or v != own[name]}
+    adapter, own = values["adapter"], preset.adapter
+    layers = {name: adapter[name] for name in ("unet_targets", "text_targets")}
+    layers = {name: value for name, value in layers.items() if value == getattr(own, name)}
+    for name in layers.keys() - fitting(layers, adapter["method"]).keys():
+        del adapter[name]
     made_instance, made_class = prompts(lesson.kind, trigger, class_name)
     data, run = values["data"], values["run"]
     data["instance_prompt"] = lesson.advanced.get("data.instance_prompt") or made_instance

@@ -37,7 +37,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
         description="Teach a base a subject or a style. Run again to go on where it stopped.",
         epilog=f"example: {prog} --pictures photos --trigger zib --class robot --preset standard",
     )
-    made.add_argument("config", type=Path, nargs="?", help="a TOML file; its tables are trainers/settings/")
+    made.add_argument(
+        "config",
+        type=Path,
+        nargs="?",
+        help="a TOML file (its tables are trainers/settings/), or a run's config.json",
+    )
     short = made.add_argument_group("without a file, or before what it says")
     short.add_argument("--pictures", type=Path, metavar="DIR", help="the pictures to learn from")
     short.add_argument("--trigger", metavar="WORD", help="the word that will call what is learned")

@@ -136,13 +136,20 @@ def preset_fields(preset: Preset, kind: str) -> dict[str, Any]:
 
 
 def fitting(fields: dict[str, Any], method: Any) -> dict[str, Any]:
-    """Leave out of a preset's fields the choice of layers where `method`, as a config says it, has none.
+    """Leave out of a preset's fields the layers and the alpha where `method`, as a config says it, has none.
 
-    What a person chooses where it means nothing is refused instead (see `AdapterConfig`).
+    What a person chooses where it means nothing is refused instead (see `AdapterConfig`), and so is a size
+    where there is no rank.
+
+    Raises: ConfigError for that.
     """
     means = meaningful(method) if isinstance(method, str) and method in TUNINGS else {}
-    layers = ("unet_targets", "text_targets")
-    return {name: value for name, value in fields.items() if name not in layers or means.get(name, True)}
+    if "rank" in fields and not means.get("rank", True):
+        raise ConfigError(
+            f"preset.size: {TUNINGS[method].label} has no rank; leave the size out, or choose another method"
+        )
+    own = ("unet_targets", "text_targets", "alpha")
+    return {name: value for name, value in fields.items() if name not in own or means.get(name, True)}
 
 
 def _length(name: str | None, kind: str) -> dict[str, Any]:

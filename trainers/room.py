@@ -63,7 +63,7 @@ def check_room(config: TrainConfig, resolution: int, numbers: int = 0) -> None:
         if free < needed:
             raise StudioError(
                 f"disk has {free // 1_000_000} MB free at {str(parent)!r}, the run needs "
-                f"{needed // 1_000_000} MB; make room, or keep fewer checkpoints or previews"
+                f"{-(-needed // 1_000_000)} MB; make room, or keep fewer checkpoints or previews"
             )
 
 

@@ -159,3 +159,16 @@ def test_a_kind_that_is_no_text_is_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(f'preset = "sketch"\n[data]\nkind = {kind}\n')
     with pytest.raises(ConfigError, match=r"data\.kind: got"):
         load_config("run.toml")
+
+
+@pytest.mark.parametrize("method", ["vera", "oft", "bottleneck"])
+def test_a_size_goes_with_a_method_that_has_no_alpha(method: str) -> None:
+    size = ("--size", "aggressive", "--set", f"adapter.method={method}")
+    assert (asked(*size).adapter.rank, asked(*size).adapter.alpha) == (32, 8.0)
+    with pytest.raises(ConfigError, match="alpha: means nothing"):
+        asked(*size, "--set", "alpha=3")
+
+
+def test_a_size_is_refused_by_its_name_where_there_is_no_rank() -> None:
+    with pytest.raises(ConfigError, match=r"preset\.size: IA³ has no rank; leave the size out"):
+        asked("--size", "conservative", "--set", "adapter.method=ia3")

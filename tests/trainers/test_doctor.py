@@ -237,3 +237,8 @@ def test_pictures_of_several_batches_a_step_are_counted(find: Callable[..., list
     assert [(one.kind, one.advice) for one in heavy] == [
         ("too_few", "add pictures, or lower run.steps to 1500")
     ]
+
+
+def test_a_table_that_a_captioner_will_write_is_not_missed(find: Callable[..., list[Finding]]) -> None:
+    assert kinds(find(captions="table")) == [("unreadable", "")]
+    assert find(captions="table", captioner="org/model", add_trigger=True) == []

@@ -56,7 +56,7 @@ def test_class_pictures_count_on_their_own_disk(make_config: Make, monkeypatch: 
     config = make_config(preview_every=0, num_class_images=2000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, SLACK_BYTES + 10_000_000))
     check_room(config, 16)
-    with pytest.raises(StudioError, match="the run needs 6701 MB"):
+    with pytest.raises(StudioError, match="the run needs 6702 MB"):
         check_room(config, 1024)
 
 
@@ -97,3 +97,12 @@ def test_a_run_of_an_older_pigment_goes_on(make_config: Make, tmp_path: Path) ->
     open_run(make_config(), resume=True)
     with pytest.raises(ConfigError, match=r"run.accumulate was 1, now 2"):
         open_run(make_config(accumulate=2), resume=True)
+
+
+def test_less_than_a_megabyte_is_not_called_nothing(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.room.SLACK_BYTES", 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(1, 1, 0))
+    with pytest.raises(StudioError, match=r"has 0 MB free at .*, the run needs 1 MB"):
+        check_room(make_config(), 16)

@@ -9,6 +9,7 @@ from trainers.doctor.case import Case, Finding, look
 from trainers.doctor.checks import CHECKS
 from trainers.folders import find_folders
 from trainers.images import read_picture
+from trainers.tables import find_table
 
 _RESOLUTIONS = {"pocket": 64}
 _USUAL = 512
@@ -24,7 +25,7 @@ def examine(
     base and 512 for others. Data that can't be read give only findings of the kind "unreadable".
     """
     try:
-        dataset = load_dataset(data)
+        dataset = load_dataset(_before_captions(data))
     except StudioError as error:
         return _unreadable(data, error)
     side = resolution or data.resolution or _RESOLUTIONS.get(run.base if run else "", _USUAL)
@@ -32,6 +33,17 @@ def examine(
     looks += [look(item, True, side) for item in dataset.held_out]
     case = Case(data=data, run=run, resolution=side, looks=tuple(looks))
     return [finding for check in CHECKS.values() for finding in check.find(case)]
+
+
+def _before_captions(data: DataConfig) -> DataConfig:
+    """How the pictures can be read where a captioner will write the table of captions, and hasn't yet."""
+    if not (data.captioner and data.captions == "table"):
+        return data
+    try:
+        find_table(data.instance_images, data.captions_file)
+    except PictureError:
+        return data.model_copy(update={"captions": "prompt"})
+    return data
 
 
 def _unreadable(data: DataConfig, error: StudioError) -> list[Finding]:
