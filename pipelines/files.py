@@ -19,7 +19,8 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
     Raises: OSError as the system gives it (disk full, no permission).
     """
     digest = hashlib.sha256()
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+    begin = path.name.encode(errors="ignore")[:100].decode(errors="ignore")  # names end at 255 bytes
+    temporary = path.with_name(f".{begin}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             for chunk in chunks:

@@ -124,7 +124,8 @@ def joined_sha256(data_sha256: str, given: Sequence[Item]) -> str:
     if not given:
         return data_sha256
     lines = [f"{item.name}\0{item.source.sha256}\0{item.caption}\n" for item in given]
-    return hashlib.sha256((data_sha256 + "".join(lines)).encode()).hexdigest()
+    text = data_sha256 + "".join(lines)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # names may be no UTF-8
 
 
 def class_frames(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -243,3 +244,9 @@ def test_a_cache_that_cannot_be_written_is_said_in_one_line(tiny_base: Base, tmp
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(StudioError, match=r"can't be kept in .*set run\.cache to a folder"):
         made(tiny_base, [ClassPicture("a disc", 1)], tmp_path / "cache")
+
+
+def test_given_pictures_may_have_names_that_are_no_utf8(make_config: Make, pictures: Path) -> None:
+    item = read_class_pictures(make_config(class_images=pictures).data)[0]
+    odd = replace(item, name="a\udcff.png")
+    assert joined_sha256("0", [odd]) != joined_sha256("0", [item])
