@@ -62,6 +62,10 @@ class TrainConfig(Section):
                 f"optimizer.optimizer: {self.optimizer.optimizer!r} would average back what {row.label} "
                 "prunes; choose 'adamw', with ema_decay where an average is wanted"
             )
+        if not row.components and self.data.caption_dropout == 1:
+            raise ValueError(
+                f"data.caption_dropout: got 1, but {row.label} learns from captions alone; lower it"
+            )
         if self.objective.given("prior_target") and not self.data.prior_weight:
             raise ValueError(
                 "objective.prior_target: class pictures are left out; set data.prior_weight, or leave it out"

@@ -141,6 +141,7 @@ def test_the_config_of_a_run_is_read_back(tmp_path: Path) -> None:
         (("text_targets=none", "text_learning_rate=1e-4"), "text_learning_rate: no text encoder learns"),
         (("adapter.method=bitfit", "text_targets=none", "text_learning_rate=1e-4"), "no text encoder learns"),
         (("adapter.method=textual_inversion", "learning_rate=1e-4"), "set adapter.token_learning_rate"),
+        (("adapter.method=textual_inversion", "caption_dropout=1"), "learns from captions alone; lower it"),
         (("prior_weight=0", "prior_target=picture"), "prior_target: class pictures are left out"),
     ],
 )
