@@ -40,7 +40,9 @@ def parser() -> Arguments:
     made.add_argument("--base", default="pocket", help="pocket, or a folder with the judge's image tower")
     made.add_argument("--device", help="cpu, cuda, …; the first of CUDA, MPS, XPU, CPU if not given")
     made.add_argument("--jobs", type=int, default=2, help="processes of one thread at a time")
-    made.add_argument("--table", type=Path, help="write the table to this file, as Markdown or .png")
+    made.add_argument(
+        "--table", type=Path, nargs="+", default=[], help="write the table to these files, .md or .png"
+    )
     made.add_argument("--grid", type=Path, help="write one prompt's pictures to this PNG file")
     made.add_argument("--out", type=Path, help="write the figures to this JSON file")
     made.add_argument(
@@ -75,9 +77,12 @@ def _check(options: argparse.Namespace) -> None:
     for method in options.methods or ():
         if method not in TUNINGS:
             raise ConfigError(f"unknown method {method!r}{nearest(method, TUNINGS)}")
-    for name, endings in (("table", (".md", ".png")), ("grid", (".png",))):
-        file = getattr(options, name)
-        if file is not None and file.suffix not in endings:
+    files: list[tuple[str, Path, tuple[str, ...]]] = [
+        ("table", file, (".md", ".png")) for file in options.table
+    ]
+    files += [("grid", options.grid, (".png",))] if options.grid else []
+    for name, file, endings in files:
+        if file.suffix not in endings:
             raise ConfigError(f"--{name} is {file.name!r}; give a name ending in {' or '.join(endings)}")
     if options.record:
         check_place(RECORD)
@@ -102,8 +107,8 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     base = figures.pop("base", {})
     ordered = {method: figures[method] for method in methods if method in figures}
     labels = {"base": "base alone"} | {method: TUNINGS[method].label for method in ordered}
-    if options.table and ordered:
-        _save_table(options.table, ordered, base, labels)
+    for file in options.table if ordered else ():
+        _save_table(file, ordered, base, labels)
     if options.grid and shown:
         kept = {method: shown[method] for method in labels if method in shown}
         _save(options.grid, pictures_grid(kept, labels))
