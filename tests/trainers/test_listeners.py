@@ -109,7 +109,7 @@ def test_closing_closes_the_run_first(make_config: Make, monkeypatch: pytest.Mon
 
     told = heard(training(), make_config(listeners=("tensorboard",)))
     next(told)
-    told.close()  # type: ignore[attr-defined]
+    told.close()
     assert order == ["run closed, 0 listeners closed"] and opened["tensorboard"][0].closed == 1
 
 
