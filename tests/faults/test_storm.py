@@ -37,8 +37,10 @@ FEW: dict[str, dict[str, Any]] = {
     "dora, average": {"method": "dora", "ema_decay": 0.9, "dropout": 0.2, "accumulate": 2},
 }
 HERE = [name for name in OPTIMIZER_NAMES if "8bit" not in name or find_spec("bitsandbytes")]
+# Of these the usual rank is more numbers than the tiny model's weights.
+SMALL: dict[str, dict[str, Any]] = {"fourierft": {"rank": 1}, "waveft": {"rank": 1}}
 MANY = {
-    f"{method}, {optimizer}": {"method": method, "optimizer": optimizer}
+    f"{method}, {optimizer}": {"method": method, "optimizer": optimizer, **SMALL.get(method, {})}
     for method, optimizer in zip(TUNINGS, cycle(HERE), strict=False)
 }
 
