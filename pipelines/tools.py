@@ -28,6 +28,22 @@ if TYPE_CHECKING:
 __all__ = ["Anatomy", "LoraReport", "anatomy", "as_lora", "extract", "resize"]
 
 
+HALVES = ("weights", "words")
+"""What an adapter with learned words is made of: other tools take them as two files."""
+
+
+def half(adapter: Adapter, which: str) -> Adapter:
+    """Return an adapter's weights without its learned words, or its words alone; which: of HALVES.
+
+    Raises: AdapterError where there is nothing of that kind; ConfigError for another name.
+    """
+    if which not in HALVES:
+        raise ConfigError(f"unknown half {which!r}{nearest(which, HALVES)}")
+    if not (adapter.factors if which == "weights" else adapter.tokens):
+        raise AdapterError(f"adapter {adapter.name!r} has no {which}; take it whole")
+    return replace(adapter, tokens={}) if which == "weights" else replace(adapter, factors={})
+
+
 def as_lora(
     adapter: Adapter,
     rule: RankRule | int | None = None,

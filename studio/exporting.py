@@ -37,6 +37,15 @@ def becomes_lora(format: str, entry: Entry) -> bool:
     return not holds(format, entry) and not entry.info.get("tokens") and FORMATS[format].holds("lora")
 
 
+def halves(format: str, entry: Entry) -> str:
+    """Which half of an adapter of weights and words a form takes, "weights" or "words"; empty: not one."""
+    if holds(format, entry) or not (entry.info.get("tokens") and entry.info.get("modules")):
+        return ""
+    if FORMATS[format].tokens:
+        return "words"
+    return "weights" if all(FORMATS[format].holds(method) for method in methods_of(entry)) else ""
+
+
 def choices(entry: Entry) -> list[tuple[str, str]]:
     """(label, form) of what the adapter can be taken away as, exact ones first."""
     exact = [(f"{row.label}: {row.readers}", form) for form, row in FORMATS.items() if holds(form, entry)]
@@ -45,7 +54,12 @@ def choices(entry: Entry) -> list[tuple[str, str]]:
         for form, row in FORMATS.items()
         if becomes_lora(form, entry)
     ]
-    return exact + lora
+    apart = [
+        (f"{row.label}, its {half} alone: {row.readers}", form)
+        for form, row in FORMATS.items()
+        if (half := halves(form, entry))
+    ]
+    return exact + apart + lora
 
 
 def file_name(stem: str, format: str) -> str:

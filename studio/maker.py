@@ -66,10 +66,13 @@ class Maker:
         as_lora: the rank of plain LoRA to turn it into; None keeps its method.
         """
         from pipelines.formats import read_adapter
-        from studio.exporting import cover_file, with_cover, write
+        from pipelines.tools import half
+        from studio.exporting import cover_file, halves, with_cover, write
 
         entry = self.library.get(adapter)
         loaded = with_cover(read_adapter(entry.path), cover_file(self.workspace, entry))
+        if which := halves(format, entry):
+            loaded = half(loaded, which)
         with FileLock(self.workspace.device_lock) as device:
             with_base = device.acquire(note="export")
             if with_base:

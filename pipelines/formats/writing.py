@@ -74,8 +74,8 @@ def unholdable(adapter: Adapter, form: Format) -> str | None:
         return f"adapter {adapter.name!r} is empty; there is nothing to write"
     if adapter.tokens and not form.tokens:
         return (
-            f"adapter {adapter.name!r} has learned tokens, which the {form.id} form can't hold; "
-            "tokens go to an embedding file, or write the pigment form, which holds everything"
+            f"adapter {adapter.name!r} has learned tokens, which the {form.id} form can't hold; export the "
+            "two apart (--only weights, and --only words as embedding), or write the pigment form"
         )
     if form.id == "embedding":
         return _no_embedding(adapter)
@@ -93,7 +93,10 @@ def unholdable(adapter: Adapter, form: Format) -> str | None:
 
 def _no_embedding(adapter: Adapter) -> str | None:
     if adapter.factors:
-        return f"adapter {adapter.name!r} has modules, an embedding file can't hold them; write it as pigment"
+        return (
+            f"adapter {adapter.name!r} has modules, which an embedding file can't hold; export the words "
+            "alone (--only words), or write the pigment form"
+        )
     if len(adapter.tokens) != 1:
         return (
             f"adapter {adapter.name!r} has {len(adapter.tokens)} tokens and an embedding file holds one; "

@@ -44,6 +44,10 @@ def export(args: argparse.Namespace) -> int:
         refuse_idle_base(args, "with --no-picture")
     base = None if args.no_picture else the_base(args)
     adapter = the_adapter(path, args, base)
+    if args.only:
+        from pipelines.tools import half
+
+        adapter = half(adapter, args.only)
     rule = rank_rule(args)
     if args.as_lora and rule is None:
         raise ConfigError("--as-lora needs --rank, --energy or --error")
@@ -174,6 +178,11 @@ def add_commands(commands: Any, shared: Parser) -> None:
         help="turn any method into plain LoRA by SVD; needs one of the next three",
     )
     add_rank(parser)
+    parser.add_argument(
+        "--only",
+        choices=("weights", "words"),
+        help="of an adapter with learned words: other tools take weights and words as two files",
+    )
     parser.add_argument(
         "--allow-left-out",
         action="store_true",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.base import Base
 from pipelines.errors import AdapterError
 from pipelines.formats import FORMATS, read_adapter, write_adapter
 from pipelines.methods import METHODS
+from pipelines.tools import half
 from studio import exporting
 from studio.context import Context
 from studio.library import Entry
@@ -50,6 +53,26 @@ def test_another_method_leaves_as_plain_lora_with_its_error(
     assert "as plain LoRA" in answer["text"]
     with pytest.raises(AdapterError, match="plain LoRA"):
         Maker(context.workspace).export(entry.id, "kohya", str(target), str(tiny_folder))
+
+
+def test_weights_and_words_leave_as_two_files(
+    context: Context, tiny_base: Base, tiny_folder: Path, tmp_path: Path
+) -> None:
+    plain = random_adapter_of(tiny_base, "lora", target_modules(tiny_base))
+    words = {"zuv": {"text_encoder": torch.full((2, 32), 0.1)}}
+    write_adapter(replace(plain, tokens=words), tmp_path / "both.safetensors", "pigment")
+    entry = context.library.add(tmp_path / "both.safetensors", name="both")[0]
+    offered = {form: label for label, form in exporting.choices(entry)}
+    assert "weights alone" in offered["kohya"] and "words alone" in offered["embedding"]
+    assert "alone" not in offered["pigment"]
+    for form, modules, tokens in (("kohya", True, False), ("embedding", False, True)):
+        target = context.export_path(entry, form)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Maker(context.workspace).export(entry.id, form, str(target), str(tiny_folder))
+        back = read_adapter(target)
+        assert (bool(back.factors), bool(back.tokens)) == (modules, tokens)
+    with pytest.raises(AdapterError, match="has no words"):
+        half(plain, "words")
 
 
 def test_the_picture_shown_goes_with_the_file(context: Context, tmp_path: Path) -> None:
