@@ -7,6 +7,7 @@ ARGS   ?=
 # Two workers of one thread each finish sooner than one worker of two threads: the models in the tests are
 # too small to share among threads.
 WORKERS ?= 2
+MOMENTS ?= 200
 
 BIN       := $(VENV)/bin
 INSTALL   := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-long storm bench-methods lint demo conformance clean install
+.PHONY: studio test test-build test-long storm bench-methods lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -24,14 +25,19 @@ test: $(TESTABLE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
+# The embedded base's recipe from nothing, taken up again, and trained on.
+test-build: $(TESTABLE)
+	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 900 \
+		tests/trainers/base/test_build.py $(ARGS)
+
 # What takes gigabytes or minutes; the suite runs a shorter form of each.
 test-long: $(TESTABLE)
 	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 1800 \
 		tests/bench/test_loading_memory.py $(ARGS)
 
-# Trainings killed at 200 random moments, over every method and optimizer; the suite takes 20.
+# Trainings killed at random moments, over every method and optimizer; the suite takes 8, .ci/run 20.
 storm: $(TESTABLE)
-	PIGMENT_STORM=200 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 tests/faults $(ARGS)
+	PIGMENT_STORM=$(MOMENTS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 tests/faults $(ARGS)
 
 # Every way to train, on the embedded base; ARGS="--methods lora dora --steps 20" for a part.
 bench-methods: $(INSTALLED)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipelines import elsewhere
 from pipelines.errors import ConfigError, PictureError, StudioError
 from studio import demo, demo_pictures, trials
 from studio.examples import EXAMPLES
@@ -22,6 +23,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sketch preset cut to two steps, and a grid of two rows."""
     for kind in ("subject", "style"):
         monkeypatch.setitem(train_config.PRESETS, ("sketch", kind), SHORT)
+    # Every form is walked by the tests of export; here two that plain diffusers loads.
+    forms = {form: elsewhere.LIBRARIES[form] for form in ("kohya", "diffusers")}
+    monkeypatch.setattr(elsewhere, "LIBRARIES", forms)
     monkeypatch.setattr(demo_pictures, "ROWS", (demo_pictures.ROWS[0], demo_pictures.ROWS[-1]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def test_a_build_from_nothing_gives_a_pipeline_and_resumes(
     judge = Judge.load(plan.out)
     assert judge.text_embeddings(["a fox", "an owl"]).norm(dim=-1).tolist() == pytest.approx([1, 1], abs=1e-4)
 
+    if "PIGMENT_LONG" not in os.environ:
+        return  # `make test-build` goes on
     (plan.work / "towers.done").unlink()
     (plan.work / "assemble.done").unlink()
     said.clear()
