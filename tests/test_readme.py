@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from pipelines.formats import FORMATS
-from pipelines.methods import METHODS
+from pipelines.methods import METHODS, TUNINGS
 from pipelines.samplers import SAMPLERS
+from trainers.bench.method_table import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,6 +108,15 @@ def test_figures_in_the_text_are_what_was_measured() -> None:
     flat = " ".join(README.split())
     assert all(row.label in flat for row in METHODS.values())
     assert all(f"| `{form}` |" in README for form in FORMATS)
+
+
+def test_the_table_of_methods_is_what_was_measured() -> None:
+    record = json.loads((ROOT / "tests/bench/results/methods.json").read_text(encoding="utf-8"))
+    labels = {"base": "base alone"} | {name: TUNINGS[name].label for name in record["methods"]}
+    assert as_markdown(record["methods"], record["base"], labels) in README
+    assert f"{len(TUNINGS)} ways to train" in README
+    flat = " ".join(README.split())
+    assert all(row.label in flat for row in TUNINGS.values())
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:

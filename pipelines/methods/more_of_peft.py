@@ -161,7 +161,7 @@ FOURIERFT = row_through_peft(
             peft_config=_spectrum(_FOURIERFT_CONFIG),
             misfit=_spectrum_misfit,
             uses=frozenset({"rank"}),
-            learning_rate=1e-2,
+            learning_rate=2.5e-3,
         ),
     ),
 )

@@ -62,7 +62,7 @@ def as_picture(
     """The table as a picture, every second line shaded; the best of each judged column is bold-faced blue."""
     from PIL import Image, ImageDraw, ImageFont
 
-    lines = _cells(figures, base, labels)
+    lines = [[_drawable(text) for text in line] for line in _cells(figures, base, labels)]
     font = ImageFont.load_default(15)
     widths = [max(font.getlength(line[column]) for line in lines) + 24 for column in range(len(lines[0]))]
     height, pad = 24, 10
@@ -91,8 +91,13 @@ def pictures_grid(shown: Mapping[str, Sequence[Image]], labels: Mapping[str, str
     grids = []
     for band in bands:
         rows = [list(row) for row in zip(*(shown[name] for name in band), strict=True)]
-        grids.append(labelled_grid(rows, [""] * len(rows), [labels[name] for name in band]))
+        grids.append(labelled_grid(rows, [""] * len(rows), [_drawable(labels[name]) for name in band]))
     return stacked(grids)
+
+
+def _drawable(text: str) -> str:
+    """A text without the superscripts that Pillow's own font lacks."""
+    return text.replace("³", "3")
 
 
 def _cells(
