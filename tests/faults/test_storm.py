@@ -143,7 +143,7 @@ def test_killed_at_any_moment_it_ends_the_same(storm: Storm) -> None:
             # Killed before the pruning, one more is left.
             assert {"step-000004", "step-000006"} <= kept <= {f"step-00000{n}" for n in (2, 4, 6)}
     # A run may end before its moment comes, on a machine that has less to do than before.
-    assert killed >= 0.8 * share * len(rows)
+    assert killed >= 0.6 * share * len(rows)
 
 
 @pytest.fixture(scope="module")
