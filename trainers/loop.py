@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.base import load_base
 from pipelines.errors import StudioError
-from trainers import checkpoint, memory
+from trainers import memory
 from trainers.averages import Averages
 from trainers.batches import draw_step
 from trainers.captioning import write_captions
@@ -120,14 +120,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         yield from encode.prepare(prepared.captions, total)
 
         # ── Go on where an earlier run stopped
-        if processes.main:
-            checkpoint.sweep(folder / CHECKPOINTS)
-        saved, notes = checkpoint.latest(folder / CHECKPOINTS)
-        for note in notes:
+        for note in state.go_on(folder / CHECKPOINTS, processes):
             yield event("warning", 0, note)
-        if saved is not None:
-            state.load(saved)
-        processes.check_same_step(state.step)
         if state.step:
             yield event("stage", state.step, f"going on from step {state.step}", stage="resume")
         processes.copy_from_main(learning)

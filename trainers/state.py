@@ -14,6 +14,7 @@ from trainers.averages import Averages
 from trainers.batches import Stream
 from trainers.optimizer_state import optimizer_state, restore_optimizer_state
 from trainers.precision import Precision
+from trainers.processes import Processes
 from trainers.tuning import Injection
 
 _VERSION = 2
@@ -58,6 +59,19 @@ class RunState:
             "random": random_values,
         }
         return checkpoint.commit(folder, self.step, tensors, state, keep=keep)
+
+    def go_on(self, folder: Path, processes: Processes) -> list[str]:
+        """Go to the newest whole checkpoint below `folder`, where there is one; return what to tell people.
+
+        Raises: as `load`; StudioError where the processes would go on from different steps.
+        """
+        if processes.main:
+            checkpoint.sweep(folder)
+        saved, notes = checkpoint.latest(folder)
+        if saved is not None:
+            self.load(saved)
+        processes.check_same_step(self.step)
+        return notes
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
         """Go back to a checkpoint's moment.

@@ -70,6 +70,27 @@ def _shape(factors: AnyFactors) -> tuple[int, ...] | None:
     return (int(left.shape[1]), int(right.shape[1]), *map(int, core.shape[2:]))
 
 
+def lycoris_config(
+    config_class: str,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str],
+    dropout: float,
+    module_dropout: float,
+) -> PeftConfig:
+    """A configuration of one of PEFT's LyCORIS tuners, by its class's name; see `loha_config`."""
+    import peft
+
+    made: PeftConfig = getattr(peft, config_class)(
+        r=rank,
+        alpha=alpha,
+        rank_dropout=dropout,
+        module_dropout=module_dropout,
+        target_modules=list(target_modules),
+    )
+    return made
+
+
 def loha_config(
     rank: int, alpha: float, target_modules: Sequence[str], dropout: float = 0.0, module_dropout: float = 0.0
 ) -> PeftConfig:
@@ -77,15 +98,7 @@ def loha_config(
 
     module_dropout: share of passes in which the module's whole change is left out, [0, 1).
     """
-    from peft import LoHaConfig
-
-    return LoHaConfig(
-        r=rank,
-        alpha=alpha,
-        rank_dropout=dropout,
-        module_dropout=module_dropout,
-        target_modules=list(target_modules),
-    )
+    return lycoris_config("LoHaConfig", rank, alpha, target_modules, dropout, module_dropout)
 
 
 def _tuned(size: Size, targets: Sequence[str]) -> PeftConfig:

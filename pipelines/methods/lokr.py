@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.methods.loha import alpha_from_peft
+from pipelines.methods.loha import alpha_from_peft, lycoris_config
 from pipelines.methods.lokr_peft import lokr_fields, lokr_for_peft
 from pipelines.methods.method import Method, Part, Shape
 from pipelines.methods.peft_config import number, pattern_value
@@ -107,15 +107,7 @@ def lokr_config(
 
     module_dropout: share of passes in which the module's whole change is left out, [0, 1).
     """
-    from peft import LoKrConfig
-
-    return LoKrConfig(
-        r=rank,
-        alpha=alpha,
-        rank_dropout=dropout,
-        module_dropout=module_dropout,
-        target_modules=list(target_modules),
-    )
+    return lycoris_config("LoKrConfig", rank, alpha, target_modules, dropout, module_dropout)
 
 
 def _tuned(size: Size, targets: Sequence[str]) -> PeftConfig:
