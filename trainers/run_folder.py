@@ -29,7 +29,7 @@ TENSORBOARD = "tensorboard"
 _FREE_TO_CHANGE = {
     "run": (
         "output", "cache", "threads", "device", "listeners", "offload", "gradient_checkpointing",
-        "keep_checkpoints", "checkpoint_every", "evaluate_every",
+        "keep_checkpoints", "checkpoint_every", "evaluate_every", "without",
         *(name for name in RunConfig.model_fields if name.startswith("preview_")),
     ),
     "data": ("instance_images", "class_images"),

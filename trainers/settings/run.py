@@ -15,6 +15,8 @@ from trainers.settings.fields import Section, about, one_of
 CHECKPOINTING_NAMES = ("none", "selective", "all")
 LISTENER_NAMES = ("tensorboard", "wandb")
 """Keys of the tables in `trainers.memory` and `trainers.listeners`; a test holds them equal."""
+MECHANISMS = ("layers", "flat", "graph", "readings")
+"""What makes a step faster without changing what is learned, beyond rounding; each can be left out."""
 
 
 class RunConfig(Section):
@@ -218,6 +220,14 @@ class RunConfig(Section):
         "work. Empty: parts on a graphics card, none on a CPU.",
         json_schema_extra=about("advanced"),
     )
+    without: tuple[Annotated[str, one_of(*MECHANISMS)], ...] = Field(
+        default=(),
+        title="Without",
+        description="Leave out what makes steps faster. layers: low-rank layers in one piece instead of PEFT's. "
+        "flat: parameters and gradients in few large buffers. graph: a step as one CUDA graph. readings: losses "
+        "read from a card now and then instead of at every step.",
+        json_schema_extra=about("advanced", choices=MECHANISMS),
+    )
     listeners: tuple[Annotated[str, one_of(*LISTENER_NAMES)], ...] = Field(
         default=(),
         title="Listeners",
@@ -243,7 +253,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _each_once(self) -> RunConfig:
-        for name in ("listeners", "preview_seeds"):
+        for name in ("listeners", "without", "preview_seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: got {list(values)}, expected each once; leave the others out")
