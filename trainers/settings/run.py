@@ -223,9 +223,9 @@ class RunConfig(Section):
     without: tuple[Annotated[str, one_of(*MECHANISMS)], ...] = Field(
         default=(),
         title="Without",
-        description="Leave out what makes steps faster. layers: low-rank layers in one piece instead of PEFT's. "
-        "flat: parameters and gradients in few large buffers. graph: a step as one CUDA graph. readings: losses "
-        "read from a card now and then instead of at every step.",
+        description="Leave out what makes steps faster. layers: low-rank layers in one piece instead of "
+        "PEFT's. flat: parameters and gradients in few large buffers. graph: a step as one CUDA graph. "
+        "readings: losses read from a card now and then instead of at every step.",
         json_schema_extra=about("advanced", choices=MECHANISMS),
     )
     listeners: tuple[Annotated[str, one_of(*LISTENER_NAMES)], ...] = Field(
