@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.nn import functional
 from pipelines.base import Base
 from pipelines.conditioning import Conditioning
 from pipelines.prompts import count_chunks, encode_literal
+from pipelines.prompts.encoding import Tokens, encode_numbers, tokenise_literal
 from trainers.caching.store import Store, key_of, machine, weights_sha256
 from trainers.events import TrainEvent
 
@@ -23,6 +24,18 @@ TEXTS = "texts"
 _VERSION = 1
 _MEMORY_BYTES = 64 * 2**20
 _NOTED_EVERY = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """B captions on the device, as far as they need no gradient.
+
+    tensors: "hidden", "pooled", "mask" as in Conditioning where count is 0; else token ids by text encoder
+    and run of chunks, "rows" where captions repeat, "mask". count: chunks of captions still to be encoded.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    count: int
 
 
 @dataclass(eq=False)
@@ -48,16 +61,40 @@ class PromptEncoder:
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode B captions: hidden (B, L, D), pooled (B, P) or None, mask (B, L) or None, on the device."""
+        return self.tell(self.ask(prompts))
+
+    def ask(self, prompts: Sequence[str]) -> Asked:
+        """Do what needs the captions' text, and all of it where nothing learns."""
         unique = list(dict.fromkeys(prompts))
-        place = {prompt: index for index, prompt in enumerate(unique)}
-        if self.trained:
-            told = self._masked(encode_literal(self.base, unique), unique)
-        else:
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts])
+        if not self.trained:
             # One at a time: a batch's composition changes the last bits, and after a resume it is another.
             told = self._joined([self._one(prompt) for prompt in unique])
-        if len(unique) == len(prompts):
+            parts = {"hidden": told.hidden, "pooled": told.pooled, "mask": told.mask}
+            found = {name: part for name, part in parts.items() if part is not None}
+            if len(unique) < len(prompts):
+                found = {name: part[rows.to(part.device)] for name, part in found.items()}
+            return Asked(found, 0)
+        tokens = tokenise_literal(self.base, unique)
+        found = {f"{name} {i}": ids for name, runs in tokens.ids.items() for i, ids in enumerate(runs)}
+        if (mask := self._mask_of(tokens, unique)) is not None:
+            found["mask"] = mask
+        if len(unique) < len(prompts):
+            found["rows"] = rows
+        return Asked({name: part.to(self.base.device) for name, part in found.items()}, tokens.count)
+
+    def tell(self, asked: Asked) -> Conditioning:
+        """Do the rest, with gradients where the text encoders learn; asks nothing of the host."""
+        given = asked.tensors
+        if not asked.count:
+            return Conditioning(given["hidden"], given.get("pooled"), given.get("mask"))
+        ids: dict[str, list[torch.Tensor]] = {}
+        for name, part in given.items():
+            if name not in ("mask", "rows"):
+                ids.setdefault(name.split(" ")[0], []).append(part)
+        told = replace(encode_numbers(self.base, Tokens(ids, asked.count)), mask=given.get("mask"))
+        if (rows := given.get("rows")) is None:
             return told
-        rows = torch.tensor([place[prompt] for prompt in prompts], device=told.hidden.device)
         parts = (told.hidden, told.pooled, told.mask)
         return Conditioning(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
@@ -144,13 +181,13 @@ class PromptEncoder:
             torch.cat(filled), torch.cat(pooled) if pooled else None, _mask(lengths, self.base.device)
         )
 
-    def _masked(self, told: Conditioning, prompts: Sequence[str]) -> Conditioning:
-        """Mask what captions that were encoded together were filled up with."""
+    def _mask_of(self, tokens: Tokens, prompts: Sequence[str]) -> torch.Tensor | None:
+        """Mask what captions that are encoded together are filled up with."""
+        if tokens.count == 1:
+            return None
         chunk = int(getattr(self.base, self.base.family.text_encoders[0].tokenizer).model_max_length)
-        if told.hidden.shape[1] == chunk:
-            return told
         lengths = [chunk * count_chunks(self.base, [prompt]) for prompt in prompts]
-        return replace(told, mask=_mask(lengths, self.base.device))
+        return _mask(lengths, self.base.device)
 
 
 def _mask(lengths: Sequence[int], device: torch.device) -> torch.Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.prompts.chunks import Chunk, Cutter
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 _Cut = list[list[Chunk]]
 """Per prompt, its chunks for one text encoder."""
+
+_Encoded = tuple["torch.Tensor", "torch.Tensor | None"]
+"""Hidden states (B, L, D), and what is pooled (B, P) where the encoder has it."""
 
 
 def encode(
@@ -47,15 +51,39 @@ def encode(
     return positive, base.zeroed(negative, negatives)
 
 
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """B prompts as numbers.
+
+    ids: by text encoder, runs of chunks, each (B, L). count: chunks that all are filled up to.
+    """
+
+    ids: Mapping[str, Sequence[torch.Tensor]]
+    count: int
+
+
 def encode_literal(base: Base, prompts: Sequence[str]) -> Conditioning:
     """Encode B prompts of any length as they stand: brackets and weights are text, as in captions.
 
     Shorter ones are filled up with chunks of no words to the length of the longest. Prompts that fit into
     one chunk give what `base.condition` gives. Gradients flow where the caller has them on.
     """
+    return encode_numbers(base, tokenise_literal(base, prompts))
+
+
+def tokenise_literal(base: Base, prompts: Sequence[str]) -> Tokens:
+    """Return what `encode_literal` takes of B prompts' text; the ids are on the CPU."""
     components = [row.component for row in base.family.text_encoders]
     cut = {name: [Cutter(base, name).cut([[(text, 1.0)]]) for text in prompts] for name in components}
-    return _told(base, cut, max(len(found) for part in cut.values() for found in part), None)
+    count = max(len(found) for part in cut.values() for found in part)
+    runs = {name: _runs(base, name, found, count) for name, found in cut.items()}
+    return Tokens({name: [_ids(chunks) for chunks in found] for name, found in runs.items()}, count)
+
+
+def encode_numbers(base: Base, tokens: Tokens) -> Conditioning:
+    """Encode prompts that are numbers already, as `encode_literal` does; asks nothing of the host."""
+    encoded = {name: [base.encode_tokens(name, ids) for ids in runs] for name, runs in tokens.ids.items()}
+    return _side_by_side(base, encoded, tokens.count)
 
 
 def count_chunks(base: Base, prompts: Sequence[str]) -> int:
@@ -66,25 +94,45 @@ def count_chunks(base: Base, prompts: Sequence[str]) -> int:
 
 def _told(base: Base, cut: dict[str, _Cut], count: int, clip_skip: int | None) -> Conditioning:
     """Encode every prompt's chunks, all first ones together, then all second ones …"""
+    encoded: dict[str, list[_Encoded]] = {}
+    for component, prompts in cut.items():
+        encoded[component] = []
+        for chunks in _runs(base, component, prompts, count):
+            hidden, pooled = base.encode_tokens(component, _ids(chunks), clip_skip)
+            encoded[component].append((_emphasised(hidden, chunks), pooled))
+    return _side_by_side(base, encoded, count)
+
+
+def _runs(base: Base, component: str, prompts: _Cut, count: int) -> list[list[Chunk]]:
+    """Return all first chunks, all second ones …, at most one run beyond the longest prompt: of no words."""
+    empty = Cutter(base, component).empty()
+    longest = max(len(chunks) for chunks in prompts)
+    return [
+        [chunks[index] if index < len(chunks) else empty for chunks in prompts]
+        for index in range(min(count, longest + 1))
+    ]
+
+
+def _ids(chunks: Sequence[Chunk]) -> torch.Tensor:
+    """Token ids, (B, L)."""
+    import torch
+
+    return torch.tensor([chunk.ids for chunk in chunks])
+
+
+def _side_by_side(base: Base, encoded: Mapping[str, Sequence[_Encoded]], count: int) -> Conditioning:
+    """Put each encoder's runs behind each other, to `count`, and the encoders beside each other."""
     import torch
 
     from pipelines.conditioning import Conditioning
 
     hidden: list[torch.Tensor] = []
     pooled: torch.Tensor | None = None
-    for component, prompts in cut.items():
-        empty = Cutter(base, component).empty()
-        longest = max(len(chunks) for chunks in prompts)
-        runs: list[torch.Tensor] = []
-        for index in range(min(count, longest + 1)):
-            chunks = [chunks[index] if index < len(chunks) else empty for chunks in prompts]
-            ids = torch.tensor([chunk.ids for chunk in chunks])  # (B, L)
-            found, projected = base.encode_tokens(component, ids, clip_skip)
-            if not index:
-                pooled = projected
-            runs.append(_emphasised(found, chunks))
+    for found in encoded.values():
+        runs = [run for run, _ in found]
         runs += runs[-1:] * (count - len(runs))  # the last is of no words then
         hidden.append(runs[0] if count == 1 else torch.cat(runs, dim=1))  # (B, count · L, D)
+        pooled = found[0][1]
     return Conditioning(torch.cat(hidden, dim=-1), pooled if base.family.pooled else None)
 
 
