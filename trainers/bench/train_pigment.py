@@ -1,0 +1,52 @@
+"""`pigment train` in a process of its own, clocked by its "step" events; see `trainers.bench.train_clock`.
+
+`python -m trainers.bench.train_pigment FIGURES STEPS CAP CONFIG` runs the command as people do.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainers import events
+from trainers.bench.train_clock import Clock, cap, describe
+
+
+def main() -> int:
+    """Run the training of a config; returns the command's exit code where it ends before STEPS."""
+    figures, steps, limit, config = sys.argv[1:]
+    clock = Clock(Path(figures), int(steps))
+    cap(int(limit))
+    append = events.append
+    notes: list[str] = []
+
+    def listen(folder: Path, event: events.TrainEvent) -> None:
+        append(folder, event)
+        if event.kind == "step":
+            clock.about["notes"] = notes
+            clock.tick()
+        elif event.kind == "warning":
+            notes.append(event.message)
+        elif event.data.get("stage") == "inject":
+            _describe_at_first_step(clock)
+
+    events.append = listen
+    from studio.cli import main as pigment
+
+    return pigment(["train", config])
+
+
+def _describe_at_first_step(clock: Clock) -> None:
+    """Note what the optimizer is given when it takes its first step."""
+    from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+    def note(optimizer: Optimizer, *_: Any) -> None:
+        handle.remove()
+        clock.about.update(describe(optimizer))
+
+    handle = register_optimizer_step_post_hook(note)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
