@@ -1,4 +1,4 @@
-"""Bases in fewer bits: the UNet's linear layers through the libraries that diffusers supports.
+"""Bases in fewer bits: the UNet's linear layers through the libraries that diffusers supports, or our own.
 
 A layer is quantised where it stands, one after the other, so that never more than one is there twice.
 Convolutions, the layers that embed time and size, the text encoders and the VAE stay as they are. Adapters
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class Quantiser:
     """One way to hold a linear layer in fewer bits.
 
-    bits: per number, scales included. package: what is imported. extra: Pigment's extra that brings it.
-    needs: the hardware it runs on. moves: whether a layer can be copied to the device and dropped there.
-    layer: returns a layer's quantised form: the layer itself with another
-    weight, or another module; the layer as it was where its shape can't be.
+    bits: per number, scales included. package: what is imported. extra: Pigment's extra that brings it, ""
+    where nothing needs to be brought. needs: the hardware it runs on. moves: whether a layer can be copied
+    to the device and dropped there. layer: returns a layer's quantised form: the layer itself with another
+    weight, or another module; the layer as it was where its shape can't be. text: the same for layers that
+    see a text encoder's numbers; None: `layer`.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Quantiser:
     needs: str
     layer: Layer
     moves: bool = True
+    text: Layer | None = None
 
 
 def _torchao(config: str, **options: Any) -> Layer:
@@ -109,9 +111,26 @@ def _quanto(kind: str) -> Layer:
     return quantise
 
 
+def _own_int8(rounds: bool) -> Layer:
+    def quantise(layer: nn.Linear) -> nn.Linear:
+        from pipelines.int8 import Int8Linear, fits
+
+        return Int8Linear(layer, rounds=rounds) if fits(layer) else layer
+
+    return quantise
+
+
+_SEES_TEXT = ("attn2.to_k", "attn2.to_v")
+
 _ANY, _AMPERE = "a CPU or a CUDA card", "a CUDA card from Ampere on (or an Intel GPU), and bf16"
 
 QUANTISED: dict[str, Quantiser] = {
+    # CLIP's tokens have a few numbers some 30 times as large as the rest, which a scale per token can't
+    # hold beside them, and there are 77 of them only: there the weight alone is rounded.
+    "int8-w8a8": Quantiser(
+        label="8-bit weights and activations", bits=8.1, package="torch", extra="",
+        needs="a CPU or a graphics card", layer=_own_int8(True), text=_own_int8(False),
+    ),
     "int8": Quantiser(
         label="8-bit weights (torchao)", bits=8.1, package="torchao", extra="quant", needs=_ANY,
         layer=_torchao("Int8WeightOnlyConfig"),
@@ -201,7 +220,8 @@ def quantise(unet: nn.Module, name: str, device: torch.device, home: torch.devic
         try:
             layer.to(device)
             before = layer.weight
-            made = row.layer(layer)
+            make = row.text if row.text is not None and path.endswith(_SEES_TEXT) else row.layer
+            made = make(layer)
             if home not in (None, device):
                 made.to(home)
         except Exception as error:
