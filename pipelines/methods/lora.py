@@ -92,6 +92,7 @@ LORA = Method(
             paper="https://arxiv.org/abs/2106.09685",
             summary="the one that every tool reads: small, quick, a good start for anything",
             peft_config=_started,
+            low_rank=lambda size: float(size.alpha),
             initialisations=("default", "pissa", "olora", "eva"),
         ),
         Tuning(
@@ -100,6 +101,7 @@ LORA = Method(
             paper="https://arxiv.org/abs/2312.03732",
             summary="LoRA scaled by alpha / √rank: large ranks learn as fast as small ones",
             peft_config=_rank_stabilised,
+            low_rank=lambda size: float(size.alpha) * size.rank**0.5,
             learning_rate=5e-5,
         ),
         QALORA,

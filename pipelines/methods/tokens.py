@@ -38,6 +38,7 @@ PIVOTAL = Tuning(
     paper="https://arxiv.org/abs/2106.05744",
     summary="a word first, then LoRA around it: a subject that stays apart from its class",
     peft_config=pivotal_config,
+    low_rank=lambda size: float(size.alpha),
     tokens=True,
 )
 

@@ -38,6 +38,8 @@ class Tuning:
     summary: in one line, what it is good for.
     peft_config(size, target modules): a configuration of PEFT's tuner, which starts as the identity;
     layer(module, size): an own layer put in a module's place. One of the two is given, or `tokens`.
+    low_rank(size): where PEFT's layer answers no more than base(x) + alpha/rank · up(down(x)), that alpha;
+    layers in one piece can then stand in the place of PEFT's.
     sits_on: kinds of module it can sit on, of KINDS.
     components: "unet", "text" or both. endings: of the names of the modules that it takes out of the
     targets; empty: any. suits(module): whether it has anything to learn there; a module where it hasn't is
@@ -47,6 +49,7 @@ class Tuning:
     decays: whether weight decay pulls it towards no change, and so makes sense; no_decay: the trained parts
     where it doesn't although it does elsewhere. allocates_rank: whether ranks are given out in training, by
     importance. learning_rate: good for models of the published sizes. tokens: whether it learns words too.
+    replayable: whether every step does the same operations, so that they can be recorded.
     """
 
     id: str
@@ -55,6 +58,7 @@ class Tuning:
     summary: str
     peft_config: Callable[[Size, Sequence[str]], PeftConfig] | None = None
     layer: Callable[[nn.Module, Size], OwnLayer] | None = None
+    low_rank: Callable[[Size], float] | None = None
     sits_on: tuple[str, ...] = ("linear", "conv")
     components: tuple[str, ...] = ("unet", "text")
     endings: tuple[str, ...] = ()
@@ -69,6 +73,7 @@ class Tuning:
     allocates_rank: bool = False
     learning_rate: float = 1e-4
     tokens: bool = False
+    replayable: bool = True
 
 
 KINDS = ("linear", "conv", "pointwise", "norm", "attention")

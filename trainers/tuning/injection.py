@@ -47,7 +47,7 @@ class Injection:
         self._dropout: dropout.Randomness | None = None
         self._undo = ExitStack()
 
-    def _put_in(self, seed: int, word: str, forwards: Forwards) -> None:
+    def _put_in(self, seed: int, word: str, forwards: Forwards, quick: bool) -> None:
         """Everything that `inject` does; what was done so far is undone by `eject`."""
         found, notes = seats(self.base, self.config) if self.tuning.sits_on else ([], [])
         self.notes = tuple(notes)
@@ -68,7 +68,7 @@ class Injection:
         cards = [self.base.device] if self.base.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cards):
             torch.manual_seed(seed)
-            for one in put_in(self.base, self.tuning, self.method, found):
+            for one in put_in(self.base, self.tuning, self.method, found, quick):
                 self.tuned[one.seat.name] = one
                 one.layer.eval()
                 if isinstance(one.layer, OwnLayer):
@@ -258,19 +258,26 @@ def _train(layer: nn.Module, mode: bool) -> None:
 
 
 def inject(
-    base: Base, config: AdapterConfig, seed: int = 0, *, word: str = "", forwards: Forwards = ()
+    base: Base,
+    config: AdapterConfig,
+    seed: int = 0,
+    *,
+    word: str = "",
+    forwards: Forwards = (),
+    quick: bool = True,
 ) -> Injection:
     """Put a fresh adapter into `base`; it starts as the identity.
 
     seed: of the initial values. word: the word that is learned, for tunings with tokens. forwards: run
-    some batches through the base, for EVA's start.
+    some batches through the base, for EVA's start. quick: with layers in one piece in the place of PEFT's,
+    where they do the same; parameters, states and what is collected are the same by either.
 
     Raises: ConfigError where the base has no layers for it, or they don't take it. The base is then as it
     was.
     """
     injection = Injection(base, config)
     try:
-        injection._put_in(seed, word, forwards)
+        injection._put_in(seed, word, forwards, quick)
     except BaseException:
         injection.eject()
         raise
@@ -279,10 +286,16 @@ def inject(
 
 @contextmanager
 def injected(
-    base: Base, config: AdapterConfig, seed: int = 0, *, word: str = "", forwards: Forwards = ()
+    base: Base,
+    config: AdapterConfig,
+    seed: int = 0,
+    *,
+    word: str = "",
+    forwards: Forwards = (),
+    quick: bool = True,
 ) -> Iterator[Injection]:
     """`inject`, and `eject` whatever happens."""
-    injection = inject(base, config, seed, word=word, forwards=forwards)
+    injection = inject(base, config, seed, word=word, forwards=forwards, quick=quick)
     try:
         yield injection
     finally:

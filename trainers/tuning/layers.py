@@ -18,18 +18,20 @@ from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from pipelines.methods import Method, Tuning
 from pipelines.methods.own_layer import OwnLayer
+from trainers.tuning.low_rank import LowRankLayer, fits, fresh_layer
 from trainers.tuning.targets import Seat
 
 NAME = "default"
 """PEFT's name of the one adapter."""
+_STARTED_BY_PEFT = ("pissa", "olora")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tuned:
     """A seat with what stands in its place now.
 
-    parts: PEFT's tensors by Pigment's part names, trained or not; empty for own layers. stated: PEFT's
-    configuration, as it would be saved.
+    parts: PEFT's tensors by Pigment's part names, trained or not; of own layers those of low rank alone.
+    stated: PEFT's configuration, as it would be saved; empty for own layers.
     """
 
     seat: Seat
@@ -46,6 +48,13 @@ class Tuned:
     def fixed(self) -> dict[str, torch.Tensor]:
         """What belongs to the adapter without being trained, by name within the module."""
         return {name: part for name, part in self.parts.items() if not isinstance(part, nn.Parameter)}
+
+    @property
+    def scale(self) -> float:
+        """What the product of two factors is multiplied by."""
+        if isinstance(self.layer, LowRankLayer):
+            return self.layer.scale
+        return float(self.layer.scaling[NAME])  # type: ignore[index]
 
     def enable(self, enabled: bool) -> None:
         """Switch the change on or off."""
@@ -69,8 +78,12 @@ class Tuned:
         return Factors(method=method.id, parts=parts, alpha=alpha, options=options)
 
 
-def put_in(base: Base, tuning: Tuning, method: Method, seats: Sequence[Seat]) -> list[Tuned]:
+def put_in(
+    base: Base, tuning: Tuning, method: Method, seats: Sequence[Seat], quick: bool = True
+) -> list[Tuned]:
     """Put a fresh layer in the place of every seat's module; initial values come from torch's generator.
+
+    quick: with layers in one piece in the place of PEFT's, where they do the same.
 
     Raises: ConfigError where PEFT or a layer of our own can't sit there.
     """
@@ -78,23 +91,14 @@ def put_in(base: Base, tuning: Tuning, method: Method, seats: Sequence[Seat]) ->
         return []
     if tuning.layer is not None:
         return [_put_own(base, tuning, seat) for seat in seats]
-    assert tuning.peft_config is not None
+    quick = quick and tuning.low_rank is not None
     tuned: list[Tuned] = []
     for group in _alike(seats):
-        first = group[0]
-        paths = [seat.path for seat in group]
-        config: Any = tuning.peft_config(first.size, paths)
-        # Exact names: PEFT takes a list for endings, which may reach further.
-        config.target_modules = "|".join(re.escape(path) for path in paths)
-        _put_peft(base.component(first.component), config, tuning)
-        stated = config.to_dict()
-        for seat in group:
-            layer: Any = base.component(seat.component).get_submodule(seat.path)
-            for name in layer.other_param_names:
-                # AdaLoRA's own rank becomes something to train where PEFT casts it for a base of 16 bits.
-                if isinstance(numbers := getattr(layer, name, None), nn.ParameterDict):
-                    numbers.requires_grad_(False)
-            tuned.append(Tuned(seat=seat, layer=layer, parts=_parts(layer, method), stated=stated))
+        if quick and group[0].size.init not in _STARTED_BY_PEFT and all(fits(seat.module) for seat in group):
+            tuned += [_put_low_rank(base, tuning, seat) for seat in group]
+            continue
+        found = _put_group(base, tuning, method, group)
+        tuned += [_in_one_piece(base, tuning, one) if quick else one for one in found]
     order = {seat.name: index for index, seat in enumerate(seats)}
     return sorted(tuned, key=lambda one: order[one.seat.name])
 
@@ -120,9 +124,52 @@ def _alike(seats: Sequence[Seat]) -> Iterator[list[Seat]]:
 def _put_own(base: Base, tuning: Tuning, seat: Seat) -> Tuned:
     assert tuning.layer is not None
     layer = tuning.layer(seat.module, seat.size)
+    _place(base, seat, layer)
+    return Tuned(seat=seat, layer=layer)
+
+
+def _put_low_rank(base: Base, tuning: Tuning, seat: Seat) -> Tuned:
+    assert tuning.low_rank is not None
+    layer = fresh_layer(seat.module, seat.size.rank, tuning.low_rank(seat.size), seat.size.dropout)
+    _place(base, seat, layer)
+    return Tuned(seat=seat, layer=layer, parts=layer.trained())
+
+
+def _in_one_piece(base: Base, tuning: Tuning, one: Tuned) -> Tuned:
+    """Let a layer in one piece take PEFT's parameters over, where it can stand there."""
+    assert tuning.low_rank is not None
+    seat, trained = one.seat, one.trained()
+    if not fits(seat.module) or set(trained) != {"down", "up"}:
+        return one
+    layer = LowRankLayer(
+        seat.module, trained["down"], trained["up"],
+        alpha=tuning.low_rank(seat.size), dropout=seat.size.dropout,
+    )  # fmt: skip
+    _place(base, seat, layer)
+    return Tuned(seat=seat, layer=layer, parts=trained)
+
+
+def _place(base: Base, seat: Seat, layer: nn.Module) -> None:
     parent, _, leaf = seat.path.rpartition(".")
     setattr(base.component(seat.component).get_submodule(parent), leaf, layer)
-    return Tuned(seat=seat, layer=layer)
+
+
+def _put_group(base: Base, tuning: Tuning, method: Method, group: Sequence[Seat]) -> Iterator[Tuned]:
+    """Put PEFT's layers on seats of one component and size."""
+    assert tuning.peft_config is not None
+    first, paths = group[0], [seat.path for seat in group]
+    config: Any = tuning.peft_config(first.size, paths)
+    # Exact names: PEFT takes a list for endings, which may reach further.
+    config.target_modules = "|".join(re.escape(path) for path in paths)
+    _put_peft(base.component(first.component), config, tuning)
+    stated = config.to_dict()
+    for seat in group:
+        layer: Any = base.component(seat.component).get_submodule(seat.path)
+        for name in layer.other_param_names:
+            # AdaLoRA's own rank becomes something to train where PEFT casts it for a base of 16 bits.
+            if isinstance(numbers := getattr(layer, name, None), nn.ParameterDict):
+                numbers.requires_grad_(False)
+        yield Tuned(seat=seat, layer=layer, parts=_parts(layer, method), stated=stated)
 
 
 def _put_peft(component: nn.Module, config: Any, tuning: Tuning) -> None:

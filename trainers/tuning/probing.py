@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,7 +11,9 @@ from torch import nn
 from pipelines.base import Base
 from pipelines.errors import ConfigError
 from pipelines.methods import Tuning
-from trainers.tuning.layers import Tuned
+
+if TYPE_CHECKING:
+    from trainers.tuning.layers import Tuned
 
 
 def is_quantised(module: nn.Module) -> bool:

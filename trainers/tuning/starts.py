@@ -9,7 +9,7 @@ from torch import nn
 
 from pipelines.adapter import LowRank
 from pipelines.errors import ConfigError
-from trainers.tuning.layers import NAME, Tuned
+from trainers.tuning.layers import Tuned
 from trainers.tuning.targets import Seat
 
 REWRITING = ("pissa", "olora")
@@ -50,7 +50,7 @@ class Start:
     @property
     def scale(self) -> float:
         """What the product of the factors is multiplied by."""
-        return float(self.tuned.layer.scaling[NAME])  # type: ignore[index]
+        return self.tuned.scale
 
     def rewrite(self) -> None:
         """Let the base hold W₀ − s·B₀A₀.

@@ -103,7 +103,7 @@ def test_a_layer_that_drops_its_adapter_is_refused(rounded: Base, monkeypatch: p
         pytest.raises(
             ConfigError, match=r"LoRA doesn't train on layers quantised as Bytes.*dropped silently"
         ),
-        injected(rounded, config_of("lora", unet_targets="attention")),
+        injected(rounded, config_of("lora", unet_targets="attention"), quick=False),
     ):
         pass
 

@@ -1,0 +1,101 @@
+"""LoRA in one piece: a layer whose forward and backward pass are written out, in the place of PEFT's.
+
+The same parameters, the same start and the same change; fewer and smaller calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.methods.own_layer import OwnLayer
+from trainers.tuning.low_rank_products import ConvProduct, LinearProduct
+from trainers.tuning.probing import is_quantised
+
+
+class LowRankLayer(OwnLayer):
+    """What stands in the place of a linear layer or a convolution: base(x) + alpha/rank · up(down(x)).
+
+    down, up: as PEFT's `lora_A` and `lora_B`, fp32: (r, in) and (out, r), of a convolution (r, in, kh, kw)
+    and (out, r, 1, 1). dropout: share of the inputs of `down` that is left out while `training`.
+    lent: both in the base's 16 bits, kept up to date by whoever lends them; None: cast at each call.
+
+    The gradients are added to the parameters' where these have some already, else handed to autograd:
+    so `torch.autograd.grad` sees them only while `parameter.grad` is None.
+
+    Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3.
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        down: nn.Parameter,
+        up: nn.Parameter,
+        *,
+        alpha: float,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(base_layer)
+        self.down, self.up, self.alpha, self.dropout = down, up, alpha, dropout
+        self.scale = alpha / down.shape[0]
+        self.lent: tuple[torch.Tensor, torch.Tensor] | None = None
+        convolution = isinstance(base_layer, nn.Conv2d)
+        self._product = ConvProduct if convolution else LinearProduct
+        # The base's own product is part of ours where it's no more than that.
+        self._whole = type(base_layer) in (nn.Linear, nn.Conv2d) and not is_quantised(base_layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the layer answers, (…, in) → (…, out) or (B, C, h, w), changed unless switched off."""
+        base = self._modules["base_layer"]
+        assert base is not None
+        if not self.enabled:
+            return base(x)
+        answer = None if self._whole and _untouched(base) else base(x)
+        learned = self._parameters
+        return self._product.apply(x, learned["down"], learned["up"], answer, self)
+
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Return copies of both factors, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.trained().items()}
+
+
+def _untouched(base: Any) -> bool:
+    """Whether a layer does what its class does, with a weight that doesn't learn."""
+    return not (
+        base._forward_hooks
+        or base._forward_pre_hooks
+        or base._parameters["weight"].requires_grad
+        or "forward" in base.__dict__
+    )
+
+
+def fits(module: nn.Module) -> bool:
+    """Whether a `LowRankLayer` can stand in a module's place."""
+    if isinstance(module, nn.Conv2d):
+        plain = module.groups == 1 and tuple(module.dilation) == (1, 1)
+        return plain and isinstance(module.padding, tuple) and module.padding_mode == "zeros"
+    return isinstance(module, nn.Linear)
+
+
+def fresh_layer(module: nn.Module, rank: int, alpha: float, dropout: float) -> LowRankLayer:
+    """Make a layer that changes nothing yet: `down` is random, `up` is zero.
+
+    The numbers are those that PEFT's "gaussian" start draws from torch's global generator, of standard
+    deviation 1/rank, in the precision of the base's weight. What it draws for its layers' usual start and
+    throws away is drawn here too, so that the next layer's numbers are the same as well.
+    """
+    base: Any = module
+    if isinstance(module, nn.Conv2d):
+        down = torch.empty(rank, base.in_channels, *base.kernel_size)
+        up = torch.empty(base.out_channels, rank, 1, 1)
+    else:
+        down, up = torch.empty(rank, base.in_features), torch.empty(base.out_features, rank)
+    for thrown_away in (down, up):
+        thrown_away.uniform_()
+    down.normal_(std=1 / rank)
+    home, precision = base.weight.device, base.weight.dtype
+    down = down.to(home, precision if precision.is_floating_point else None).float()
+    up = up.zero_().to(home)
+    return LowRankLayer(module, nn.Parameter(down), nn.Parameter(up), alpha=alpha, dropout=dropout)
