@@ -59,6 +59,7 @@ BENCHES = {
     "mix": "trainers.bench.mix",
     "generate": "trainers.bench.generate",
     "methods": "trainers.bench.methods",
+    "train": "trainers.bench.train",
 }
 """Measurements by name: the module whose `main` takes the rest of the command line."""
 

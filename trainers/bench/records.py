@@ -45,9 +45,14 @@ def command_line(name: str, parser: argparse.ArgumentParser, options: argparse.N
         if field == "methods":
             words += [flag, *given]
             continue
-        values = [Path(source).name for source in given] if field == "model" else [str(given)]
+        values = [_shown(value, field) for value in (given if isinstance(given, list) else [given])]
         words += [flag] if given is True else [word for value in values for word in (flag, value)]
     return " ".join(words)
+
+
+def _shown(value: Any, field: str) -> str:
+    """An option's value without its folder."""
+    return Path(value).name if field == "model" or isinstance(value, Path) else str(value)
 
 
 def write(path: Path, report: dict[str, Any]) -> None:

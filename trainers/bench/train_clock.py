@@ -1,9 +1,9 @@
 """Clock a training in a process of its own: when its first optimizer step ended, and each one after it.
 
-`python train_clock.py FIGURES STEPS CAP SCRIPT …` runs another project's script, unmodified and as `__main__`, with
-a hook behind every `torch.optim.Optimizer.step`; after STEPS of them it writes FIGURES (JSON) and ends the
-process, so nothing that comes after the last step is measured. CAP: bytes of a CUDA card that it may use, 0
-for all. This file imports nothing of Pigment, so that a Python without it can run it.
+`python train_clock.py FIGURES STEPS CAP SCRIPT …` runs another project's script, unmodified and as
+`__main__`, with a hook behind every `torch.optim.Optimizer.step`; after STEPS of them it writes FIGURES
+(JSON) and ends the process, so nothing that comes after the last step is measured. CAP: bytes of a CUDA card
+that it may use, 0 for all. This file imports nothing of Pigment, so that a Python without it can run it.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from pipelines.base import ASSETS
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, StudioError
 
 
 def write_pictures(folder: Path, count: int, side: int) -> Path:
@@ -27,24 +30,68 @@ def write_pictures(folder: Path, count: int, side: int) -> Path:
     return folder
 
 
-def random_folder(family: str, folder: Path, *, small: bool, device: str) -> Path:
-    """Write a model of random weights in diffusers' layout, in bf16 on a card; return its folder.
+def model_folder(ref: str) -> Path:
+    """The diffusers folder that `--model ref` means. Raises: BaseError, ConfigError."""
+    from pipelines.bases.source import local_path
 
-    One that is there already is taken as it is.
+    path = local_path(ref, half=False).resolve()
+    if not path.is_dir():
+        raise ConfigError(
+            f"model {path.name!r} is one file, which not every tool reads; give a diffusers folder"
+        )
+    return path
+
+
+def about(folder: Path) -> tuple[str, int]:
+    """The family of a model and the side in pixels of the square that it was made for."""
+    from pipelines.bases.source import open_source
+
+    source = open_source(folder)
+    halvings = len(source.configs["vae"]["block_out_channels"]) - 1
+    return source.family.id, int(source.configs["unet"]["sample_size"]) * 2**halvings
+
+
+def random_folder(family: str, models: Path, *, small: bool, device: str) -> Path:
+    """Return a folder below `models` with random weights in the published shapes, made where there is none.
+
+    A process of its own makes it, so that this one takes nothing of a card. In bf16 on a card, fp32 on a CPU.
+    Raises: ConfigError for a full-size one without a card, StudioError where it can't be made.
     """
+    if device == "cpu" and not small:
+        raise ConfigError(
+            f"model {family!r} in full size needs a CUDA device; add --small for an eighth of its width"
+        )
+    folder = models / f"{family}{'-small' if small else ''}-{device}"
+    if not (folder / "model_index.json").is_file():
+        words = [family, str(folder), "small" if small else "full", device]
+        paths = os.pathsep.join([str(ASSETS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "trainers.bench.train_models", *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": paths},
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["it said nothing"]
+            raise StudioError(f"making {family!r} ended with {done.returncode}: {lines[-1][:200]}")
+    return folder
+
+
+def main() -> None:
+    """Write one model of random weights in diffusers' layout, whole or not at all."""
     import torch
 
     from pipelines.base import quiet
     from trainers.bench.models import random_base
 
-    if (folder / "model_index.json").is_file():
-        return folder
-    base = random_base(family, small=small, device=device, dtype=None)
-    being = folder.with_name(folder.name + ".being-written")
+    family, target, size, device = sys.argv[1:]
+    base = random_base(family, small=size == "small", device=device)
+    being = Path(target + ".being-written")
     shutil.rmtree(being, ignore_errors=True)
-    with quiet():
-        pipeline = base.pipeline()
-        pipeline.to(dtype=torch.bfloat16)
-        pipeline.save_pretrained(being)
-    being.rename(folder)
-    return folder
+    with quiet(), torch.no_grad():
+        base.pipeline().save_pretrained(being)
+    being.rename(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def per_step(times: Sequence[float], warm_up: int) -> list[float]:
     last = len(times) - 1
     ends = [index for index in range(last) if times[index + 1] - times[index] > _BURST * mean] + [last]
     ends = [index for index in ends if index >= warm_up - 1]
-    return [(times[b] - times[a]) / (b - a) for a, b in zip(ends, ends[1:], strict=False)]
+    return [(times[b] - times[a]) / (b - a) for a, b in pairwise(ends)]
 
 
 def turns(
@@ -127,17 +128,15 @@ def figures_of(taken: Sequence[Turn]) -> dict[str, Any]:
     if taken[-1].failed:
         return {"failed": taken[-1].failed}
     steps = [second for turn in taken for second in turn.step_s]
-    about = {**(taken[-1].found or {})}
-    peaks = {
-        name: max((turn.found or {})[name] for turn in taken) for name in about if name.endswith("_bytes")
-    }
+    every = [turn.found or {} for turn in taken]
+    peaks = {name: max(one[name] for one in every) for name in every[-1] if name.endswith("_bytes")}
     return {
         "steps_per_s": 1 / median([median(turn.step_s) for turn in taken]),
         "step_ms_p95": 1e3 * percentile(steps, 95),
         "cpu_ms_per_step": 1e3 * median([turn.cpu_s for turn in taken]),
         "first_step_s": median([turn.first_step_s for turn in taken]),
         "rounds": len(taken),
-        **about,
+        **every[-1],
         **peaks,
     }
 

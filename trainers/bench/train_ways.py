@@ -24,9 +24,9 @@ class Case:
     """What every way is given alike: LoRA on the UNet's attention, AdamW, one prompt, squares.
 
     model: a folder in diffusers' layout. family: a key of FAMILIES. pictures: a folder of square pictures of
-    `resolution` pixels a side and of nothing else. dtype: "fp32", "bf16" or "fp16", of the base. device: "cpu"
-    or "cuda". steps: that are clocked, warm-up included. cap_bytes: of a CUDA card that may be used, 0 for
-    all. checkpointing: whether every block is computed again in the backward pass. threads: of the CPU.
+    `resolution` pixels a side and of nothing else. dtype: "fp32", "bf16" or "fp16", of the base. device:
+    "cpu" or "cuda". steps: that are clocked, warm-up included. cap_bytes: of a CUDA card that may be used, 0
+    for all. checkpointing: whether every block is computed again in the backward pass. threads: of the CPU.
     """
 
     model: Path

@@ -70,7 +70,7 @@ class Compose:
 
 
 class Resize:
-    """Bring the shorter side to `size` pixels, or both to (height, width); what fits already stays as it is."""
+    """Bring the shorter side to `size` pixels, or both to (height, width); what fits stays as it is."""
 
     def __init__(
         self, size: int | Sequence[int], interpolation: InterpolationMode = InterpolationMode.BILINEAR
@@ -171,7 +171,7 @@ VERSION = "0.0.0+stand-in"
 
 
 def register() -> None:
-    """Put `torchvision`, `torchvision.transforms` and `torchvision.transforms.functional` into sys.modules."""
+    """Put torchvision, its transforms and their functional form into sys.modules."""
     with suppress(ImportError, AttributeError):
         from transformers.utils import import_utils
 

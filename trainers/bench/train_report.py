@@ -1,0 +1,79 @@
+"""What `pigment bench train` prints and keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_WIDTH = 22
+_MIB = 2**20
+
+
+def merged(kept: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what was measured over what was kept: what a run doesn't measure stays, and says where it is from."""
+    found = {**kept, **measured}
+    for table in ("models", "batches"):
+        if table in kept and table in measured:
+            rows = {name: merged(kept[table].get(name, {}), row) for name, row in measured[table].items()}
+            found[table] = {**kept[table], **rows}
+    origin = {name: kept[name] for name in ("date", "command") if name in kept}
+    for table in ("baselines", "mechanisms"):
+        if table in kept:
+            before = {name: {**origin, **row} for name, row in kept[table].items()}
+            found[table] = {**before, **measured.get(table, {})}
+    return found
+
+
+def kept_in(place: Path) -> dict[str, Any]:
+    """The figures of a file; none where it isn't there."""
+    if not place.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    return found
+
+
+def lines(name: str, batch: int, figures: Mapping[str, Any]) -> list[str]:
+    """What people read of a model's figures at a batch size."""
+    ours = figures["pigment"]
+    said = [f"{name}, batch {batch}", "  " + _line("pigment", ours)]
+    for baseline, theirs in figures.get("baselines", {}).items():
+        said.append("  " + _line(baseline, theirs))
+        if "ratio" in theirs:
+            said += [f"  {'':{_WIDTH}} {text}" for text in _ratios(theirs)]
+    for mechanism, row in figures.get("mechanisms", {}).items():
+        said.append("  " + _mechanism(mechanism, row))
+    return said
+
+
+def _line(name: str, figures: Mapping[str, Any]) -> str:
+    if "failed" in figures:
+        return f"{name:{_WIDTH}} {figures['failed']}"
+    return (
+        f"{name:{_WIDTH}} {figures['steps_per_s']:.3g} steps/s   first step {figures['first_step_s']:.3g} s"
+        f"   peak {figures['peak_bytes'] / _MIB:,.0f} MiB"
+    )
+
+
+def _ratios(figures: Mapping[str, Any]) -> list[str]:
+    """A baseline's ratios with their spread."""
+    names = {
+        "ratio": "× its steps/s",
+        "cpu_ratio": "× by processor time",
+        "first_step_ratio": "× its time to the first step",
+        "peak_ratio": "× its peak memory",
+    }
+    return [f"{_spread(figures, name)} {text}" for name, text in names.items() if name in figures]
+
+
+def _spread(figures: Mapping[str, Any], name: str) -> str:
+    low, high = figures[f"{name}_spread"]
+    return f"{figures[name]:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _mechanism(name: str, row: Mapping[str, Any]) -> str:
+    if "failed" in row:
+        return f"{name:{_WIDTH}} {row['failed']}"
+    said = f"{name:{_WIDTH}} gain {_spread(row, 'gain')}"
+    return f"{said}, by processor time {row['cpu_gain']:.2f}" if "cpu_gain" in row else said
