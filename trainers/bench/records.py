@@ -39,7 +39,7 @@ def command_line(name: str, parser: argparse.ArgumentParser, options: argparse.N
     words = ["pigment", "bench", name]
     for field, default in vars(parser.parse_args([])).items():
         given = getattr(options, field)
-        if given == default or field in {"out", "json", "table", "grid"}:
+        if given == default or field in {"out", "json", "table", "grid", "models", "kohya_python"}:
             continue
         flag = f"--{field.replace('_', '-')}"
         if field == "methods":

@@ -38,7 +38,7 @@ def parser() -> Arguments:
         "--model",
         action="append",
         metavar="MODEL",
-        help="pocket (if none is given), sd15 or sdxl (random weights), or a diffusers folder; may be repeated",
+        help="pocket (if none is given), sd15 or sdxl (random weights), a diffusers folder; may be repeated",
     )
     what.add_argument(
         "--batch", action="append", type=int, metavar="N", help="1 if not given; may be repeated"
@@ -60,6 +60,10 @@ def parser() -> Arguments:
     against = made.add_argument_group("against what")
     against.add_argument(
         "--diffusers", type=Path, metavar="PATH", help="a checkout of diffusers, or the folder of its script"
+    )
+    against.add_argument("--kohya", type=Path, metavar="PATH", help="a checkout of kohya's sd-scripts")
+    against.add_argument(
+        "--kohya-python", metavar="FILE", help="a Python with kohya's own packages; this one if not given"
     )
     how = made.add_argument_group("how")
     how.add_argument("--device", help="cpu or cuda; cuda where there is one if not given")
@@ -93,6 +97,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    if options.kohya_python and not options.kohya:
+        raise ConfigError("--kohya-python runs kohya's script; give its checkout with --kohya too")
     if options.case and (options.model or options.batch):
         raise ConfigError("--case says model and batch; leave --model and --batch out")
     if options.steps < 2:
@@ -148,17 +154,16 @@ def _name(source: str, options: argparse.Namespace) -> str:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure every case asked for; what was kept of others stays. Raises: ConfigError, BaseError."""
     device, origin = _device(options), provenance("train", parser(), options)
-    cases, ways = asked_for(options), _ways(options)
+    cases = asked_for(options)
     kept = kept_in(RECORD) if options.record else {}
     report: dict[str, Any] = {"models": kept.get("models", {}), **origin}
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     with _folder(options.models) as models, tempfile.TemporaryDirectory(prefix="pigment-bench-") as made:
         for index, one in enumerate(cases):
             case = _case_of(one, options, device, models, Path(made) / str(index))
-            share = (
-                None if end is None else time.monotonic() + (end - time.monotonic()) / (len(cases) - index)
-            )
-            figures = short(measure(case, ways, options, share))
+            now = time.monotonic()
+            share = None if end is None else now + (end - now) / (len(cases) - index)
+            figures = short(measure(case, baselines(options, case.family), options, share))
             row = {"batches": {str(one.batch): {**figures, **origin}}}
             report = merged(report, {"models": {one.name: row}})
             if options.record:
@@ -183,14 +188,23 @@ def _device(options: argparse.Namespace) -> str:
     return device
 
 
-def _ways(options: argparse.Namespace) -> dict[str, Way]:
+def baselines(options: argparse.Namespace, family: str) -> dict[str, Way]:
     """Our way and the baselines, by name. Raises: ConfigError for a script that isn't there."""
-    from trainers.bench.train_ways import diffusers, pigment
+    from pipelines.families import FAMILIES
+    from trainers.bench import kohya, train_ways
 
-    ways: dict[str, Way] = {"pigment": pigment()}
+    pooled = FAMILIES[family].pooled
+    ways: dict[str, Way] = {"pigment": train_ways.pigment()}
     if options.diffusers is not None:
-        ways["diffusers"] = diffusers(options.diffusers)
-        ways["diffusers-cached-text"] = diffusers(options.diffusers, cached_text=True)
+        script = train_ways.find_script(options.diffusers, train_ways.SCRIPTS[pooled])
+        ways["diffusers"] = train_ways.diffusers(script)
+        if not pooled:  # the script for the others always embeds the prompt once
+            ways["diffusers-cached-text"] = train_ways.diffusers(script, cached_text=True)
+    if options.kohya is not None:
+        script = kohya.find_script(options.kohya, kohya.SCRIPTS[pooled])
+        ways["kohya"] = kohya.kohya(script, options.kohya_python or "")
+        if pooled:  # the script for the others can't
+            ways["kohya-cached-text"] = kohya.kohya(script, options.kohya_python or "", cached_text=True)
     return ways
 
 

@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def merged(kept: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what was measured over what was kept: what a run doesn't measure stays, and says where it is from."""
+    """Put what was measured over what was kept: what a run doesn't measure stays with its origin."""
     found = {**kept, **measured}
     for table in ("models", "batches"):
         if table in kept and table in measured:
