@@ -1,13 +1,13 @@
-"""Start a training script of kohya's sd-scripts on a model whose UNet has other sides than the published ones.
+"""Start a training script of kohya's sd-scripts on a UNet of any shape, with its LoRA on the attention.
 
-`python train_kohya.py CONFIG SCRIPT …` runs SCRIPT, unmodified and as `__main__`, with the rest of the command line.
-CONFIG: the config.json of the UNet. kohya's own UNets have the published models' shapes in constants: these are
-set to the config's here, and to what they are already for a published model. Its LoRA is put on the attention
-alone (to_q, to_k, to_v, to_out.0), as every way is that it is measured against; by itself it would also take
-feed-forward and projections. Packages that it imports and that are missing are stood in for. Imports nothing of
-Pigment, so that a Python without it can run this.
+`python train_kohya.py CONFIG SCRIPT …` runs SCRIPT, unmodified and as `__main__`, with what follows it. CONFIG:
+the config.json of the UNet. kohya's own UNets have the published shapes in constants: these are set to the
+config's here, and to what they are already for a published model. Its LoRA is put on the attention alone
+(to_q, to_k, to_v, to_out.0), as in every way that it is measured against; by itself it also takes
+feed-forward and projections. Packages that it imports and that are missing are stood in for. Imports nothing
+of Pigment, so that a Python without it can run this.
 
-Seen with sd-scripts of February 2026 (v0.10) under its own pinned packages and under transformers 5.23 with
+Seen with sd-scripts of February 2026, under the packages that it pins and under transformers 5.23 with
 diffusers 0.42.
 """
 
@@ -97,22 +97,20 @@ def fit_sdxl(shapes: dict[str, Any]) -> None:
     unet.ADM_IN_CHANNELS = shapes["projection_class_embeddings_input_dim"]
     transformer, norm = unet.Transformer2DModel.__init__, torch.nn.GroupNorm.__init__
 
-    def sized(module: Any, heads: int, dim: int, **others: Any) -> None:
-        level = widths.index(others["in_channels"])
+    def sized(module: Any, **asked: Any) -> None:
+        level = widths.index(asked["in_channels"])
         heads = shapes["attention_head_dim"][level]
-        others["num_transformer_layers"] = shapes["transformer_layers_per_block"][level]
-        others["cross_attention_dim"] = shapes["cross_attention_dim"]
-        transformer(module, heads, widths[level] // heads, **others)
+        asked["num_attention_heads"], asked["attention_head_dim"] = heads, widths[level] // heads
+        asked["num_transformer_layers"] = shapes["transformer_layers_per_block"][level]
+        asked["cross_attention_dim"] = shapes["cross_attention_dim"]
+        transformer(module, **asked)
 
     def grouped(module: Any, num_groups: int, *rest: Any, **others: Any) -> None:
         norm(module, groups if num_groups == 32 else num_groups, *rest, **others)
 
-    def placed(module: Any, num_attention_heads: int, attention_head_dim: int, **others: Any) -> None:
-        sized(module, num_attention_heads, attention_head_dim, **others)
-
-    unet.Transformer2DModel.__init__ = placed
+    unet.Transformer2DModel.__init__ = sized
     if groups != 32:
-        torch.nn.GroupNorm.__init__ = grouped  # type: ignore[method-assign]
+        torch.nn.GroupNorm.__init__ = grouped  # type: ignore[assignment, method-assign]
 
 
 def attention_only() -> None:

@@ -32,7 +32,7 @@ def resize(image: Any, size: tuple[int, int], interpolation: Any = Image.Resampl
     return np.array(Image.fromarray(image).resize(size, interpolation))
 
 
-def cvtColor(image: Any, code: str) -> Any:  # noqa: N802: OpenCV's name
+def cvtColor(image: Any, code: str) -> Any:
     """A picture (H, W, 3 or 4) with its first three channels turned round.
 
     Raises: NotImplementedError for a change that isn't one of COLOURS.

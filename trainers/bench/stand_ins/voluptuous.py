@@ -14,7 +14,7 @@ from typing import Any as Anything
 ALLOW_EXTRA = 1
 
 
-class Invalid(Exception):  # noqa: N818: voluptuous' name
+class Invalid(Exception):
     """A value that doesn't fit."""
 
 
@@ -54,7 +54,7 @@ class ExactSequence:
 
 
 class Object:
-    """An object whose attributes have schemas; it is made anew of what came out of them."""
+    """An object whose attributes have schemas; it is made anew of them, without those that are None."""
 
     def __init__(self, schema: dict[str, Anything]) -> None:
         self.schema = schema
@@ -78,7 +78,8 @@ class Schema:
 def checked(schema: Anything, value: Anything, extra: bool = False) -> Anything:
     """A value as the schema makes it. Raises: Invalid."""
     if isinstance(schema, Object):
-        return type(value)(**_keyed(schema.schema, vars(value), extra))
+        given = {key: each for key, each in vars(value).items() if each is not None}
+        return type(value)(**_keyed(schema.schema, given, extra))
     if isinstance(schema, dict):
         if not isinstance(value, dict):
             raise Invalid(f"{value!r} isn't an object")
