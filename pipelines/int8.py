@@ -112,7 +112,7 @@ class Int8Linear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out), in the input's precision; under autocast in that one's."""
         kind = input.device.type
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             input = input.to(torch.get_autocast_dtype(kind))
         weight: Any = self.weight
         found: torch.Tensor = _Product.apply(input, weight.numbers, weight.scales, self.bias, self.rounds)
