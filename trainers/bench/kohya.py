@@ -116,14 +116,15 @@ def _tokenizers(model: Path, folder: Path) -> Path:
         source = model / part
         if not source.is_dir():
             continue
-        shutil.copytree(source, folder / name)
-        if not (folder / name / "vocab.json").is_file():
-            _split(folder / name)
+        _copied(source, folder / name)
     return folder
 
 
-def _split(folder: Path) -> None:
-    """Write a tokenizer.json's words and merges as two files, as transformers 4 reads them."""
+def _copied(source: Path, folder: Path) -> None:
+    """Copy a tokenizer; its words and merges as two files too, as transformers 4 reads them."""
+    shutil.copytree(source, folder)
+    if (folder / "vocab.json").is_file():
+        return
     held = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in held["merges"]]
     (folder / "vocab.json").write_text(json.dumps(held["vocab"]), encoding="utf-8")
@@ -131,22 +132,26 @@ def _split(folder: Path) -> None:
 
 
 def _readable(model: Path, folder: Path) -> Path:
-    """The model for transformers 4: its CLIPTextModel reads only keys with `text_model.` before them.
+    """The model as transformers 4 reads it: tokenizers in two files, `text_model.` in text encoders' keys.
 
-    Everything else is linked to. Source: transformers 5 dropped that level, and saves without it.
+    Everything else is linked to. Source: transformers 5 dropped that level from CLIPTextModel, and saves
+    without it; version 4 would take such weights for missing, and go on with random ones.
     """
     from safetensors.torch import load_file, save_file
 
     folder.mkdir()
     for part in model.iterdir():
-        if not part.name.startswith("text_encoder"):
-            (folder / part.name).symlink_to(part.resolve(), target_is_directory=part.is_dir())
-            continue
-        (folder / part.name).mkdir()
-        shutil.copy(part / "config.json", folder / part.name)
-        for file in part.glob("*.safetensors"):
-            weights = {_prefixed(key): value for key, value in load_file(file).items()}
-            save_file(weights, folder / part.name / file.name, {"format": "pt"})
+        here = folder / part.name
+        if part.name in TOKENIZERS:
+            _copied(part, here)
+        elif not part.name.startswith("text_encoder"):
+            here.symlink_to(part.resolve(), target_is_directory=part.is_dir())
+        else:
+            here.mkdir()
+            shutil.copy(part / "config.json", here)
+            for file in part.glob("*.safetensors"):
+                weights = {_prefixed(key): value for key, value in load_file(file).items()}
+                save_file(weights, here / file.name, {"format": "pt"})
     return folder
 
 

@@ -1,9 +1,9 @@
 """Start a training script of kohya's sd-scripts on a UNet of any shape, with its LoRA on the attention.
 
-`python train_kohya.py CONFIG SCRIPT …` runs SCRIPT, unmodified and as `__main__`, with what follows it. CONFIG:
-the config.json of the UNet. kohya's own UNets have the published shapes in constants: these are set to the
-config's here, and to what they are already for a published model. Its LoRA is put on the attention alone
-(to_q, to_k, to_v, to_out.0), as in every way that it is measured against; by itself it also takes
+`python train_kohya.py CONFIG SCRIPT …` runs SCRIPT, unmodified and as `__main__`, with what follows it.
+CONFIG: the config.json of the UNet. kohya's own UNets have the published shapes in constants: these are set
+to the config's here, and to what they are already for a published model. Its LoRA is put on the attention
+alone (to_q, to_k, to_v, to_out.0), as in every way that it is measured against; by itself it also takes
 feed-forward and projections. Packages that it imports and that are missing are stood in for. Imports nothing
 of Pigment, so that a Python without it can run this.
 
