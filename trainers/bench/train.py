@@ -65,6 +65,9 @@ def parser() -> Arguments:
     against.add_argument(
         "--kohya-python", metavar="FILE", help="a Python with kohya's own packages; this one if not given"
     )
+    against.add_argument(
+        "--mechanisms", action="store_true", help="ours with each mechanism left out in turn, too"
+    )
     how = made.add_argument_group("how")
     how.add_argument("--device", help="cpu or cuda; cuda where there is one if not given")
     how.add_argument("--cap-gib", type=float, help="use no more of a CUDA card's memory, in GiB")
@@ -252,21 +255,29 @@ def _case_of(one: Asked, options: argparse.Namespace, device: str, models: Path,
 def measure(
     case: Case, ways: Mapping[str, Way], options: argparse.Namespace, end: float | None
 ) -> dict[str, Any]:
-    """Figures of a case: ours, and each baseline's with its ratios. end: see `turns`' deadline."""
+    """Figures of a case: ours, each baseline's with its ratios, each mechanism's gain where it's asked for.
+
+    end: see `turns`' deadline.
+    """
+    from trainers.bench.train_mechanisms import cache_gains, gains, switches
     from trainers.bench.train_turns import Turn, compared, figures_of, turns
 
+    off = switches(case) if options.mechanisms else {}
+    ways = {**ways, **{f"without {name}": way for name, way in off.items()}}
     taken: dict[str, list[Turn]] = {name: [] for name in ways}
     timeout = _HOUR if end is None else max(60.0, end - time.monotonic())
     plan = {"rounds": options.rounds, "warm_up": options.warm_up, "deadline": end, "timeout": timeout}
     for name, turn in turns(ways, case, **plan):
         taken[name].append(turn)
     ours = taken.pop("pigment")
+    each = {name: gains(ours, taken.pop(f"without {name}")) for name in off}
     return {
         **{name: getattr(case, name) for name in ("family", "resolution", "rank", "dtype", "batch")},
         "warm_up": options.warm_up,
         "steps": options.steps,
         "pigment": figures_of(ours),
         "baselines": {name: compared(ours, theirs) for name, theirs in taken.items()},
+        **({"mechanisms": {**each, **cache_gains(case, ours)}} if off else {}),
     }
 
 

@@ -62,6 +62,7 @@ def _ratios(figures: Mapping[str, Any]) -> list[str]:
         "ratio": "× its steps/s",
         "cpu_ratio": "× by processor time",
         "first_step_ratio": "× its time to the first step",
+        "first_step_cpu_ratio": "× its processor time to the first step",
         "peak_ratio": "× its peak memory",
     }
     return [f"{_spread(figures, name)} {text}" for name, text in names.items() if name in figures]
@@ -75,5 +76,7 @@ def _spread(figures: Mapping[str, Any], name: str) -> str:
 def _mechanism(name: str, row: Mapping[str, Any]) -> str:
     if "failed" in row:
         return f"{name:{_WIDTH}} {row['failed']}"
-    said = f"{name:{_WIDTH}} gain {_spread(row, 'gain')}"
-    return f"{said}, by processor time {row['cpu_gain']:.2f}" if "cpu_gain" in row else said
+    said = f"{name:{_WIDTH}} {_spread(row, 'gain')} × the steps/s without it"
+    if "saved_ms" in row:
+        return f"{said}; it saves {row['saved_ms']:.3g} ms a step"
+    return f"{said}; by processor time {row['cpu_gain']:.2f}, peak of memory {row['peak_gain']:.2f}"

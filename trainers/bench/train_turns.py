@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,23 @@ _BURST = 0.25
 class Turn:
     """One training by one way.
 
-    first_step_s: from the start of the process to the end of the first optimizer step. step_s: of each step
-    after the warm-up (of each stretch of steps where a way reports several at once). cpu_s: all threads'
-    seconds per step. found: what the clock wrote beside times. failed: its last words where it failed, and
-    then there is nothing else.
+    first_step_s: from the start of the process to the end of the first optimizer step; first_step_cpu_s: all
+    threads' seconds until then. step_s: of each step after the warm-up (of each stretch of steps where a way
+    reports several at once). cpu_s: all threads' seconds per step. found: what the clock wrote beside times.
+    failed: its last words where it failed, and then there is nothing else.
     """
 
     first_step_s: float = 0.0
+    first_step_cpu_s: float = 0.0
     step_s: tuple[float, ...] = ()
     cpu_s: float = 0.0
-    found: Mapping[str, Any] | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
     failed: str = ""
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that was held: of the card, else of the process."""
+        return int(self.found["peak_bytes"])
 
 
 def take_turn(way: Way, case: Case, warm_up: int, timeout: float) -> Turn:
@@ -54,7 +60,7 @@ def take_turn(way: Way, case: Case, warm_up: int, timeout: float) -> Turn:
     times, cpu = found.pop("times"), found.pop("cpu")
     stretches = per_step(times, warm_up)
     cpu_s = (cpu[-1] - cpu[warm_up - 1]) / (len(cpu) - warm_up)
-    return Turn(times[0] - began, tuple(stretches), cpu_s, found)
+    return Turn(times[0] - began, cpu[0], tuple(stretches), cpu_s, found)
 
 
 def _run(launch: Launch, case: Case, folder: Path, timeout: float) -> tuple[str, int]:
@@ -128,13 +134,14 @@ def figures_of(taken: Sequence[Turn]) -> dict[str, Any]:
     if taken[-1].failed:
         return {"failed": taken[-1].failed}
     steps = [second for turn in taken for second in turn.step_s]
-    every = [turn.found or {} for turn in taken]
+    every = [turn.found for turn in taken]
     peaks = {name: max(one[name] for one in every) for name in every[-1] if name.endswith("_bytes")}
     return {
         "steps_per_s": 1 / median([median(turn.step_s) for turn in taken]),
         "step_ms_p95": 1e3 * percentile(steps, 95),
         "cpu_ms_per_step": 1e3 * median([turn.cpu_s for turn in taken]),
         "first_step_s": median([turn.first_step_s for turn in taken]),
+        "first_step_cpu_s": median([turn.first_step_cpu_s for turn in taken]),
         "rounds": len(taken),
         **every[-1],
         **peaks,
@@ -145,8 +152,8 @@ def compared(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, Any]:
     """Figures of a baseline beside ours, turn by turn.
 
     ratio: our steps/s over theirs (more is better), by wall time; cpu_ratio: by the threads' time.
-    peak_ratio, first_step_ratio: ours over theirs (less is better). Each is the median of the rounds; spreads
-    are the smallest and the largest. Where one of them failed there are no ratios.
+    peak_ratio, first_step_ratio, first_step_cpu_ratio: ours over theirs (less is better). Each is the median
+    of the rounds; spreads are the smallest and the largest. Where one of them failed there are no ratios.
     """
     figures = figures_of(theirs)
     if ours[-1].failed or theirs[-1].failed:
@@ -155,14 +162,11 @@ def compared(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, Any]:
     ratios = {
         "ratio": [median(b.step_s) / median(a.step_s) for a, b in pairs],
         "cpu_ratio": [b.cpu_s / a.cpu_s for a, b in pairs],
-        "peak_ratio": [_peak(a) / _peak(b) for a, b in pairs],
+        "peak_ratio": [a.peak_bytes / b.peak_bytes for a, b in pairs],
         "first_step_ratio": [a.first_step_s / b.first_step_s for a, b in pairs],
+        "first_step_cpu_ratio": [a.first_step_cpu_s / b.first_step_cpu_s for a, b in pairs],
     }
     for name, values in ratios.items():
         figures[name] = median(values)
         figures[f"{name}_spread"] = [min(values), max(values)]
     return figures
-
-
-def _peak(turn: Turn) -> float:
-    return float((turn.found or {})["peak_bytes"])
