@@ -93,14 +93,38 @@ class Batch:
     def __len__(self) -> int:
         return len(self.captions)
 
+    @classmethod
+    def of(cls, streams: tuple[int, ...], tensors: Mapping[str, torch.Tensor]) -> Batch:
+        """Put together what `tensors` returned; the captions are left out."""
+        return cls(
+            latents=tensors["latents"],
+            noise=tensors["noise"],
+            input_noise=tensors.get("input_noise", tensors["noise"]),
+            timesteps=tensors["timesteps"],
+            share=tensors["share"],
+            mask=tensors.get("mask"),
+            frames=tensors["frames"],
+            captions=("",) * len(streams),
+            streams=streams,
+        )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name, each once."""
+        found = {name: getattr(self, name) for name in ("latents", "noise", "timesteps", "share", "frames")}
+        if self.input_noise is not self.noise:
+            found["input_noise"] = self.input_noise
+        if self.mask is not None:
+            found["mask"] = self.mask
+        return found
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Samples of each stream."""
         return tuple(self.streams.count(index) for index in range(max(self.streams) + 1))
 
     def take(self, rows: Sequence[int]) -> Batch:
-        """Return the samples at `rows`, which may be none."""
-        where = torch.as_tensor(rows, dtype=torch.long, device=self.latents.device)
+        """Return the samples at `rows`, which may be none; views where they stand behind each other."""
+        where = where_of(rows, self.latents.device)
         noise = self.noise[where]
         return Batch(
             latents=self.latents[where],
@@ -140,6 +164,13 @@ class Batch:
             mask=None if self.mask is None else self.mask.to(device),
             frames=self.frames.to(device),
         )
+
+
+def where_of(rows: Sequence[int], device: torch.device) -> slice | torch.Tensor:
+    """Return rows as an index: a slice where they stand behind each other, which asks nothing of a card."""
+    if rows and list(rows) == list(range(rows[0], rows[-1] + 1)):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.as_tensor(rows, dtype=torch.long, device=device)
 
 
 def draw_step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any
 import torch
 
 from pipelines.base import Base
+from pipelines.conditioning import Conditioning
 from pipelines.device import choose_device
 from pipelines.errors import ConfigError
 from pipelines.methods import TUNINGS
 from trainers import memory
-from trainers.batches import Batch, Stream
-from trainers.conditions import PromptEncoder
+from trainers.batches import Batch, Stream, where_of
+from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset
 from trainers.inversion import PREFIX, Phase
@@ -106,66 +106,79 @@ def rates_now(rates: Sequence[float], now: Phase, config: TrainConfig) -> list[f
     return [rate * factor for rate in rates]
 
 
-def predict_batch(base: Base, levels: Levels, batch: Batch, encode: PromptEncoder) -> torch.Tensor:
-    """Return what the UNet predicts for a batch, fp32 (B, C, h, w)."""
-    told = encode(batch.captions)
+def predict_batch(base: Base, levels: Levels, batch: Batch, told: Conditioning) -> torch.Tensor:
+    """Return what the UNet predicts for a batch, fp32 (B, C, h, w). told: its captions, encoded."""
     return predict(base, levels, batch.latents, batch.input_noise, batch.timesteps, told, batch.frames)
 
 
+@dataclass(frozen=True, eq=False)
+class Captions:
+    """What the UNet is told: with what the text encoders learn, and without it for the base's own answers.
+
+    of_base: whether class pictures are asked about without the adapter (`prior_target = "base"`).
+    """
+
+    injection: Injection
+    encode: PromptEncoder
+    plain: PromptEncoder
+    of_base: bool
+
+    def ask(self, batch: Batch) -> list[Asked]:
+        """Do what needs the captions' text: for the batch, and for its class pictures where that is asked."""
+        asked = [self.encode.ask(batch.captions)]
+        if self.of_base and (rows := batch.rows(PRIOR)):
+            with self.injection.disabled():
+                asked.append(self.plain.ask([batch.captions[row] for row in rows]))
+        return asked
+
+
 def wanted(
-    injection: Injection, levels: Levels, batch: Batch, config: TrainConfig, encode: PromptEncoder
+    injection: Injection, levels: Levels, batch: Batch, captions: Captions, asked: Sequence[Asked]
 ) -> torch.Tensor:
     """Return what the UNet should predict for a batch, (B, C, h, w).
 
     For class pictures under `prior_target = "base"` that is what it predicts without the adapter: the
-    adapter is then pulled back only where it has moved something. encode: keeps the embeddings of the
-    untrained text encoders.
+    adapter is then pulled back only where it has moved something. asked: the batch's captions, and then
+    those of its class pictures.
     """
     aim = target(levels, batch.latents, batch.noise, batch.timesteps)
-    rows = batch.rows(PRIOR)
-    if not rows or config.objective.prior_target == "picture":
+    if len(asked) == 1:
         return aim
-    prior = batch.take(rows)
+    rows = batch.rows(PRIOR)
     with torch.no_grad(), injection.disabled():
-        kept = predict_batch(injection.base, levels, prior, encode)
+        kept = predict_batch(injection.base, levels, batch.take(rows), captions.plain.tell(asked[1]))
     aim = aim.clone()  # it may be the noise itself
-    aim[rows] = kept
+    aim[where_of(rows, aim.device)] = kept
     return aim
 
 
-@dataclass(frozen=True)
-class Found:
-    """A step's losses: `loss` is what was minimised; streams: "<name>_loss", each stream's own mean."""
-
-    loss: float
-    streams: dict[str, float]
-
-    @property
-    def finite(self) -> bool:
-        """Whether all are numbers."""
-        return all(math.isfinite(value) for value in (self.loss, *self.streams.values()))
-
-
 class Losses:
-    """Adds up the losses of a step's batches on the device; they are read once, at the end."""
+    """Adds up the losses of a step's batches on the device, to be read when it is convenient.
+
+    names: of what is added up: what is minimised, and each stream's own mean.
+    """
 
     def __init__(self, streams: Sequence[Stream], config: TrainConfig, device: torch.device) -> None:
-        self._names = [f"{stream.name}_loss" for stream in streams]
+        self.names = ("loss", *(f"{stream.name}_loss" for stream in streams))
         self._counts = [stream.size * config.run.accumulate for stream in streams]
-        self._sums = torch.zeros(1 + len(streams), dtype=torch.float64).to(_wide(device))
+        self._device = _wide(device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin the next step."""
+        self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=self._device)
 
     def add(self, loss: torch.Tensor, each: torch.Tensor, batch: Batch) -> None:
-        """Take in a batch: its part of the step's loss, and each sample's own, (B,)."""
-        self._sums[0] += loss.detach().to(self._sums.device)
+        """Take in a batch: its part of the step's loss, and each sample's own, (B,); both are detached."""
+        self._sums[0] += loss.to(self._device)
         for stream, count in enumerate(self._counts):
-            rows = batch.rows(stream)
-            if rows:
-                self._sums[1 + stream] += each.detach()[rows].sum().to(self._sums.device) / count
+            if rows := batch.rows(stream):
+                own = each[where_of(rows, each.device)].sum()
+                self._sums[1 + stream] += own.to(self._device) / count
 
-    def over(self, processes: Processes) -> Found:
-        """Return the step's losses over all processes."""
-        loss, *streams = processes.sum(self._sums).tolist()
-        return Found(loss, dict(zip(self._names, streams, strict=True)))
+    def over(self, processes: Processes) -> torch.Tensor:
+        """Return the step's losses over all processes, fp64 (names,), where they are."""
+        return processes.sum(self._sums)
 
 
 def _wide(device: torch.device) -> torch.device:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from typing import Any
+
+import torch
 
 from pipelines.base import load_base
 from pipelines.errors import StudioError
 from trainers import memory
 from trainers.averages import Averages
-from trainers.batches import draw_step
+from trainers.batches import Batch, draw_step
 from trainers.captioning import write_captions
-from trainers.conditions import PromptEncoder
+from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 from trainers.events import Kind, TrainEvent
 from trainers.inversion import freeze, phase
 from trainers.learning import (
+    Captions,
     Losses,
     base_arguments,
     check_base,
@@ -32,7 +35,7 @@ from trainers.learning import (
 )
 from trainers.looking import Looks
 from trainers.objective import noise_levels, sample_losses, weights
-from trainers.optimizers import base_rate_scale, build_optimizer, step_size
+from trainers.optimizers import base_rate_scale, build_optimizer
 from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
 from trainers.processes import joined
@@ -40,6 +43,7 @@ from trainers.results import not_finite, write_result
 from trainers.room import check_room, pausing_when_full
 from trainers.run_folder import CHECKPOINTS, open_run
 from trainers.state import RunState
+from trainers.stepping import Readings, Stepper
 from trainers.tuning import injected
 
 
@@ -96,8 +100,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
 
         # ── The method goes into the base
         calls = forwards(base, levels, config, prepared)
+        quick = "layers" not in run.without
         injection = held.enter_context(
-            injected(base, config.adapter, run.seed, word=config.data.trigger, forwards=calls)
+            injected(base, config.adapter, run.seed, word=config.data.trigger, forwards=calls, quick=quick)
         )
         encoders = encoders_learning(injection)
         learning = list(injection.parameters.values())
@@ -109,11 +114,27 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         averages = Averages(injection.parameters, optimizer, config.optimizer)
         precision = Precision(run, base.device, base.unet.dtype)
         encode = PromptEncoder(base, injection.text_is_trained, prepared.folder)
-        plain = PromptEncoder(base, trained=False)
+        of_base = config.objective.prior_target == "base"
+        captions = Captions(injection, encode, PromptEncoder(base, trained=False), of_base)
         looks = Looks(base, config, prepared, injection, averages, encode)
-        state = RunState(injection, optimizer, averages, precision, streams, cuts.sha256)
         rates = [group["lr"] for group in optimizer.param_groups]
         peak = memory.Peak(base.device)
+
+        # ── What is minimised
+        def loss_of(batch: Batch, asked: Sequence[Asked]) -> tuple[torch.Tensor, torch.Tensor]:
+            with precision.autocast():
+                aim = wanted(injection, levels, batch, captions, asked)  # (B, C, h, w)
+                predicted = predict_batch(base, levels, batch, encode.tell(asked[0]))  # (B, C, h, w)
+            each = sample_losses(
+                predicted, aim, batch.mask, levels, batch.timesteps, config.objective
+            )  # (B,)
+            counts = batch.share * weights(levels, batch.timesteps, config.objective)  # (B,)
+            return (each * counts).sum(), each
+
+        stepper = Stepper(captions.ask, loss_of, config, injection, optimizer, precision, processes)
+        state = RunState(injection, optimizer, stepper, averages, precision, streams, cuts.sha256)
+        losses = Losses(streams, config, base.device)
+        readings = Readings(losses.names, run, waits=stepper.waits)
         for note in injection.notes:
             yield event("warning", 0, note)
         yield event("stage", 0, injection.describe(), stage="inject", rates=sorted(set(rates)))
@@ -132,46 +153,38 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         # ── Learn
         try:
             while state.step < total:
-                step_began = time.monotonic()
                 now = phase(state.step, total, words_alone(config.adapter))
                 averages.hold(freeze(injection.parameters, now))
-                for group, rate in zip(optimizer.param_groups, rates_now(rates, now, config), strict=True):
-                    group["lr"] = rate
+                stepper.rates(rates_now(rates, now, config))
 
-                losses = Losses(streams, config, base.device)
+                losses.clear()
                 for batch in processes.part(draw_step(streams, levels, config.objective, run.accumulate)):
                     batch = batch.to(base.device)
-                    with precision.autocast():
-                        aim = wanted(injection, levels, batch, config, plain)  # (B, C, h, w)
-                    with injection.learning(state.step, processes.rank):
-                        with precision.autocast():
-                            predicted = predict_batch(base, levels, batch, encode)  # (B, C, h, w)
-                        each = sample_losses(
-                            predicted, aim, batch.mask, levels, batch.timesteps, config.objective
-                        )  # (B,)
-                        loss = (each * batch.share * weights(levels, batch.timesteps, config.objective)).sum()
-                        precision.backward(loss)
-                    losses.add(loss, each, batch)
+                    losses.add(*stepper.learn(batch, state.step), batch)
                 if (penalty := injection.penalty()) is not None:
                     precision.backward(penalty / processes.size)
-                processes.sum_gradients(learning)
                 found = losses.over(processes)
-                norm = precision.step(optimizer, learning, config.optimizer.max_grad_norm)
-                if not found.finite or not bool(norm.isfinite()):
-                    raise StudioError(not_finite(injection, config, state.step + 1, committed, processes))
+                norm = stepper.take(found)
                 state.step += 1
+
+                readings.add(state.step, found, norm, stepper.step_size)
+                told = readings.due(state.step)
+                if told and not told[-1].finite:
+                    raise StudioError(not_finite(injection, config, told[-1].step, committed, processes))
                 if not precision.skipped:
                     injection.after_step(state.step, total)
                     averages.after_step(injection.pruned())
-                optimizer.zero_grad(set_to_none=True)
+                stepper.clear()
 
-                yield event(
-                    "step", state.step, f"loss {found.loss:.4f}", loss=found.loss, **found.streams,
-                    learning_rate=step_size(optimizer), gradient_norm=norm.item(),
-                    seconds=round(time.monotonic() - step_began, 4), memory_bytes=peak.bytes(),
-                )  # fmt: skip
+                for one in told:
+                    yield event(
+                        "step", one.step, f"loss {one.loss:.4f}", **one.losses, learning_rate=one.rate,
+                        gradient_norm=one.norm, seconds=round(one.seconds, 4), memory_bytes=peak.bytes(),
+                    )  # fmt: skip
                 if precision.skipped:
                     yield event("warning", state.step, precision.note)
+                for note in stepper.notes():
+                    yield event("warning", state.step, note)
                 if processes.main and (state.step % run.checkpoint_every == 0 or state.step == total):
                     path = state.save(folder / CHECKPOINTS, keep=run.keep_checkpoints)
                     committed = state.step
@@ -179,6 +192,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                     yield event("checkpoint", state.step, f"checkpoint {path.name}", path=where)
                 if processes.main:
                     yield from looks.due(state.step)
+                readings.restart()
         except GeneratorExit:
             if processes.main and state.step > committed:
                 state.save(folder / CHECKPOINTS, keep=run.keep_checkpoints)

@@ -14,6 +14,9 @@ from pipelines.errors import StudioError
 _VALUES = "values.json"
 """Name of the tensor that holds, as JSON's bytes, whatever isn't a tensor: where it goes, and what it is."""
 
+_OF_THE_STEP = ("params", "capturable")
+"""What a group says that differs with how steps are done."""
+
 
 @dataclass(eq=False)
 class _Packed:
@@ -51,14 +54,22 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor], home: torch.device)
     return {"tuple": tuple, "list": list}[kind](_unpack(part, tensors, home) for part in parts)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group says beside its parameters, its rate as a number."""
+    return {key: value for key, value in group.items() if key not in _OF_THE_STEP} | {
+        "lr": float(group["lr"])
+    }
+
+
+def optimizer_state(optimizer: Any, names: Mapping[int, str]) -> dict[str, torch.Tensor]:
     """Return everything that an optimizer keeps: tensors, and what is beside them for parameters and groups.
 
-    names: of the parameters, by `id`.
+    optimizer: or what stands for it by the parameters that were injected (`Flat.spread`). names: of the
+    parameters, by `id`.
     """
     packed = _Packed()
     values = {
-        "optimizer": type(optimizer).__name__,
+        "optimizer": getattr(optimizer, "kind", type(optimizer).__name__),
         "parameters": {
             names[id(parameter)]: packed.pack(names[id(parameter)], dict(kept), parameter.device)
             for parameter, kept in optimizer.state.items()
@@ -68,7 +79,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) 
                 "parameters": [names[id(parameter)] for parameter in group["params"]],
                 "values": packed.pack(
                     f"groups/{index}",
-                    {key: value for key, value in group.items() if key != "params"},
+                    _plain(group),
                     group["params"][0].device,
                 ),
             }
@@ -101,7 +112,10 @@ def restore_optimizer_state(
     if here != [group["parameters"] for group in values["groups"]]:
         raise StudioError("checkpoint has no optimizer state for some of the adapter; start afresh")
     for group, saved in zip(optimizer.param_groups, values["groups"], strict=True):
-        group.update(_unpack(saved["values"], tensors, group["params"][0].device))
+        found = _unpack(saved["values"], tensors, group["params"][0].device)
+        if isinstance(group["lr"], torch.Tensor):  # which stays where it is; the run sets it at each step
+            found.pop("lr", None)
+        group.update({key: value for key, value in found.items() if key not in _OF_THE_STEP})
     optimizer.state.clear()
     for name, saved in values["parameters"].items():
         optimizer.state[parameters[name]] = _unpack(saved, tensors, parameters[name].device)

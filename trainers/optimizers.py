@@ -29,6 +29,8 @@ class Optimizer:
 
     betas: names of the settings that make up its `betas`, with their defaults; empty where it has none.
     arguments: what it is always given. needs: an optional package without which it can't be made.
+    elementwise: whether it treats every number by itself, wherever it stands. on_device: whether its step can
+    be left out by a flag on the device (`found_inf`) and be recorded as a CUDA graph, its rate a tensor.
     """
 
     build: Callable[..., torch.optim.Optimizer]
@@ -36,6 +38,8 @@ class Optimizer:
     betas: tuple[tuple[str, float], ...] = (("beta1", 0.9), ("beta2", 0.999))
     arguments: Callable[[OptimizerConfig], dict[str, Any]] = lambda config: {}
     needs: str | None = None
+    elementwise: bool = False
+    on_device: bool = False
 
     def __call__(self, groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
         """Make it; see `build_optimizer`."""
@@ -91,7 +95,12 @@ def _decoupled(config: OptimizerConfig) -> dict[str, Any]:
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "adamw": Optimizer(_fused_adamw, "Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101"),
+    "adamw": Optimizer(
+        _fused_adamw,
+        "Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101",
+        elementwise=True,
+        on_device=True,
+    ),
     "adamw8bit": Optimizer(
         _adamw8bit, "Dettmers et al. 2021, https://arxiv.org/abs/2110.02861", needs="bitsandbytes"
     ),
@@ -106,6 +115,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "Chen et al. 2023, https://arxiv.org/abs/2302.06675",
         betas=(("beta1", 0.9), ("beta2", 0.99)),
         arguments=_decoupled,
+        elementwise=True,
     ),
     "came": Optimizer(
         _library("CAME"),
@@ -118,12 +128,14 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853",
         betas=(("beta1", 0.9), ("beta2", 0.9999)),
         arguments=_decoupled,
+        elementwise=True,
     ),
     "ademamix": Optimizer(
         _library("AdEMAMix"),
         "Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137",
         betas=(("beta1", 0.9), ("beta2", 0.999), ("beta3", 0.9999)),
         arguments=_decoupled,
+        elementwise=True,
     ),
     "stable_adamw": Optimizer(
         _library("StableAdamW"),

@@ -35,9 +35,18 @@ class Precision:
         self._scaler = torch.amp.GradScaler(device.type) if scaled else None
         self.skipped = False
 
+    @property
+    def scales(self) -> bool:
+        """Whether the loss is scaled, and steps whose gradients leave fp16's range are left out."""
+        return self._scaler is not None
+
     def autocast(self) -> AbstractContextManager[Any]:
-        """Around forward passes (not backward ones)."""
-        return torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None)
+        """Around forward passes (not backward ones).
+
+        Casts aren't kept from one use to the next: a recording would take them for its own.
+        """
+        enabled = self.half is not None
+        return torch.autocast(self.device.type, dtype=self.half, enabled=enabled, cache_enabled=False)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss, scaled where that is needed, to the parameters'."""

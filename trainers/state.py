@@ -15,6 +15,7 @@ from trainers.batches import Stream
 from trainers.optimizer_state import optimizer_state, restore_optimizer_state
 from trainers.precision import Precision
 from trainers.processes import Processes
+from trainers.stepping import Stepper
 from trainers.tuning import Injection
 
 _VERSION = 2
@@ -29,6 +30,7 @@ class RunState:
 
     injection: Injection
     optimizer: torch.optim.Optimizer
+    stepper: Stepper
     averages: Averages
     precision: Precision
     streams: Sequence[Stream]
@@ -46,7 +48,7 @@ class RunState:
         }
         tensors = {
             "adapter": self.injection.state(),
-            "optimizer": optimizer_state(self.optimizer, names),
+            "optimizer": optimizer_state(self.stepper.gradients.spread(), names),
             "averages": self.averages.state(),
             "random": random_tensors,
             "streams": streams,

@@ -149,6 +149,7 @@ ADALORA = Method(
             by_block=False,
             no_decay=("down", "up"),
             allocates_rank=True,
+            replayable=False,
             learning_rate=2e-3,
         ),
     ),

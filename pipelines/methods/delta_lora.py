@@ -33,4 +33,5 @@ DELTA_LORA = Tuning(
     sits_on=("linear",),
     uses=frozenset({"rank", "alpha"}),
     learning_rate=1e-4,
+    replayable=False,
 )
