@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,19 +15,27 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines import int8
 from pipelines.base import Base
-from pipelines.int8 import Int8Linear, Int8Weight, fits, rounded, whole_products
+from pipelines.int8 import Int8Linear, Int8Weight, fits, products, rounded
 from pipelines.quantised import QUANTISED, quantise
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@pytest.fixture(params=[False, True], ids=["floats", "whole"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    """As on a CPU, and as on a card: a CPU has the product of whole numbers too."""
-    if request.param:
-        monkeypatch.setattr(int8, "whole_products", lambda device: True)
+@pytest.fixture(params=["floats", "whole", "fused"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """As on a CPU, and both ways of a card: a CPU has the product of whole numbers, Triton an interpreter."""
+    if request.param == "fused":
+        interpreted()
+    monkeypatch.setattr(int8, "products", lambda device: request.param)
     yield request.param
+
+
+def interpreted() -> None:
+    """Skip where Triton's kernels don't run on a CPU."""
+    pytest.importorskip("triton", reason="Triton isn't installed")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton's interpreter runs with TRITON_INTERPRET=1 alone")
 
 
 def make(inputs: int = 64, outputs: int = 40, dtype: Any = torch.float32, bias: bool = True) -> nn.Linear:
@@ -38,12 +48,18 @@ def given(*shape: int, dtype: Any = torch.float32) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
+def held_by(layer: Int8Linear) -> Int8Weight:
+    weight = layer.weight.data
+    assert isinstance(weight, Int8Weight)
+    return weight
+
+
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
     one, other = one.detach().float(), other.detach().float()
     return float((one - other).norm() / other.norm())
 
 
-def test_by_hand(way: bool) -> None:
+def test_by_hand(way: str) -> None:
     layer = nn.Linear(8, 8).requires_grad_(False)
     layer.weight.data.zero_()
     layer.weight.data[0, :3] = torch.tensor([1.27, -0.644, 0.016])  # scale 0.01: 127, -64, 2
@@ -62,24 +78,23 @@ def test_by_hand(way: bool) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_both_ways_agree(dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = Int8Linear(make(dtype=dtype, bias=bias)), given(2, 30, 64, dtype=dtype)
-    floats = layer(x)
-    monkeypatch.setattr(int8, "whole_products", lambda device: True)
-    whole = layer(x)
-    assert floats.dtype == whole.dtype == dtype and floats.shape == whole.shape == (2, 30, 40)
-    assert relative(whole, floats) < 2 * torch.finfo(dtype).eps
-    for few in (x[0, :3], x[0, 0], x[:, :0]):  # a card refuses a product of 16 tokens or fewer
-        assert (
-            relative(layer(few), layer(x)[0, : len(few)] if few.dim() == 2 else layer(x)[0, 0])
-            < (2 * torch.finfo(dtype).eps)
-            or not few.numel()
-        )
+def test_every_way_gives_the_same(dtype: torch.dtype, bias: bool, way: str) -> None:
+    layer, x = make(dtype=dtype, bias=bias), given(2, 30, 64, dtype=dtype)
+    held = Int8Linear(layer)
+    own, steps = rounded(x)
+    exact = (own * steps).double() @ (held_by(held).numbers.double() * held_by(held).scales).T
+    exact = exact if layer.bias is None else exact + layer.bias
+    found, close = held(x), 2 * torch.finfo(dtype).eps
+    assert found.dtype == dtype and found.shape == (2, 30, 40)
+    assert relative(found, exact) < close
+    assert relative(held(x[0, :3]), exact[0, :3]) < close  # a card's product refuses 16 tokens or fewer
+    assert relative(held(x[0, 0]), exact[0, 0]) < close
+    assert held(x[:, :0]).shape == (2, 0, 40)
     strided = given(64, 30, dtype=dtype).t()
-    assert torch.equal(layer(strided), layer(strided.contiguous()))
+    assert torch.equal(held(strided), held(strided.contiguous()))
 
 
-def test_how_far_from_exact(way: bool) -> None:
+def test_how_far_from_exact(way: str) -> None:
     """Numbers are off by half a step at most: 0.7% of what a layer gives for normal numbers, 0.4% of it W."""
     layer, x = make(256, 128), given(4, 50, 256)
     numbers, scales = rounded(x)
@@ -90,8 +105,8 @@ def test_how_far_from_exact(way: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gradients(dtype: torch.dtype, way: bool) -> None:
-    """Those of the layer with the rounded weight, at any input."""
+def test_gradients(dtype: torch.dtype, way: str) -> None:
+    """Those of the layer with the rounded weight, at any input; by kernels of one piece they are rounded."""
     layer, x, towards = (
         Int8Linear(make(dtype=dtype)),
         given(2, 20, 64, dtype=dtype),
@@ -102,13 +117,17 @@ def test_gradients(dtype: torch.dtype, way: bool) -> None:
     layer(x).backward(towards)
     assert x.grad is not None and layer.bias.grad is not None
     exact = towards.float() @ layer.weight.dequantize().float()
+    if way == "fused":
+        own, steps = rounded(towards.float() * held_by(layer).scales.T)
+        assert 0.002 < relative(x.grad, exact) < 0.012
+        exact = (own * steps) @ held_by(layer).numbers.float()
     assert relative(x.grad, exact) < 2 * torch.finfo(dtype).eps
     assert relative(layer.bias.grad, towards.float().sum((0, 1))) < 2 * torch.finfo(dtype).eps
     assert x.grad.dtype == layer.bias.grad.dtype == dtype
     assert layer.weight.grad is None
 
 
-def test_what_needs_no_gradient_gets_none(way: bool) -> None:
+def test_what_needs_no_gradient_gets_none(way: str) -> None:
     layer = Int8Linear(make())
     assert not layer(given(3, 64)).requires_grad
     layer.bias.requires_grad_(True)
@@ -117,7 +136,7 @@ def test_what_needs_no_gradient_gets_none(way: bool) -> None:
     assert x.grad is None and layer.bias.grad is not None
 
 
-def test_nothing_is_kept_for_the_backward_pass(way: bool) -> None:
+def test_nothing_is_kept_for_the_backward_pass(way: str) -> None:
     kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -133,7 +152,7 @@ def test_nothing_is_kept_for_the_backward_pass(way: bool) -> None:
     assert torch.equal(torch.autograd.grad(again.square().sum(), x)[0], gradient)
 
 
-def test_rows_of_zeros_and_what_is_not_finite(way: bool) -> None:
+def test_rows_of_zeros_and_what_is_not_finite(way: str) -> None:
     layer, x = Int8Linear(make()), given(20, 64)
     plain = layer(x)
     x[3] = 0
@@ -145,7 +164,7 @@ def test_rows_of_zeros_and_what_is_not_finite(way: bool) -> None:
     assert torch.equal(found[others], plain[others])
 
 
-def test_autocast(way: bool) -> None:
+def test_autocast(way: str) -> None:
     layer, x = Int8Linear(make()), given(2, 20, 64).requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x)
@@ -165,7 +184,7 @@ class _Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_waits_for_the_device(way: bool) -> None:
+def test_nothing_waits_for_the_device(way: str) -> None:
     for rounds in (True, False):
         layer, x = Int8Linear(make(), rounds=rounds), given(2, 20, 64).requires_grad_(True)
         with _Waits():
@@ -218,6 +237,51 @@ def test_only_layers_of_text_keep_their_inputs(tiny_base: Base) -> None:
     assert 8 + 32 / 320 <= QUANTISED["int8-w8a8"].bits
 
 
-def test_which_devices_multiply_whole_numbers() -> None:
-    assert not whole_products(CPU)
-    assert whole_products(torch.device("meta"))
+def test_what_is_not_right_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the ways that a card may have; a CPU stands in for it."""
+    assert products(CPU) == products(torch.device("meta")) == "floats"
+    assert int8._right("whole", CPU)
+    monkeypatch.setattr(int8, "_whole", lambda *given: 1.002 * int8._fused(*given))
+    assert not int8._right("whole", CPU)
+    monkeypatch.setitem(sys.modules, "pipelines.int8_kernels", None)
+    assert not int8._right("fused", CPU)
+    cards = iter([torch.device("xpu", 0), torch.device("xpu", 1), torch.device("xpu", 2)])
+    for right in ({"fused", "whole"}, {"whole"}, set()):
+        monkeypatch.setattr(int8, "_right", lambda way, device, right=right: way in right)
+        assert products(next(cards)) == next(iter(sorted(right)), "floats")
+
+
+def test_kernels_of_one_piece_pass_their_trial() -> None:
+    interpreted()
+    assert int8._right("fused", CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA card")
+@pytest.mark.parametrize("kind", ["floats", "whole", "fused"])
+def test_in_a_graph(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captured step gives for new numbers what it gives without a graph."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    if kind != "floats" and not int8._right(kind, device):  # type: ignore[arg-type]
+        pytest.skip(f"this card doesn't multiply so: {kind}")
+    monkeypatch.setattr(int8, "products", lambda device: kind)
+    layer = Int8Linear(make(dtype=torch.bfloat16).to(device))
+    x = given(2, 40, 64, dtype=torch.bfloat16).to(device).requires_grad_(True)
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        out = layer(x)
+        return out, torch.autograd.grad(out.square().sum(), x)[0]
+
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.mul_(-0.5).add_(0.1)
+    graph.replay()
+    for one, other in zip(captured, step(), strict=True):
+        assert torch.equal(one, other)
