@@ -10,95 +10,45 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from pipelines.placement import Placement
+from trainers.recomputing import CHECKPOINTING as CHECKPOINTING
+from trainers.recomputing import modules_of, recomputed
 from trainers.settings import RunConfig
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
+    from trainers.fitting import Fit
 
 # ── Recomputing
 
 
-def _every_block(unet: nn.Module) -> list[nn.Module]:
-    """All blocks of layers, as diffusers' own checkpointing takes them."""
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.resnet import ResnetBlock2D
-
-    return [m for m in unet.modules() if isinstance(m, BasicTransformerBlock | ResnetBlock2D)]
-
-
-def _large_blocks(unet: nn.Module) -> list[nn.Module]:
-    """The feed-forward layers, and the blocks at the latents' full size: most bytes for least work.
-
-    Per sample in bf16 with adapters of rank 16 on attention this keeps 0.41 GiB of SD 1.x's 0.98 at 512
-    pixels (all: 0.14) and 4.9 GiB of SDXL's 7.3 at 1024 (all: 0.44); counted on meta tensors.
-    """
-    from diffusers.models.attention import FeedForward
-
-    full = [m for block in _full_size(unet) for m in _every_block(block)]
-    inside = {id(m) for block in full for m in block.modules()}
-    others = [m for m in unet.modules() if isinstance(m, FeedForward) and id(m) not in inside]
-    return full + others
-
-
-def _full_size(unet: Any) -> list[nn.Module]:
-    """The UNet's blocks whose layers work on latents of the full size."""
-    return [unet.down_blocks[0], unet.up_blocks[-1]]
-
-
-def _no_block(unet: nn.Module) -> list[nn.Module]:
-    return []
-
-
-CHECKPOINTING: dict[str, Callable[[nn.Module], list[nn.Module]]] = {
-    "none": _no_block,
-    "selective": _large_blocks,
-    "all": _every_block,
-}
-"""Which modules of a UNet are computed again in the backward pass instead of being kept."""
-
-
 @contextmanager
-def checkpointing(base: Base, mode: str, trained: Collection[str] = ()) -> Iterator[None]:
+def checkpointing(
+    base: Base,
+    mode: str,
+    trained: Collection[str] = (),
+    fit: Callable[[], Fit] | None = None,
+) -> Iterator[tuple[str, ...]]:
     """Compute parts of UNet and trained text encoders again in the backward pass, for a while.
 
-    mode: a key of CHECKPOINTING. trained: component names of the text encoders that learn; their layers are
-    recomputed under "all". The gradients are those without it.
+    mode: "auto" or a key of CHECKPOINTING. trained: component names of the text encoders that learn; their
+    layers are recomputed under "all". fit: says under "auto" what is to be recomputed for this run to fit
+    (see `trainers.fitting.fit`); without it nothing is. The gradients are those without it.
+    Yields: what people should know of what was chosen.
     """
-    modules = CHECKPOINTING[mode](base.unet)
-    encoders = [base.component(name) for name in base.text_encoders() if name in trained]
-    if mode == "all":
-        modules += [layer for encoder in encoders for layer in _text_layers(encoder)]
-    for module in modules:
-        module.forward = _recomputed(module.forward)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward
-
-
-def _text_layers(encoder: nn.Module) -> list[nn.Module]:
-    from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-
-    return [m for m in encoder.modules() if isinstance(m, CLIPEncoderLayer)]
-
-
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
+    if mode == "auto":
+        found = None if fit is None else fit()
+        modules, notes = ([], ()) if found is None else (list(found.modules), found.notes)
+    else:
+        modules, notes = modules_of(base, mode, trained), ()
+    with recomputed(modules):
+        yield notes
 
 
 # ── Where the parts are

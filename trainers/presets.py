@@ -240,6 +240,7 @@ def training_bytes(family: str, fields: dict[str, Any]) -> int:
     wide = get("unet_targets") != "attention"
     trained = cost.attention + (cost.feed_forward if wide else 0)
     mode = get("gradient_checkpointing")
+    mode = "all" if mode == "auto" else mode  # that is where it ends
     activations = samples * (cost.kept[mode] + cost.again[mode]) * bits / 16
     if get("text_targets") != "none":
         weights += cost.text * bits / 8

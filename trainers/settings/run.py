@@ -12,7 +12,7 @@ from pipelines.quantised import QUANTISED
 from pipelines.samplers import SAMPLERS
 from trainers.settings.fields import Section, about, one_of
 
-CHECKPOINTING_NAMES = ("none", "selective", "all")
+CHECKPOINTING_NAMES = ("auto", "none", "selective", "all")
 LISTENER_NAMES = ("tensorboard", "wandb")
 """Keys of the tables in `trainers.memory` and `trainers.listeners`; a test holds them equal."""
 MECHANISMS = ("layers", "flat", "graph", "readings")
@@ -188,11 +188,12 @@ class RunConfig(Section):
         "the loss. Empty: everything in the base's precision.",
         json_schema_extra=about("advanced"),
     )
-    gradient_checkpointing: Literal["none", "selective", "all"] = Field(
-        default="none",
+    gradient_checkpointing: Literal["auto", "none", "selective", "all"] = Field(
+        default="auto",
         title="Gradient checkpointing",
         description="Compute parts of the forward pass a second time instead of keeping them: less memory, "
-        "more time. selective: only feed-forward layers and blocks at full size. all: every block.",
+        "more time. auto: as few as let the run fit. selective: feed-forward layers and blocks at full size. "
+        "all: every block.",
         json_schema_extra=about("advanced"),
     )
     attention: Annotated[str, one_of(*ATTENTION)] | None = Field(
