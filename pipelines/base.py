@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pipelines.bases.libraries import load_libraries as load_libraries
 from pipelines.bases.libraries import pipeline_extras as pipeline_extras
 from pipelines.bases.libraries import quiet as quiet
 from pipelines.conditioning import Conditioning, Holder, Words
@@ -277,6 +278,7 @@ def load_base(
 
     Raises: BaseError that says what was found; ConfigError for an unknown device or precision.
     """
+    load_libraries()
     from pipelines.bases.loading import (
         load_networks,
         load_tokenizers,

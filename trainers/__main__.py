@@ -126,6 +126,9 @@ def run(
 
     Raises: StudioError as `trainers.loop.train` does. KeyboardInterrupt when it was paused.
     """
+    from pipelines.bases.libraries import load_libraries
+
+    load_libraries()
     from trainers.loop import train
 
     training = train(config, resume=not fresh)
