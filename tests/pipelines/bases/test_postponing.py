@@ -29,8 +29,6 @@ def packages(tmp_path, monkeypatch):
     )
     counting = "sys.runs_of_sub = getattr(sys, 'runs_of_sub', 0) + 1"
     (heavy / "sub.py").write_text(f"import sys\n\nNAME = 'sub'\n{counting}\n")
-        "import sys\n\nNAME = 'sub'\nsys.runs_of_sub = getattr(sys, 'runs_of_sub', 0) + 1\n"
-    )
     (heavy / "inner.py").write_text("def deep():\n    return 'deep'\n")
     (tmp_path / "light.py").write_text(
         "import heavy\nfrom heavy import Thing, count, mark\nfrom heavy.inner import deep\n\n\n"
