@@ -63,7 +63,7 @@ def _bridge() -> None:
 
     transformers: Any = importlib.import_module("transformers")
     if not hasattr(transformers, "CLIPFeatureExtractor"):
-        transformers.CLIPFeatureExtractor = transformers.CLIPImageProcessor
+        transformers.CLIPFeatureExtractor = type("CLIPFeatureExtractor", (), {})
 
 
 def fit_sd(shapes: dict[str, Any]) -> None:
