@@ -1,7 +1,4 @@
-"""LoRA in one piece: a layer whose forward and backward pass are written out, in the place of PEFT's.
-
-The same parameters, the same start and the same change; fewer and smaller calls.
-"""
+"""LoRA in one piece, in the place of PEFT's: the same parameters, start and change in fewer calls."""
 
 from __future__ import annotations
 
@@ -11,7 +8,8 @@ import torch
 from torch import nn
 
 from pipelines.methods.own_layer import OwnLayer
-from trainers.tuning.low_rank_products import ConvProduct, LinearProduct
+from trainers.tuning import low_rank_calls
+from trainers.tuning.low_rank_products import ConvProduct, LinearProduct, warm_up
 from trainers.tuning.probing import is_quantised
 
 
@@ -22,8 +20,9 @@ class LowRankLayer(OwnLayer):
     and (out, r, 1, 1). dropout: share of the inputs of `down` that is left out while `training`.
     lent: both in the base's 16 bits, kept up to date by whoever lends them; None: cast at each call.
 
-    The gradients are added to the parameters' where these have some already, else handed to autograd:
-    so `torch.autograd.grad` sees them only while `parameter.grad` is None.
+    in_one: in one function with both passes written out, as on cards, or in few calls of torch's. The former
+    adds the gradients to the parameters' where these have some already, else hands them to autograd: so
+    `torch.autograd.grad` sees them only while `parameter.grad` is None.
 
     Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3.
     """
@@ -41,34 +40,38 @@ class LowRankLayer(OwnLayer):
         self.down, self.up, self.alpha, self.dropout = down, up, alpha, dropout
         self.scale = alpha / down.shape[0]
         self.lent: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.in_one = base_layer.weight.is_cuda
         convolution = isinstance(base_layer, nn.Conv2d)
         self._product = ConvProduct if convolution else LinearProduct
+        self._calls = low_rank_calls.convolution if convolution else low_rank_calls.linear
         # The base's own product is part of ours where it's no more than that.
         self._whole = type(base_layer) in (nn.Linear, nn.Conv2d) and not is_quantised(base_layer)
+        if self.in_one:
+            warm_up(down.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the layer answers, (…, in) → (…, out) or (B, C, h, w), changed unless switched off."""
-        base = self._modules["base_layer"]
-        assert base is not None
+        learned: Any = self._parameters  # nn.Module looks attributes up slowly
         if not self.enabled:
-            return base(x)
-        answer = None if self._whole and _untouched(base) else base(x)
-        learned = self._parameters
+            return self.base_layer(x)
+        if not self.in_one:
+            return self._calls(self, x, learned["down"], learned["up"])
+        answer = None if self.owns_base() else self.base_layer(x)
         return self._product.apply(x, learned["down"], learned["up"], answer, self)
+
+    def owns_base(self) -> bool:
+        """Whether the base does what its class does, with a weight that doesn't learn."""
+        base: Any = self._modules["base_layer"]
+        return self._whole and not (
+            base._forward_hooks
+            or base._forward_pre_hooks
+            or base._parameters["weight"].requires_grad
+            or "forward" in base.__dict__
+        )
 
     def parts(self) -> dict[str, torch.Tensor]:
         """Return copies of both factors, on the CPU."""
         return {name: value.detach().cpu().clone() for name, value in self.trained().items()}
-
-
-def _untouched(base: Any) -> bool:
-    """Whether a layer does what its class does, with a weight that doesn't learn."""
-    return not (
-        base._forward_hooks
-        or base._forward_pre_hooks
-        or base._parameters["weight"].requires_grad
-        or "forward" in base.__dict__
-    )
 
 
 def fits(module: nn.Module) -> bool:

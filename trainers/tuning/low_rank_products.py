@@ -3,8 +3,8 @@
 y = W x + b + s·B A x. With g the gradient of y: that of x is Wᵀg + s·Aᵀ(Bᵀg), of A s·(Bᵀg)xᵀ, of B s·g(Ax)ᵀ.
 Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3, differentiated.
 
-On a card the products of rank r run in the inputs' precision, with gradients added up in fp32. Elsewhere
-they run in fp32: products of 16 bits with a small rank are slow on a CPU.
+For cards, where calls are what costs: eight for a linear layer, its own two included. The products of rank r
+run in the inputs' precision, with gradients added up in fp32; on a CPU, where this is only tested, in fp32.
 """
 
 from __future__ import annotations
@@ -243,6 +243,12 @@ def _added_wide(kept: Tensor, left: Tensor, right: Tensor, scale: float) -> obje
 
 def _added_narrow(kept: Tensor, left: Tensor, right: Tensor, scale: float) -> object:
     return kept.add_(torch.mm(left, right), alpha=scale)
+
+
+def warm_up(device: torch.device) -> None:
+    """Make the trials of `add_wide` now: they read from the device, which a recording couldn't."""
+    for dtype in (torch.bfloat16, torch.float16):
+        add_wide(device, dtype)
 
 
 @cache
