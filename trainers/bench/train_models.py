@@ -36,9 +36,8 @@ def model_folder(ref: str) -> Path:
 
     path = local_path(ref, half=False).resolve()
     if not path.is_dir():
-        raise ConfigError(
-            f"model {path.name!r} is one file, which not every tool reads; give a diffusers folder"
-        )
+        what = "one file, which not all tools read" if path.is_file() else "no such folder"
+        raise ConfigError(f"model {ref!r} is {what}; give pocket, sd15, sdxl or a diffusers folder")
     return path
 
 

@@ -162,9 +162,9 @@ def diffusers(path: Path, *, cached_text: bool = False) -> Way:
 def find_script(path: Path, name: str) -> Path:
     """Where a script of diffusers is. Raises: ConfigError where it isn't."""
     path = path.resolve()
-    places = (path, path / name, path / "examples" / "dreambooth" / name, path.with_name(name))
-    for place in places:
-        if place.is_file() and place.name == name:
+    inside = (path / name, path / "examples" / "dreambooth" / name)
+    for place in (path.with_name(name),) if path.is_file() else inside:
+        if place.is_file():
             return place
     raise ConfigError(
         f"there is no {name} in {path.name!r}; give a checkout of diffusers, or the folder of that script"
