@@ -1,21 +1,34 @@
 """Rounding to 8 bits and the product of rounded numbers, each as one kernel of Triton's.
 
 In pieces of PyTorch's the rounding reads and writes 21 bytes a number and scaling the sums 14, which on small
-cards takes as long as the product saves; here it is 5 and 2. Imported only where Triton is there, which
-PyTorch's builds for CUDA bring on Linux. On a CPU they run in Triton's interpreter (TRITON_INTERPRET=1).
+cards takes as long as the product saves; here it is 5 and 2. PyTorch's builds for CUDA bring Triton on Linux;
+without it these raise AttributeError. On a CPU they run in Triton's interpreter (TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+try:
+    import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+except ImportError:
+    triton = tl = None
+
+
+def _compiled(kernel: Callable[..., None]) -> Any:
+    """A kernel of Triton's; without Triton the function itself, which doesn't run."""
+    return kernel if triton is None else triton.jit(kernel)
+
 
 _WIDE = 1024
 """Numbers of a row that are rounded at once, at most."""
 
 
-@triton.jit
+@_compiled
 def _round_kernel(x, factors, numbers, scales, width, FACTORS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     x += row * width
@@ -41,7 +54,7 @@ def _round_kernel(x, factors, numbers, scales, width, FACTORS: tl.constexpr, BLO
     tl.store(scales + row, scale)
 
 
-@triton.jit
+@_compiled
 def _product_kernel(  # type: ignore[no-untyped-def]
     a, b, steps, scales, bias, out, M, N, K,
     SCALES: tl.constexpr, BIAS: tl.constexpr,
