@@ -16,7 +16,14 @@ import torch
 from PIL import Image
 
 from pipelines.errors import ConfigError
-from trainers.bench import train, train_clock, train_mechanisms, train_models, train_report
+from trainers.bench import (
+    train,
+    train_clock,
+    train_mechanisms,
+    train_models,
+    train_pigment,
+    train_report,
+)
 from trainers.bench.train_turns import Turn, compared, figures_of, per_step, take_turn, turns
 from trainers.bench.train_ways import Case, Launch, Way, diffusers, find_script, pigment
 from trainers.config import load_config
@@ -62,42 +69,92 @@ def _turn(step_s: float, *, first: float = 2.0, cpu: float = 0.5, peak: int = 10
     return Turn(first, first / 2, (step_s, step_s), cpu, {"peak_bytes": peak, "trained": 7})
 
 
+def _says(text: str) -> Way:
+    """A way that only runs a line of Python; {figures} in it is the file of its figures."""
+
+    def launch(case: Case, folder: Path, figures: Path) -> Launch:
+        line = text.replace("{figures}", repr(str(figures)))
+        return Launch(command=(sys.executable, "-S", "-E", "-c", line))
+
+    return launch
+
+
+_GOOD = (
+    "import json; json.dump({'times': [9.0, 9.5, 10.0, 11.0], 'cpu': [3.0, 3.5, 4.0, 6.0], 'peak_bytes': 5}, "
+    "open({figures}, 'w'))"
+)
+
+
 # ── One command, whole
 
 
-def test_it_measures_both_ways_and_records_beside_what_was_kept(
+def test_it_measures_in_turns_and_records_beside_what_was_kept(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record, scripts = tmp_path / "bench" / "results" / "train.json", tmp_path / "scripts"
-    (tmp_path / "bench").mkdir()
-    scripts.mkdir()
-    (scripts / "train_dreambooth_lora.py").write_text(SCRIPT)
-    monkeypatch.setattr(train, "RECORD", record)
+    record = tmp_path / "bench" / "results" / "train.json"
+    record.parent.mkdir(parents=True)
     kept = {"models": {"other": {"batches": {"1": {"date": "then"}}}}}
-    record.parent.mkdir()
     record.write_text(json.dumps(kept))
-    argv = ["--model", str(tiny_folder), "--device", "cpu", "--threads", "1", "--batch", "2", "--rank", "2",
-            "--pictures", "2", "--warm-up", "1", "--steps", "2", "--rounds", "1", "--record",
-            "--diffusers", str(scripts)]  # fmt: skip
+    monkeypatch.setattr(train, "RECORD", record)
+    ways = {"pigment": _says(_GOOD), "theirs": _says(_GOOD), "broken": _says("raise ValueError('why')")}
+    monkeypatch.setattr(train, "baselines", lambda options, family: ways)
+    argv = ["--model", str(tiny_folder), "--device", "cpu", "--threads", "1", "--batch", "2", "--batch", "4",
+            "--warm-up", "2", "--steps", "2", "--rounds", "2", "--record",
+            "--diffusers", str(tmp_path)]  # fmt: skip
     assert train.main(argv) == 0
     report = json.loads(record.read_text())
     assert report["models"]["other"]["batches"] == kept["models"]["other"]["batches"]
     name = f"{tiny_folder.name}-1threads"
-    figures = report["models"][name]["batches"]["2"]
-    ours, theirs = figures["pigment"], figures["baselines"]["diffusers"]
-    for row in (ours, theirs, figures["baselines"]["diffusers-cached-text"]):
-        assert "failed" not in row, row
-        assert row["steps_per_s"] > 0 < row["first_step_s"]
-        assert row["peak_bytes"] == row["resident_bytes"] > 2**26
-        assert row["rounds"] == 1
-    assert theirs["trained"] == 3 * 2
-    assert ours["trained_dtype"] == theirs["trained_dtype"] == "float32"
-    assert {"ratio", "ratio_spread", "peak_ratio", "first_step_ratio"} < set(theirs)
-    assert theirs["ratio"] == pytest.approx(ours["steps_per_s"] / theirs["steps_per_s"], rel=1e-2)
+    batches = report["models"][name]["batches"]
+    assert set(batches) == {"2", "4"}
+    figures = batches["4"]
+    assert (figures["batch"], figures["resolution"], figures["family"]) == (4, 16, "sd15")
+    assert figures["pigment"]["steps_per_s"] == pytest.approx(1 / 0.75, rel=1e-3)
+    assert figures["baselines"]["theirs"]["ratio_spread"] == [1.0, 1.0]
+    assert figures["baselines"]["broken"] == {"failed": "ended with 1: ValueError: why"}
     assert str(tmp_path) not in json.dumps(report)
-    assert "--diffusers scripts" in figures["command"]
+    assert f"--diffusers {tmp_path.name}" in figures["command"]
     shown = capsys.readouterr().out
-    assert f"{name}, batch 2" in shown and "× its steps/s" in shown
+    assert f"{name}, batch 2" in shown and "1.00 (1.00 to 1.00) × its steps/s" in shown
+
+
+def test_a_script_is_clocked_unmodified_and_ends_with_its_last_step(tmp_path: Path) -> None:
+    script, pictures = tmp_path / "train_dreambooth_lora.py", tmp_path / "pictures"
+    script.write_text(SCRIPT)
+    pictures.mkdir()
+    (pictures / "one.png").touch()
+    case = _case(tmp_path, pictures=pictures)
+    turn = take_turn(diffusers(script, cached_text=True), case, warm_up=1, timeout=200)
+    assert not turn.failed
+    assert turn.step_s and all(seconds > 0 for seconds in turn.step_s)
+    assert turn.first_step_s > 0 < turn.first_step_cpu_s
+    found = dict(turn.found)
+    assert found["peak_bytes"] == found["resident_bytes"] > 2**26
+    said = {name: found[name] for name in ("trained", "trained_dtype", "optimizer", "threads", "device")}
+    assert said == {"trained": 3 * 4, "trained_dtype": "float32", "optimizer": "AdamW", "threads": 1,
+                    "device": "cpu"}  # fmt: skip
+
+
+def test_our_training_is_clocked_by_its_step_events(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = train_models.write_pictures(tmp_path / "pictures", 2, 16)
+    case = _case(tmp_path, model=tiny_folder, pictures=pictures, resolution=16, steps=3)
+    figures = tmp_path / "figures.json"
+    launch = pigment({"run.steps": 5})(case, tmp_path, figures)
+    assert launch.command[1:3] == ("-m", "trainers.bench.train_pigment")
+    ended: list[int] = []
+    monkeypatch.setattr(sys, "argv", list(launch.command[2:]))
+    monkeypatch.setattr(train_clock.os, "_exit", ended.append)
+    monkeypatch.setattr(train_pigment.events, "append", train_pigment.events.append)
+    assert train_pigment.main() == 0
+    assert set(ended) == {0} and len(ended) == 3  # at the 3rd of 5 steps; a process would be gone then
+    found = json.loads(figures.read_text())
+    assert len(found["times"]) == len(found["cpu"]) == 5
+    assert found["times"] == sorted(found["times"])
+    assert (found["trained_dtype"], found["optimizer"]) == ("float32", "AdamW")
+    assert found["trained"] > 0 and isinstance(found["notes"], list)
+    assert train_clock.describe(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))]))["trained"] == 3
 
 
 @pytest.mark.parametrize(
@@ -188,22 +245,6 @@ def test_pictures_have_the_size_that_is_learned(tmp_path: Path) -> None:
 
 
 # ── Turns
-
-
-def _says(text: str) -> Way:
-    """A way that only runs a line of Python; {figures} in it is the file of its figures."""
-
-    def launch(case: Case, folder: Path, figures: Path) -> Launch:
-        line = text.replace("{figures}", repr(str(figures)))
-        return Launch(command=(sys.executable, "-S", "-E", "-c", line))
-
-    return launch
-
-
-_GOOD = (
-    "import json; json.dump({'times': [9.0, 9.5, 10.0, 11.0], 'cpu': [3.0, 3.5, 4.0, 6.0], 'peak_bytes': 5}, "
-    "open({figures}, 'w'))"
-)
 
 
 def test_a_turn_that_fails_says_why_and_isnt_tried_again(tmp_path: Path) -> None:
