@@ -13,7 +13,8 @@ Function = Callable[[Hashable, Tensors], Tensors]
 """(what decides which operations run, tensors by name) → tensors by name."""
 
 EAGER_CALLS = 2
-"""How often a signature runs as usual before it is recorded: libraries set themselves up in the meantime."""
+"""How often the first signature runs as usual before it is recorded: libraries set themselves up in the
+meantime. Later ones run so once."""
 
 MOST_RECORDINGS = 16
 """How many signatures are recorded; further ones run as usual."""
@@ -77,7 +78,7 @@ class Replay:
         if self._refused or (not signature.static and self._full()):
             return self._function(kind, {name: value.to(self._device) for name, value in inputs.items()})
         self._fill(signature, inputs)
-        if signature.found is None and signature.calls > EAGER_CALLS:
+        if signature.found is None and signature.calls > (1 if self.recordings else EAGER_CALLS):
             return self._record(kind, signature)
         if signature.found is None:
             return self._aside(kind, signature)
