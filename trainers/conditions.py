@@ -58,6 +58,7 @@ class PromptEncoder:
     _kept: OrderedDict[str, Conditioning] = field(default_factory=OrderedDict, repr=False)
     _lasting: set[str] = field(default_factory=set, repr=False)
     _encoded: int = field(default=0, repr=False)
+    _bytes: int = field(default=0, repr=False)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode B captions: hidden (B, L, D), pooled (B, P) or None, mask (B, L) or None, on the device."""
@@ -110,7 +111,9 @@ class PromptEncoder:
         self._lasting |= set(unique)
         encoded = self._encoded
         for done, prompt in enumerate(unique, start=1):
-            self._one(prompt)
+            # Those that memory won't hold are read and checked when they are drawn.
+            if self._bytes < _MEMORY_BYTES or not self._store.has(key_of(*self._made_by, prompt)):
+                self._one(prompt)
             if self._encoded - encoded == _NOTED_EVERY or (done == len(unique) and self._encoded > encoded):
                 encoded = self._encoded
                 data = {"stage": "captions", "done": done, "of": len(unique)}
@@ -149,8 +152,9 @@ class PromptEncoder:
             self._encoded += 1
             self._write(prompt, told)
         self._kept[prompt] = told
-        while len(self._kept) > 1 and sum(_bytes(one) for one in self._kept.values()) > _MEMORY_BYTES:
-            self._kept.popitem(last=False)
+        self._bytes += _bytes(told)
+        while len(self._kept) > 1 and self._bytes > _MEMORY_BYTES:
+            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
         return told
 
     def _read(self, prompt: str) -> Conditioning | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from pipelines.base import Base
 from pipelines.errors import BaseError
-from trainers.caching.latents import Encoded, LatentCache
+from trainers.caching.latents import Encoded, LatentCache, OnDisk
 from trainers.caching.store import Store, key_of, machine, weights_sha256
 from trainers.events import TrainEvent
 from trainers.frames import Cut, Frame
@@ -20,8 +20,14 @@ from trainers.images import to_pixels
 from trainers.masks import weights
 from trainers.memory import out_of_memory
 
+Tensors = dict[str, torch.Tensor]
+
 LATENTS = "latents"
 """The folder of latents below the cache folder."""
+
+MEMORY_BYTES = 2**28
+"""What latents may take in memory; where they would take more, all are read from the disk as they are drawn,
+so that neither memory nor a step's time depends on how many pictures there are."""
 
 _VERSION = 1
 _NOTED_EVERY = 16
@@ -40,20 +46,21 @@ def encode_frames(
 
     folder: the cache folder, which runs share; None: nothing is kept. unmasked: what positions outside a
     mask weigh. stage: what the events call it. total: steps of the run. An interrupted call goes on where
-    it was, since each variant is kept at once.
+    it was, since each variant is kept at once. What is read from the disk is trusted only where its
+    checksum holds: at once, or above `MEMORY_BYTES` at each draw, and is made again otherwise.
 
     Raises: BaseError where the VAE gives what is no number; PictureError where a picture has changed.
     """
     encoder = _Encoder(base, folder)
+    small = folder is None or sum(_bytes(base, frame) for frame in frames) <= MEMORY_BYTES
     count = sum(len(frame.variants) for frame in frames)
     done = 0
-    pictures: list[tuple[Encoded, ...]] = []
-    for frame in frames:
-        variants = []
+    held: dict[tuple[int, int], Tensors] = {}
+    for place, frame in enumerate(frames):
         cuts: Iterator[Cut] | None = None  # decoded only where a variant isn't kept
         for index in range(len(frame.variants)):
-            found = encoder.kept(frame, index)
-            if found is None:
+            found = encoder.kept(frame, index) if small else None
+            if found is None and (small or not encoder.has(frame, index)):
                 cuts = cuts if cuts is not None else _from(frame, index)
                 found = encoder.made(frame, index, next(cuts))
                 if encoder.number % _NOTED_EVERY == 0:
@@ -61,14 +68,41 @@ def encode_frames(
             elif cuts is not None:
                 next(cuts)
             done += 1
-            variants.append(_encoded(found, frame.numbers(index), unmasked))
-        pictures.append(tuple(variants))
+            if found is not None and (small or not encoder.keeps):
+                held[place, index] = found
     if encoder.number % _NOTED_EVERY:
         yield _event(stage, done, count, total)
     for note in encoder.close():
         yield TrainEvent(kind="warning", total=total, message=note)
-    captions = tuple(frame.caption for frame in frames)
-    return LatentCache(tuple(pictures), captions, tuple(frame.repeats for frame in frames))
+
+    def read(place: int, index: int) -> Encoded:
+        frame = frames[place]
+        found = held.get((place, index)) or encoder.kept(frame, index)
+        if found is None:  # damaged or removed since
+            found = encoder.made(frame, index, frame.cut(index))
+        return _encoded(found, frame.numbers(index), unmasked)
+
+    return _cache(base, frames, read, small)
+
+
+def _cache(
+    base: Base, frames: Sequence[Frame], read: Callable[[int, int], Encoded], small: bool
+) -> LatentCache:
+    """Put together what `read` gives by frame and variant: all of it now where it is small."""
+    captions, repeats = tuple(frame.caption for frame in frames), tuple(frame.repeats for frame in frames)
+    counts = [len(frame.variants) for frame in frames]
+    if small:
+        pictures = tuple(tuple(read(place, index) for index in range(n)) for place, n in enumerate(counts))
+        return LatentCache(pictures, captions, repeats)
+    factor = base.vae_scale_factor
+    sides = tuple((frame.size[0] // factor, frame.size[1] // factor) for frame in frames)
+    return LatentCache(OnDisk(read, counts), captions, repeats, sides)
+
+
+def _bytes(base: Base, frame: Frame) -> int:
+    """What a frame's latents take in memory, but for masks."""
+    positions = frame.size[0] * frame.size[1] // base.vae_scale_factor**2
+    return 2 * 4 * base.latent_channels * positions * len(frame.variants)
 
 
 class _Encoder:
@@ -86,11 +120,20 @@ class _Encoder:
             self._made_by = [_VERSION, PIL.__version__, vae, tiled, *machine(base.device)]
         self._on_cpu = 0
 
-    def kept(self, frame: Frame, index: int) -> dict[str, torch.Tensor] | None:
+    @property
+    def keeps(self) -> bool:
+        """Whether what is made stays on the disk."""
+        return self._store is not None and self._store.failed is None
+
+    def has(self, frame: Frame, index: int) -> bool:
+        """Tell whether the store has a variant's tensors; they aren't looked at."""
+        return self._store is not None and self._store.has(self._key(frame, index))
+
+    def kept(self, frame: Frame, index: int) -> Tensors | None:
         """Return a variant's tensors where the store has them."""
         return None if self._store is None else self._store.read(self._key(frame, index))
 
-    def made(self, frame: Frame, index: int, cut: Cut) -> dict[str, torch.Tensor]:
+    def made(self, frame: Frame, index: int, cut: Cut) -> Tensors:
         """Encode a variant and keep it: mean, std (C, h, w), and mask (h, w) in [0, 1] where it has one."""
         mean, std = self._encode(to_pixels([cut.picture]))
         tensors = {"mean": mean[0].float().cpu(), "std": std[0].float().cpu()}
@@ -156,9 +199,7 @@ def _from(frame: Frame, index: int) -> Iterator[Cut]:
     return cuts
 
 
-def _encoded(
-    tensors: dict[str, torch.Tensor], frame: tuple[int, int, int, int, int, int], unmasked: float
-) -> Encoded:
+def _encoded(tensors: Tensors, frame: tuple[int, int, int, int, int, int], unmasked: float) -> Encoded:
     mask = tensors.get("mask")
     weighted = None if mask is None else (unmasked + (1.0 - unmasked) * mask)[None]  # (1, h, w)
     return Encoded(tensors["mean"], tensors["std"], weighted, frame)

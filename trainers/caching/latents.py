@@ -1,10 +1,11 @@
-"""Pictures as the encoder's distributions, in memory."""
+"""Pictures as the encoder's distributions: in memory, or read from the disk as they are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 
@@ -24,23 +25,61 @@ class Encoded:
     frame: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
 
 
+class Drawn(Sequence["Encoded"]):
+    """The variants of one picture, read when they are asked for and not kept."""
+
+    def __init__(self, read: Callable[[int], Encoded], count: int) -> None:
+        self._read, self._count = read, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(self._count)[index]]
+        return self._read(range(self._count)[index])
+
+
+class OnDisk(Sequence[Drawn]):
+    """Pictures of which nothing is in memory but how many variants each has.
+
+    read: (picture, variant) → what is kept of it. counts: variants of each picture.
+    """
+
+    def __init__(self, read: Callable[[int, int], Encoded], counts: Sequence[int]) -> None:
+        self._read, self._counts = read, counts
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        place = range(len(self))[index]
+        return Drawn(partial(self._read, place), self._counts[place])
+
+
 @dataclass(frozen=True, eq=False)
 class LatentCache:
     """N pictures as the encoder's distributions, with their captions, on the CPU.
 
     Each draw samples anew, so that the objective is the same as without a cache. pictures: the variants of
     each (flips and the like), at least one, all of one shape. captions: N. repeats: how often each comes
-    in an epoch; None: once.
+    in an epoch; None: once. sides: (h, w) of each picture's latents, where `pictures` are on disk.
     """
 
-    pictures: tuple[tuple[Encoded, ...], ...]
+    pictures: Sequence[Sequence[Encoded]]
     captions: tuple[str, ...]
     repeats: tuple[int, ...] | None = None
+    sides: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.pictures) == len(self.captions) > 0
         assert self.repeats is None or len(self.repeats) == len(self.pictures)
-        assert all(len({one.mean.shape for one in variants}) == 1 for variants in self.pictures)
+        if self.sides is None:
+            assert all(len({one.mean.shape for one in variants}) == 1 for variants in self.pictures)
+        else:
+            assert len(self.sides) == len(self.pictures)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,7 +87,9 @@ class LatentCache:
     @cached_property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """(h, w) of each picture's latents."""
-        return tuple((variants[0].mean.shape[1], variants[0].mean.shape[2]) for variants in self.pictures)
+        return self.sides or tuple(
+            (variants[0].mean.shape[1], variants[0].mean.shape[2]) for variants in self.pictures
+        )
 
     @cached_property
     def entries(self) -> torch.Tensor:

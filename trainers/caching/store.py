@@ -66,6 +66,14 @@ class Store:
             os.utime(path)  # when it was last used, for `tidy`
         return tensors
 
+    def has(self, key: str) -> bool:
+        """Tell whether there is an entry, and mark it as used, so that it stays; it isn't read."""
+        try:
+            os.utime(self._path(key))
+        except OSError:
+            return False
+        return True
+
     def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep an entry; where the disk doesn't take it, say so in `failed` and go on."""
         from safetensors.torch import save
