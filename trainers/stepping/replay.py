@@ -111,14 +111,16 @@ class Replay:
     def _record(self, kind: Hashable, signature: _Signature) -> Tensors:
         """Record the function, try the recording, and return what it gives; else what the function gives."""
         before = [tensor.clone() for tensor in self._changed()]
-        random = None if self._twin else torch.cuda.get_rng_state(self._device)
+        random = torch.get_rng_state() if self._twin else torch.cuda.get_rng_state(self._device)
         exact = {name: value.clone() for name, value in self._aside(kind, signature).items()}
         after = [tensor.clone() for tensor in self._changed()]
 
         def go_back(to: list[torch.Tensor]) -> None:
             for tensor, value in zip(self._changed(), to, strict=True):
                 tensor.copy_(value)
-            if random is not None:
+            if self._twin:
+                torch.set_rng_state(random)
+            else:
                 torch.cuda.set_rng_state(random, self._device)
 
         go_back(before)
