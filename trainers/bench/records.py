@@ -93,7 +93,7 @@ def answer(
     parser: Arguments,
     argv: Sequence[str] | None,
     measure: Callable[[argparse.Namespace], dict[str, Any]],
-    place: Path,
+    place: Path | Callable[[argparse.Namespace], Path],
     table: str = "models",
 ) -> int:
     """Measure for a command line, keep and print what was asked for; its exit code.
@@ -107,7 +107,7 @@ def answer(
         if options.out:
             write(options.out, report)
         if options.record:
-            record(report, place, table)
+            record(report, place if isinstance(place, Path) else place(options), table)
         if options.json:
             print(json.dumps(report, indent=2, ensure_ascii=False))
     except StudioError as error:

@@ -80,3 +80,14 @@ def _mechanism(name: str, row: Mapping[str, Any]) -> str:
     if "saved_ms" in row:
         return f"{said}; it saves {row['saved_ms']:.3g} ms a step"
     return f"{said}; by processor time {row['cpu_gain']:.2f}, peak of memory {row['peak_gain']:.2f}"
+
+
+def count_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What people read of counted steps: of each row what is counted, and the ratios."""
+    said = []
+    for model, rows in found.items():
+        said.append(model)
+        for name, row in rows.items():
+            values = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+            said.append(f"  {name:{_WIDTH}} {values}")
+    return said
