@@ -46,7 +46,7 @@ def _torchao(config: str, **options: Any) -> Layer:
         import torchao.quantization as ao
 
         ao.quantize_(layer, getattr(ao, config)(set_inductor_config=False, **options))
-        return layer
+        return _straight(layer)
 
     return quantise
 
@@ -56,13 +56,19 @@ def _torchao_int4(layer: nn.Linear) -> nn.Linear:
     import torchao.quantization as ao
 
     size = next((size for size in (128, 64, 32) if layer.in_features % size == 0), None)
-    if size is not None:
-        packing = "plain_int32" if layer.weight.device.type == "xpu" else "tile_packed_to_4d"
-        config = ao.Int4WeightOnlyConfig(
-            group_size=size, int4_packing_format=packing, set_inductor_config=False
-        )
-        ao.quantize_(layer, config)
-    return layer
+    if size is None:
+        return layer
+    packing = "plain_int32" if layer.weight.device.type == "xpu" else "tile_packed_to_4d"
+    config = ao.Int4WeightOnlyConfig(group_size=size, int4_packing_format=packing, set_inductor_config=False)
+    ao.quantize_(layer, config)
+    return _straight(layer)
+
+
+def _straight(layer: nn.Linear) -> nn.Linear:
+    """The layer with a backward pass of our own; a layer whose weight the library left alone stays."""
+    from pipelines.straight import StraightLinear
+
+    return layer if type(layer.weight.data) is _plain() else StraightLinear(layer)
 
 
 def _nf4(layer: nn.Linear) -> nn.Linear:
@@ -105,8 +111,7 @@ def _quanto(kind: str) -> Layer:
 
         made: Any = quanto.nn.QLinear.from_module(layer, weights=getattr(quanto, kind))
         made.freeze()
-        found: nn.Linear = made.eval()
-        return found
+        return _straight(made.eval())
 
     return quantise
 
@@ -256,11 +261,15 @@ def _plain() -> type:
 
 
 def dequantised(layer: nn.Module) -> torch.Tensor | None:
-    """What a bitsandbytes layer's weight stands for, (out, in); None for any other layer.
+    """What a packed weight stands for, (out, in): bitsandbytes' and torchao's of 4 bits don't say it.
 
-    The other libraries' weights say it themselves (`dequantize`).
+    None for a layer whose weight is asked by `dequantize`, or isn't packed.
     """
+    from pipelines.straight import StraightLinear, stands_for
+
     weight: Any = getattr(layer, "weight", None)
+    if isinstance(layer, StraightLinear):
+        return stands_for(layer, weight.dtype)
     if (state := getattr(weight, "quant_state", None)) is not None:
         from bitsandbytes import functional
 

@@ -122,7 +122,7 @@ def test_a_base_that_passes_no_gradients_is_refused(rounded: Base, monkeypatch: 
     assert torch.equal(seen(rounded), before)
 
 
-@pytest.mark.parametrize("name", ["int8-w8a8", "int8", "fp8", "nf4", "bnb-int8"])
+@pytest.mark.parametrize("name", list(QUANTISED))
 def test_every_library_that_is_installed(tiny_base: Base, name: str) -> None:
     device = torch.device("cpu")
     try:
