@@ -170,10 +170,7 @@ class Batch:
 
 
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move a tensor; PyTorch keeps its pinned copy until the card has read it.
-
-    Source: the caching host allocator, https://github.com/pytorch/pytorch/pull/2047 (c10/cuda).
-    """
+    """Move a tensor; PyTorch keeps its pinned copy until the card has read it."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

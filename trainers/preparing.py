@@ -25,6 +25,9 @@ from trainers.prior import cache_folder, class_frames, joined_sha256, read_class
 INSTANCE, PRIOR = 0, 1
 """Numbers of the streams: what is learned, and what is to be kept."""
 
+LOOKED_AT = 200
+"""Pictures that the doctor looks at before a run."""
+
 _EVA_BATCHES = 4
 _SAID_BEFORE = ("missing_trigger", "too_small")
 
@@ -108,16 +111,21 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
     return Prepared(folder, tuple(streams), held_out, unique)
 
 
-def doctor_notes(base: Base, config: TrainConfig) -> Iterator[str]:
+def doctor_notes(base: Base, config: TrainConfig, dataset: Dataset | None = None) -> Iterator[str]:
     """Say what the dataset doctor finds, a line each; of many of one kind the first, and how many more.
 
-    What the notes of the dataset and of its frames say anyway is left out.
+    What the notes of the dataset and of its frames say anyway is left out. Of many pictures only LOOKED_AT
+    are looked at, so that a run begins soon however many there are. dataset: where it is read already.
     """
-    found = examine(config.data, config.run, resolution=resolution_of(base, config))
+    found = examine(
+        config.data, config.run, resolution=resolution_of(base, config), dataset=dataset, at_most=LOOKED_AT
+    )
     for kind in dict.fromkeys(finding.kind for finding in found if finding.kind not in _SAID_BEFORE):
         alike = [finding for finding in found if finding.kind == kind]
         more = f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else ""
         yield alike[0].line() + more
+    if dataset is not None and len(dataset.learn) > LOOKED_AT:
+        yield f"looked for faults in {LOOKED_AT} of {len(dataset.learn)} pictures; --doctor looks at all"
 
 
 def resolution_of(base: Base, config: TrainConfig) -> int:

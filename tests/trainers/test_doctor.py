@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+import trainers.preparing
+from pipelines.base import Base
 from trainers.colours import Colours, coloured
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
@@ -17,6 +19,7 @@ from trainers.doctor import CHECKS, Case, Finding, examine
 from trainers.doctor.amounts import FEW, MANY
 from trainers.doctor.case import look, marks, sharpness
 from trainers.doctor.pictures import ALIKE_MARKS
+from trainers.preparing import doctor_notes
 
 Make = Callable[..., TrainConfig]
 SIDE = 64
@@ -210,6 +213,30 @@ def test_the_resolution_is_the_configs_or_the_bases(make_config: Make, folder: P
     other = make_config(instance_images=folder, held_out=0, steps=100)
     assert {one.kind for one in examine(other.data, other.run)} == {"too_small"}
     assert examine(make_config(instance_images=folder, held_out=0, resolution=64).data) == []
+
+
+def test_of_many_only_some_are_looked_at_and_all_are_counted(make_config: Make, folder: Path) -> None:
+    Image.new("RGB", (96, 96), "gray").save(folder / "1.png")
+    Image.new("RGB", (96, 96), "gray").save(folder / "2.png")
+    config = make_config(instance_images=folder, held_out=0, steps=1, batch_size=1)
+    dataset = load_dataset(config.data)
+    whole = examine(config.data, config.run, resolution=SIDE, dataset=dataset)
+    some = examine(config.data, config.run, resolution=SIDE, dataset=dataset, at_most=3)
+    assert [one.file for one in whole if one.kind == "blank"] == ["1.png", "2.png"]
+    assert [one.file for one in some if one.kind == "blank"] == ["2.png"]  # of 0, 2 and 4
+    (seen,) = (one for one in some if one.kind == "too_many")
+    assert seen in whole and "each of 6 pictures" in seen.message
+
+
+def test_before_a_run_a_dataset_isnt_read_again_and_is_looked_at_in_part(
+    make_config: Make, folder: Path, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(instance_images=folder, held_out=0, steps=100)
+    dataset = load_dataset(config.data)
+    said = list(doctor_notes(tiny_base, config))
+    assert list(doctor_notes(tiny_base, config, dataset)) == said
+    monkeypatch.setattr(trainers.preparing, "LOOKED_AT", 4)
+    assert "looked for faults in 4 of 6 pictures" in list(doctor_notes(tiny_base, config, dataset))[-1]
 
 
 def test_sharpness_by_hand() -> None:

@@ -57,7 +57,7 @@ def too_many(case: Case) -> Iterator[Finding]:
 
 
 def _learned(case: Case) -> int:
-    return sum(not one.held_out for one in case.looks)
+    return sum(not one.held_out for one in case.looks) + case.unseen
 
 
 def _seen(case: Case, count: int) -> float:

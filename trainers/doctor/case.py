@@ -59,12 +59,17 @@ class Look:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
-    """All that the checks know. resolution: side in pixels of the square. run: None where it isn't known."""
+    """All that the checks know.
+
+    resolution: side in pixels of the square. run: None where it isn't known. unseen: how many more pictures
+    are learned from than were looked at.
+    """
 
     data: DataConfig
     run: RunConfig | None
     resolution: int
     looks: tuple[Look, ...]
+    unseen: int = 0
 
 
 def look(item: Item, held_out: bool, resolution: int) -> Look:
