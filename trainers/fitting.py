@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from pipelines.base import Base
 from pipelines.placement import GIB
-from trainers.counting.demand import Demand, Trial, trial
+from trainers.counting.demand import Demand, Trial, demand_of, trial
 from trainers.objective import Levels
 from trainers.recomputing import modules_of, recomputed
 from trainers.settings import ObjectiveConfig
+
+if TYPE_CHECKING:
+    from trainers.config import TrainConfig
+    from trainers.preparing import Prepared
+    from trainers.tuning import Injection
 
 # Room that a prediction leaves: what products take for themselves and the allocator can't hand out on a card,
 # a share of what is predicted, and of a machine's memory what others may want.
@@ -48,6 +53,17 @@ class _Option:
         return self.bytes / max(1, self.flops)
 
 
+def fit_run(
+    base: Base, config: TrainConfig, injection: Injection, prepared: Prepared, levels: Levels, processes: int
+) -> Fit:
+    """Return what `fit` does for a run of so many processes, as it stands before its first step."""
+    demand = demand_of(base, config, injection, prepared.streams, prepared.captions, processes)
+    room = room_on(base.device)
+    if room is not None and base.device.type == "cpu":
+        room //= processes  # they share it
+    return fit(base, demand, levels, config.objective, room)
+
+
 def fit(
     base: Base, demand: Demand, levels: Levels, objective: ObjectiveConfig, room: int | None = None
 ) -> Fit:
@@ -74,7 +90,7 @@ def fit(
 
 def _fitted(base: Base, tried: Trial, room: int) -> Fit:
     def needed() -> int:
-        return int(tried.step()[0] * (1 + _SHARE)) + tried.demand.held
+        return int(tried.step().peak * (1 + _SHARE)) + tried.demand.held
 
     most = needed()
     if most <= room:

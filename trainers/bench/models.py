@@ -67,12 +67,15 @@ def random_base(
 ) -> Base:
     """Make a model in the published shapes on the device; dtype: None is its usual one (bf16 on CUDA).
 
-    small: an eighth of the width and of the picture's side, at the same depth and number of layers.
+    small: an eighth of the width and of the picture's side, at the same depth and number of layers. device:
+    "meta" makes it without memory, to be counted and not to be computed with.
     """
     import transformers
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-    chosen, row, published = choose_device(device, dtype), FAMILIES[family], configs_of(family)
+    row, published = FAMILIES[family], configs_of(family)
+    chosen = choose_device("cpu" if device == "meta" else device, dtype)
+    where = torch.device("meta") if device == "meta" else chosen.device
     configs = {part: dict(config) for part, config in published.configs.items()}
     if small:
         _narrow(configs, SMALLER)
@@ -81,7 +84,7 @@ def random_base(
     default = torch.get_default_dtype()
     torch.set_default_dtype(chosen.dtype)
     try:
-        with quiet(), torch.random.fork_rng(), torch.device(chosen.device):
+        with quiet(), torch.random.fork_rng(), where:
             torch.manual_seed(0)
             parts["unet"] = UNet2DConditionModel.from_config(configs["unet"])
             parts["vae"] = AutoencoderKL.from_config(configs["vae"])
@@ -94,7 +97,7 @@ def random_base(
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     parts["scheduler"] = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
-    return Base(ref=ref, path=Path(ref), family=row, device=chosen.device, dtype=chosen.dtype, **parts)
+    return Base(ref=ref, path=Path(ref), family=row, device=where, dtype=chosen.dtype, **parts)
 
 
 def random_file(family: str, path: Path, *, divisor: int = 1) -> Path:

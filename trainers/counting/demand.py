@@ -116,6 +116,15 @@ def bytes_beside(config: OptimizerConfig) -> float:
     return 4.0 + average + sum(value.nbytes for value in kept) / tried.numel()
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a step needs. peak: bytes alive at most; kept: those at the backward pass's start; work: done."""
+
+    peak: int
+    kept: int
+    work: Work
+
+
 class Trial:
     """A base's training step on tensors without memory, to be asked what it needs as its blocks are now.
 
@@ -129,18 +138,20 @@ class Trial:
         self._ledger = Ledger()
         self.repeats = Repeats(self._ledger, repeating(_networks(base, demand)))
 
-    def step(self) -> tuple[int, Work]:
-        """Return the bytes alive at most in a batch's forward and backward pass, and their work."""
+    def step(self) -> Needs:
+        """Run a batch's forward and backward pass, as the loop does."""
         ledger, demand = self._ledger, self.demand
         ledger.work, batch = Work(), _batch(demand, int(self._base.unet.config["in_channels"]))
-        with ledger, self.repeats.standing_in():
+        running = as_on(card=self._card, half=demand.half)
+        with ledger, self.repeats.standing_in(), running as self.repeats.mode:
             begun = ledger.forget_peak()
-            with as_on(card=self._card, half=demand.half):
-                told = _told(self._base, demand)
-                loss = batch_loss(self._base, self._levels, batch, told, self._objective)
-            loss.backward()
+            told = _told(self._base, demand)
+            loss = batch_loss(self._base, self._levels, batch, told, self._objective)
+            kept = ledger.live - begun
+            with self.repeats.mode.wide():
+                loss.backward()
             del loss, told
-            return ledger.peak - begun, ledger.work
+            return Needs(ledger.peak - begun, kept, ledger.work)
 
     def found(self) -> dict[int, Block]:
         """Return what was found of each block in the last step, by its `id`."""

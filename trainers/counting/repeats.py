@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from trainers.counting.ledger import Ledger, Work
+from trainers.counting.twins import AsOn
 
 Answer = tuple[tuple[int, ...], torch.dtype, bool]
 """An answer's shape, dtype, and whether gradients go through it."""
@@ -53,11 +54,12 @@ class Repeats:
 
     Two blocks are of a kind where their modules, parameters, inputs and the places where they are recomputed
     are alike. Only for tensors without memory: the answers have shapes and nothing else. found: by a block's
-    `id`, what was found of it when it ran last.
+    `id`, what was found of it when it ran last. mode: what the step runs in, if in any.
     """
 
     def __init__(self, ledger: Ledger, blocks: Sequence[nn.Module]) -> None:
         self.ledger, self.blocks = ledger, blocks
+        self.mode: AsOn | None = None
         self.found: dict[int, Block] = {}
         self._known: dict[Any, Block] = {}
         self._described: dict[int, tuple[Any, list[nn.Module]]] = {}
@@ -143,8 +145,9 @@ class Repeats:
             at += 1
         before, towards = ledger.work, [torch.empty(s, dtype=d, device="meta") for s, d, g in said if g]
         begun = ledger.forget_peak()
-        if edges:
-            torch.autograd.backward(edges, towards)
+        with nullcontext() if self.mode is None else self.mode.wide():
+            if edges:
+                torch.autograd.backward(edges, towards)
         more = sum(end.nbytes for at, end in enumerate(ends) if at not in needed)
         block = Block(
             forward=through, backward=ledger.work - before, passing_forward=passing,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -123,6 +123,19 @@ class AsOn(TorchFunctionMode):
         super().__init__()
         self.card, self.half = card, half
 
+    @contextmanager
+    def changed(self, half: torch.dtype | None) -> Iterator[None]:
+        """Run products in another precision, or with None as they come, for a while."""
+        before, self.half = self.half, half
+        try:
+            yield
+        finally:
+            self.half = before
+
+    def wide(self) -> AbstractContextManager[None]:
+        """Run products as they come, which they do in backward passes."""
+        return self.changed(None)
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -140,7 +153,7 @@ class AsOn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_IS_CUDA: Any = torch.Tensor.is_cuda.__get__
+_IS_CUDA: Any = torch.Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 _TRUTH: Any = torch.Tensor.__bool__
 
 
@@ -183,24 +196,26 @@ def _attention(
 
 
 @contextmanager
-def as_on(*, card: bool, half: torch.dtype | None = None) -> Iterator[None]:
-    """Enter `AsOn`, and answer for "meta" what layers ask of autocast; goes round forward passes.
+def as_on(*, card: bool, half: torch.dtype | None = None) -> Iterator[AsOn]:
+    """Enter `AsOn`, and answer for "meta" what layers ask of autocast; goes round a whole step.
 
-    What is recomputed in the backward pass is computed in the same way.
+    The backward pass is entered in `AsOn.wide`; what is recomputed there is computed as at first.
     """
     mode = AsOn(card=card, half=half)
-    with mock.patch.multiple(torch, **_autocast_of(mode)):
-        recomputing: Any = torch.utils.checkpoint.checkpoint
+    recomputing: Any = torch.utils.checkpoint.checkpoint
 
-        def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            def again(*args: Any, **kwargs: Any) -> Any:
-                with mock.patch.multiple(torch, **_autocast_of(mode)), mode:
-                    return function(*args, **kwargs)
+    def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        now = mode.half
 
-            return recomputing(again, *args, **{**kwargs, "preserve_rng_state": False})
+        def again(*args: Any, **kwargs: Any) -> Any:
+            with mode.changed(now):
+                return function(*args, **kwargs)
 
-        with mock.patch.object(torch.utils.checkpoint, "checkpoint", checkpoint), mode:
-            yield
+        return recomputing(again, *args, **{**kwargs, "preserve_rng_state": False})
+
+    remembering = mock.patch.object(torch.utils.checkpoint, "checkpoint", checkpoint)
+    with mock.patch.multiple(torch, **_autocast_of(mode)), remembering, mode:
+        yield mode
 
 
 def _autocast_of(mode: AsOn) -> dict[str, Any]:
@@ -213,18 +228,10 @@ def _autocast_of(mode: AsOn) -> dict[str, Any]:
     def get_autocast_dtype(device: str) -> torch.dtype:
         return (mode.half or torch.float32) if device == "meta" else dtype_of(device)
 
-    @contextmanager
-    def changed(half: torch.dtype | None) -> Iterator[None]:
-        before, mode.half = mode.half, half
-        try:
-            yield
-        finally:
-            mode.half = before
-
     def entered(device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **more: Any) -> Any:
         if device_type != "meta":
             return autocast(device_type, dtype=dtype, enabled=enabled, **more)
-        return changed((dtype or mode.half) if enabled else None)
+        return mode.changed((dtype or mode.half) if enabled else None)
 
     return {
         "is_autocast_enabled": is_autocast_enabled,
