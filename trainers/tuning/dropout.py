@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 class Randomness:
@@ -45,3 +46,12 @@ class Randomness:
         """Make sure that the last step dropped out."""
         assert self._entered, "the step ran outside `Injection.learning`: nothing was dropped out"
         self._entered = False
+
+
+def switch(layers: Iterable[nn.Module], mode: bool) -> None:
+    """Switch dropout of layers on or off, not of the modules that they stand for."""
+    for layer in layers:
+        layer.training = mode
+        for name, child in layer.named_children():
+            if name != "base_layer":
+                child.train(mode)

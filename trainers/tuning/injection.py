@@ -116,13 +116,11 @@ class Injection:
             yield
             return
         with self._dropout.used(step, rank):
-            for one in self.tuned.values():
-                _train(one.layer, True)
+            dropout.switch([one.layer for one in self.tuned.values()], True)
             try:
                 yield
             finally:
-                for one in self.tuned.values():
-                    _train(one.layer, False)
+                dropout.switch([one.layer for one in self.tuned.values()], False)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -249,14 +247,6 @@ class Injection:
         return f"{self.tuning.label}{where}, {numbers} numbers"
 
 
-def _train(layer: nn.Module, mode: bool) -> None:
-    """Switch dropout of a layer on or off, not of the module that it stands for."""
-    layer.training = mode
-    for name, child in layer.named_children():
-        if name != "base_layer":
-            child.train(mode)
-
-
 def inject(
     base: Base,
     config: AdapterConfig,
@@ -269,11 +259,9 @@ def inject(
     """Put a fresh adapter into `base`; it starts as the identity.
 
     seed: of the initial values. word: the word that is learned, for tunings with tokens. forwards: run
-    some batches through the base, for EVA's start. quick: with layers in one piece in the place of PEFT's,
-    where they do the same; parameters, states and what is collected are the same by either.
+    some batches through the base, for EVA's start. quick: layers in one piece in the place of PEFT's.
 
-    Raises: ConfigError where the base has no layers for it, or they don't take it. The base is then as it
-    was.
+    Raises: ConfigError where the base has no layers for it, or they don't take it; the base is as it was.
     """
     injection = Injection(base, config)
     try:

@@ -40,13 +40,13 @@ class LowRankLayer(OwnLayer):
         self.down, self.up, self.alpha, self.dropout = down, up, alpha, dropout
         self.scale = alpha / down.shape[0]
         self.lent: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.in_one = base_layer.weight.is_cuda
+        self.in_one = down.device.type != "cpu"
         convolution = isinstance(base_layer, nn.Conv2d)
         self._product = ConvProduct if convolution else LinearProduct
         self._calls = low_rank_calls.convolution if convolution else low_rank_calls.linear
         # The base's own product is part of ours where it's no more than that.
         self._whole = type(base_layer) in (nn.Linear, nn.Conv2d) and not is_quantised(base_layer)
-        if self.in_one:
+        if down.is_cuda:
             warm_up(down.device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

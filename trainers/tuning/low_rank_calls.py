@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from trainers.tuning.low_rank_products import autocasting
+
 if TYPE_CHECKING:
     from trainers.tuning.low_rank import LowRankLayer
 
@@ -59,7 +61,7 @@ def convolution(layer: LowRankLayer, x: Tensor, down: Tensor, up: Tensor) -> Ten
 def _simple(layer: LowRankLayer, x: Tensor) -> bool:
     """Whether all is fp32, nothing is left out, and the base's product is ours to make."""
     dropping = layer.dropout and layer.training
-    wide = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    wide = x.dtype == torch.float32 and not autocasting(x.device)
     return wide and not dropping and layer.owns_base()
 
 

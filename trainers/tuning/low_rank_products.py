@@ -33,15 +33,14 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x as the base takes it and as `down` takes it, and both factors in that precision."""
         ctx.layer, ctx.scale, ctx.dtype = layer, layer.scale, x.dtype
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
+        if casting := autocasting(x.device):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         z, ctx.kept = x, 0.0
         if layer.dropout and layer.training:
             # In fp32, where PEFT drops out: a card draws other numbers for other precisions.
             z, ctx.mask = torch.native_dropout(x.float(), layer.dropout, True)
             ctx.kept = 1 / (1 - layer.dropout)
-        precision = x.dtype if x.is_cuda else down.dtype
+        precision = x.dtype if casting else precision_of(x, down)
         z = z.to(precision)
         if precision != down.dtype:
             lent = layer.lent
@@ -56,11 +55,21 @@ class _Product(torch.autograd.Function):
         return gradient.mul_(ctx.mask.reshape(gradient.shape)).mul_(ctx.kept)
 
 
+def precision_of(x: Tensor, down: Tensor) -> torch.dtype:
+    """Return what the products of rank r run in, of an input as the base takes it."""
+    return down.dtype if x.device.type == "cpu" else x.dtype
+
+
+def autocasting(device: torch.device) -> bool:
+    """Whether products run in other precisions than their inputs'."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def _base(layer: LowRankLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """Return the weight and bias of a layer's base in a precision."""
     parameters: Any = layer.base_layer._parameters
     weight, bias = parameters["weight"], parameters["bias"]
-    if torch.is_autocast_enabled(weight.device.type):
+    if autocasting(weight.device):
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     return weight, bias
 
@@ -257,6 +266,8 @@ def add_wide(device: torch.device, dtype: torch.dtype) -> Add:
 
     By a small trial, once per device and precision: not every torch has `out_dtype`, nor every device.
     """
+    if device.type == "meta":
+        return _added_narrow
     left = torch.ones((16, 16), device=device, dtype=dtype)
     for way in (_added_in_one, _added_wide):
         kept = torch.ones((16, 16), device=device)

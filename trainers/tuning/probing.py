@@ -82,8 +82,13 @@ def _inputs(module: nn.Module) -> torch.Tensor:
 
 
 def _passes_gradients(module: nn.Module) -> bool:
-    with torch.enable_grad():
-        return bool(module(_inputs(module).requires_grad_(True)).requires_grad)
+    inputs = _inputs(module).requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            torch.autograd.grad(module(inputs).float().sum(), inputs)
+    except RuntimeError:  # nothing leads back, or an operation has no derivative
+        return False
+    return True
 
 
 def _problem(one: Tuned) -> str | None:
