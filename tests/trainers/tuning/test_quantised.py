@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -108,10 +108,23 @@ def test_a_layer_that_drops_its_adapter_is_refused(rounded: Base, monkeypatch: p
         pass
 
 
-def test_a_base_that_passes_no_gradients_is_refused(rounded: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torchao's layers do that round what they are given, too: only the last layers would learn."""
+class _OneWay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, *grads: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("derivative for the packed product is not implemented")
+
+
+@pytest.mark.parametrize("stop", [torch.Tensor.detach, _OneWay.apply])
+def test_a_base_that_passes_no_gradients_is_refused(
+    rounded: Base, monkeypatch: pytest.MonkeyPatch, stop: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """As libraries' layers do that round what they are given, or have no derivative."""
     whole = Bytes.forward
-    monkeypatch.setattr(Bytes, "forward", lambda self, input: whole(self, input.detach()))
+    monkeypatch.setattr(Bytes, "forward", lambda self, input: whole(self, stop(input)))
     before = seen(rounded)
     config = config_of("lora", unet_targets="none")
     with (
