@@ -23,6 +23,7 @@ from trainers.bench import (
     train_models,
     train_pigment,
     train_report,
+    train_ways,
 )
 from trainers.bench.train_turns import Turn, compared, figures_of, per_step, take_turn, turns
 from trainers.bench.train_ways import Case, Launch, Way, diffusers, find_script, pigment
@@ -98,8 +99,15 @@ def test_it_measures_in_turns_and_records_beside_what_was_kept(
     monkeypatch.setattr(train, "RECORD", record)
     ways = {"pigment": _says(_GOOD), "theirs": _says(_GOOD), "broken": _says("raise ValueError('why')")}
     monkeypatch.setattr(train, "baselines", lambda options, family: ways)
+    caches: list[Path] = []
+
+    def ours(*, cache: Path) -> Way:
+        caches.append(cache)
+        return _says(_GOOD)
+
+    monkeypatch.setattr(train_ways, "pigment", ours)
     argv = ["--model", str(tiny_folder), "--device", "cpu", "--threads", "1", "--batch", "2", "--batch", "4",
-            "--warm-up", "2", "--steps", "2", "--rounds", "2", "--record",
+            "--warm-up", "2", "--steps", "2", "--rounds", "2", "--record", "--again",
             "--diffusers", str(tmp_path)]  # fmt: skip
     assert train.main(argv) == 0
     report = json.loads(record.read_text())
@@ -110,6 +118,9 @@ def test_it_measures_in_turns_and_records_beside_what_was_kept(
     figures = batches["4"]
     assert (figures["batch"], figures["resolution"], figures["family"]) == (4, 16, "sd15")
     assert figures["pigment"]["steps_per_s"] == pytest.approx(1 / 0.75, rel=1e-3)
+    # Both batch sizes: a run, and a second one with its cache.
+    assert len(caches) == 4 and len(set(caches)) == 2
+    assert figures["pigment"]["first_step_again_cpu_s"] == 3.0
     assert figures["baselines"]["theirs"]["ratio_spread"] == [1.0, 1.0]
     assert figures["baselines"]["broken"] == {"failed": "ended with 1: ValueError: why"}
     assert str(tmp_path) not in json.dumps(report)
@@ -183,6 +194,32 @@ def test_refusals_are_one_line(
     shown = capsys.readouterr().err
     assert says in shown
     assert shown.count("\n") == 1
+
+
+def test_counts_have_a_file_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainers.counting import steps
+
+    asked: list[object] = []
+
+    def count(models: tuple[str, ...], batches: tuple[int, ...]) -> dict[str, object]:
+        asked.append((models, batches))
+        return {"sd15 batch 1": {"pigment": {"flops": 123456789}, "ratios": {"flops": 0.61234}}}
+
+    monkeypatch.setattr(steps, "count_steps", count)
+    monkeypatch.setattr(train, "RECORD", tmp_path / "results" / "train.json")
+    monkeypatch.setattr(train, "COUNTS", tmp_path / "results" / "counts.json")
+    assert train.main(["--counts", "--record"]) == 0
+    assert train.main(["--counts", "--model", "sdxl", "--batch", "2"]) == 0
+    assert asked == [(steps.MODELS, (1, 4)), (("sdxl",), (2,))]
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["counts.json"]
+    kept = json.loads((tmp_path / "results" / "counts.json").read_text())
+    assert kept["command"] == "pigment bench train --counts --record"
+    assert kept["models"]["sd15 batch 1"]["pigment"] == {"flops": 123456789}
+    assert "flops 1.235e+08" in capsys.readouterr().out
+    assert train.main(["--counts", "--model", "pocket"]) == 2
+    assert "--counts has no model 'pocket'" in capsys.readouterr().err
 
 
 # ── What every way is given
@@ -287,6 +324,10 @@ def test_ratios_are_those_of_the_rounds() -> None:
     assert (found["peak_ratio"], found["peak_ratio_spread"]) == (1.0, [0.5, 1.0])
     assert (found["first_step_ratio"], found["first_step_ratio_spread"]) == (1.0, [0.25, 1.0])
     assert (found["steps_per_s"], found["peak_bytes"], found["trained"]) == (0.25, 180, 7)
+    assert "reserved_ratio" not in found
+    on_card = Turn(1.0, 1.0, (1.0,), 1.0, {"peak_bytes": 1, "reserved_bytes": 30})
+    more = replace(on_card, found={"peak_bytes": 1, "reserved_bytes": 40})
+    assert compared([on_card], [more])["reserved_ratio"] == 0.75
 
 
 # ── Mechanisms

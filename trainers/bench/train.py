@@ -73,6 +73,9 @@ def parser() -> Arguments:
     how.add_argument(
         "--minutes", type=float, help="begin no round that would last beyond this; one per case is made"
     )
+    how.add_argument(
+        "--again", action="store_true", help="the first step of a second run, too, whose caches are filled"
+    )
     made.add_argument(
         "--counts",
         action="store_true",

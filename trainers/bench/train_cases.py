@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,11 +157,28 @@ def measure(
         taken[name].append(turn)
     ours = taken.pop("pigment")
     each = {name: gains(ours, taken.pop(f"without {name}")) for name in off}
+    again = _again(case, timeout) if options.again else {}
     return {
         **{name: getattr(case, name) for name in ("family", "resolution", "rank", "dtype", "batch")},
         "warm_up": options.warm_up,
         "steps": options.steps,
-        "pigment": figures_of(ours),
+        "pigment": {**figures_of(ours), **again},
         "baselines": {name: compared(ours, theirs) for name, theirs in taken.items()},
         **({"mechanisms": {**each, **cache_gains(case, ours)}} if off else {}),
+    }
+
+
+def _again(case: Case, timeout: float) -> dict[str, Any]:
+    """The seconds to the first step of a second run, whose cache folder holds what the first one left."""
+    from trainers.bench.train_turns import take_turn
+    from trainers.bench.train_ways import pigment
+
+    short = replace(case, steps=2)
+    with tempfile.TemporaryDirectory(prefix="pigment-bench-cache-") as cache:
+        turns = [take_turn(pigment(cache=Path(cache)), short, 1, timeout) for _ in range(2)]
+    if failed := turns[-1].failed:
+        return {"first_step_again": failed}
+    return {
+        "first_step_again_s": turns[-1].first_step_s,
+        "first_step_again_cpu_s": turns[-1].first_step_cpu_s,
     }

@@ -50,8 +50,10 @@ def lines(name: str, batch: int, figures: Mapping[str, Any]) -> list[str]:
 def _line(name: str, figures: Mapping[str, Any]) -> str:
     if "failed" in figures:
         return f"{name:{_WIDTH}} {figures['failed']}"
+    again = figures.get("first_step_again_s")
     return (
         f"{name:{_WIDTH}} {figures['steps_per_s']:.3g} steps/s   first step {figures['first_step_s']:.3g} s"
+        f"{'' if again is None else f', in a second run {again:.3g} s'}"
         f"   peak {figures['peak_bytes'] / _MIB:,.0f} MiB"
     )
 
@@ -64,6 +66,7 @@ def _ratios(figures: Mapping[str, Any]) -> list[str]:
         "first_step_ratio": "× its time to the first step",
         "first_step_cpu_ratio": "× its processor time to the first step",
         "peak_ratio": "× its peak memory",
+        "reserved_ratio": "× what it reserved of the card",
     }
     return [f"{_spread(figures, name)} {text}" for name, text in names.items() if name in figures]
 

@@ -152,8 +152,9 @@ def compared(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, Any]:
     """Figures of a baseline beside ours, turn by turn.
 
     ratio: our steps/s over theirs (more is better), by wall time; cpu_ratio: by the threads' time.
-    peak_ratio, first_step_ratio, first_step_cpu_ratio: ours over theirs (less is better). Each is the median
-    of the rounds; spreads are the smallest and the largest. Where one of them failed there are no ratios.
+    peak_ratio, reserved_ratio (of a card), first_step_ratio, first_step_cpu_ratio: ours over theirs (less is
+    better). Each is the median of the rounds; spreads are the smallest and the largest. Where one of them
+    failed there are no ratios.
     """
     figures = figures_of(theirs)
     if ours[-1].failed or theirs[-1].failed:
@@ -166,6 +167,8 @@ def compared(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, Any]:
         "first_step_ratio": [a.first_step_s / b.first_step_s for a, b in pairs],
         "first_step_cpu_ratio": [a.first_step_cpu_s / b.first_step_cpu_s for a, b in pairs],
     }
+    if all("reserved_bytes" in turn.found for pair in pairs for turn in pair):
+        ratios["reserved_ratio"] = [a.found["reserved_bytes"] / b.found["reserved_bytes"] for a, b in pairs]
     for name, values in ratios.items():
         figures[name] = median(values)
         figures[f"{name}_spread"] = [min(values), max(values)]
