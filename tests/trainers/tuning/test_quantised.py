@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from pipelines.errors import ConfigError
 from pipelines.methods import TUNINGS
 from pipelines.quantised import QUANTISED, check_quantiser, quantise
 from tests.trainers.tuning.trying import config_of, seen, train
+from trainers.config import TrainConfig
+from trainers.events import TrainEvent
+from trainers.loop import train as train_loop
 from trainers.tuning import injected
 from trainers.tuning.targets import kind_of
 
@@ -154,3 +158,27 @@ def test_every_library_that_is_installed(tiny_base: Base, name: str) -> None:
             train(injection, 1)
             assert (seen(tiny_base) - before).abs().max() > 1e-4, method
         assert torch.equal(seen(tiny_base), before), method
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_training_over_8_bits_learns_and_resumes(
+    make_config: Callable[..., TrainConfig], tmp_path: Path, method: str
+) -> None:
+    """Without a package: near the losses over the whole base, other numbers, and bit for bit when resumed."""
+    fields = {"method": method, "learning_rate": 3e-3, "evaluate_every": 0, "prior_weight": 0.0}
+    exact = list(train_loop(make_config(output=tmp_path / "exact", **fields)))
+    fields["quantise"] = "int8-w8a8"
+    whole = list(train_loop(make_config(output=tmp_path / "whole", gradient_checkpointing="all", **fields)))
+    for one, other in zip(_losses(whole), _losses(exact), strict=True):
+        assert one != other and abs(one - other) < 0.01 * other
+    stopped = train_loop(make_config(gradient_checkpointing="all", **fields))
+    while next(stopped).step < 2:
+        pass
+    stopped.close()
+    resumed = list(train_loop(make_config(gradient_checkpointing="all", **fields)))
+    assert _losses(resumed) == _losses(whole)[-len(_losses(resumed)) :] and len(_losses(resumed)) < 4
+    assert resumed[-1].data["sha256"] == whole[-1].data["sha256"] != exact[-1].data["sha256"]
+
+
+def _losses(events: Iterable[TrainEvent]) -> list[float]:
+    return [event.data["loss"] for event in events if event.kind == "step"]
