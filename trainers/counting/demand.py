@@ -19,6 +19,7 @@ from trainers.counting.ledger import Ledger, Work
 from trainers.counting.repeats import Block, Repeats, repeating
 from trainers.counting.twins import META, as_on, weightless
 from trainers.objective import Levels, predict, sample_losses, target, weights
+from trainers.tuning.dropout import switch
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -178,9 +179,8 @@ def trial(base: Base, demand: Demand, levels: Levels, objective: ObjectiveConfig
             for module in network.modules():
                 if isinstance(module, nn.Embedding) and module._forward_hooks:  # learned words
                     _hook(held, module, "_forward_hooks", {0: _learned})
-        for layer in demand.dropping:
-            held.callback(_train, layer, layer.training)
-            _train(layer, True)
+        held.callback(switch, demand.dropping, False)
+        switch(demand.dropping, True)
         held.enter_context(weightless(_networks(base, demand)))
         yield Trial(base, demand, levels, objective)
 
@@ -200,12 +200,6 @@ def _networks(base: Base, demand: Demand) -> list[nn.Module]:
     """Return what a step runs: the UNet, and the text encoders where one of them learns."""
     encoders = base.text_encoders() if demand.trained else {}
     return [base.unet, *(base.component(name) for name in encoders)]
-
-
-def _train(layer: nn.Module, mode: bool) -> None:
-    from trainers.tuning.injection import _train as train
-
-    train(layer, mode)
 
 
 def _batch(demand: Demand, channels: int) -> Batch:

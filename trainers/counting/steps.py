@@ -104,7 +104,8 @@ def diffusers_step(family: str, batch: int, *, text: bool = True) -> dict[str, A
     unet: Any = base.unet
     encoders: list[Any] = [base.component(row.component) for row in base.family.text_encoders]
     if base.family.pooled:
-        vae.to(torch.float32)
+        for parameter in vae.parameters():
+            parameter.data = parameter.data.float()
     running = encoders if text and not base.family.pooled else []
     targets = list(UNET_TARGETS["attention"])
     unet.add_adapter(
