@@ -44,16 +44,19 @@ class Averages:
         parameter's shape; the average forgets them too.
         Source: Polyak & Juditsky 1992, https://doi.org/10.1137/0330046; the rise as in diffusers' EMAModel.
         """
-        with torch.no_grad():
-            for name, average in self._moving.items():
-                if not self._parameters[name].requires_grad:
-                    continue
+        alike: dict[float, list[str]] = {}
+        for name in self._moving:
+            if self._parameters[name].requires_grad:
                 steps = self._steps[name]
-                decay = min(self._decay, (1 + steps) / (10 + steps))
+                alike.setdefault(min(self._decay, (1 + steps) / (10 + steps)), []).append(name)
                 self._steps[name] += 1
-                average.lerp_(self._parameters[name].detach(), 1.0 - decay)
-                if pruned and name in pruned:
-                    average.masked_fill_(pruned[name], 0.0)
+        with torch.no_grad():
+            for decay, names in alike.items():
+                averages = [self._moving[name] for name in names]
+                torch._foreach_lerp_(averages, [self._parameters[name] for name in names], 1.0 - decay)
+            for name, gone in (pruned or {}).items():
+                if name in self._moving and self._parameters[name].requires_grad:
+                    self._moving[name].masked_fill_(gone, 0.0)
 
     def hold(self, names: Iterable[str]) -> None:
         """Write the averages of parameters that stop learning into them.
