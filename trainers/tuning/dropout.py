@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,13 +42,23 @@ class Randomness:
             finally:
                 self._states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda)]
 
+    @contextmanager
+    def dropping(self, layers: Sequence[nn.Module], step: int, rank: int) -> Iterator[None]:
+        """Let layers drop out by them for a while."""
+        with self.used(step, rank):
+            switch(layers, True)
+            try:
+                yield
+            finally:
+                switch(layers, False)
+
     def check_used(self) -> None:
         """Make sure that the last step dropped out."""
         assert self._entered, "the step ran outside `Injection.learning`: nothing was dropped out"
         self._entered = False
 
 
-def switch(layers: Iterable[nn.Module], mode: bool) -> None:
+def switch(layers: Sequence[nn.Module], mode: bool) -> None:
     """Switch dropout of layers on or off, not of the modules that they stand for."""
     for layer in layers:
         layer.training = mode

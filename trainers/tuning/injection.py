@@ -19,6 +19,7 @@ from trainers.settings import AdapterConfig, OptimizerConfig
 from trainers.tuning import dropout
 from trainers.tuning.allocation import Allocation, pruned
 from trainers.tuning.layers import Tuned, put_in, take_out
+from trainers.tuning.low_rank import Lending
 from trainers.tuning.probing import check_quantised, remembered
 from trainers.tuning.rates import groups
 from trainers.tuning.starts import REWRITING, Start, check_starts, start_from_activations
@@ -45,6 +46,7 @@ class Injection:
         self._starts: dict[str, Start] = {}
         self._allocations: list[Allocation] = []
         self._dropout: dropout.Randomness | None = None
+        self._lending = Lending(())
         self._undo = ExitStack()
 
     def _put_in(self, seed: int, word: str, forwards: Forwards, quick: bool) -> None:
@@ -81,6 +83,7 @@ class Injection:
         if self.tuning.allocates_rank:
             components = dict.fromkeys(one.seat.component for one in self.tuned.values())
             self._allocations = [Allocation(self._of(component)) for component in components]
+        self._lending = Lending(one.layer for one in self.tuned.values())
         if self.config.dropout or self.config.module_dropout:
             self._dropout = dropout.Randomness(seed, self.base.device)
         if self.tuning.tokens:
@@ -112,15 +115,12 @@ class Injection:
         Goes round the forward and the backward pass of a step; everywhere else nothing is dropped. step,
         rank: of the process: they decide the numbers.
         """
-        if self._dropout is None:
+        with ExitStack() as held:
+            held.enter_context(self._lending.lent())
+            if self._dropout is not None:
+                layers = [one.layer for one in self.tuned.values()]
+                held.enter_context(self._dropout.dropping(layers, step, rank))
             yield
-            return
-        with self._dropout.used(step, rank):
-            dropout.switch([one.layer for one in self.tuned.values()], True)
-            try:
-                yield
-            finally:
-                dropout.switch([one.layer for one in self.tuned.values()], False)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from pipelines.adapter import LowRank
 from pipelines.base import Base
 from tests.trainers.tuning.trying import WORD, config_of, disturb, predict, seen
 from trainers.tuning import Injection, injected, low_rank_calls, low_rank_products
-from trainers.tuning.low_rank import LowRankLayer, fits
+from trainers.tuning.low_rank import Lending, LowRankLayer, fits
 
 _ALPHA, _RANK = 6.0, 3
 
@@ -321,3 +321,28 @@ def test_what_was_learned_in_one_function_is_what_calls_learn(tiny_base: Base) -
             answers.append(torch.cat([gradient.flatten() for gradient in found]))
     assert bool(answers[0].any())
     torch.testing.assert_close(answers[0], answers[1], atol=1e-4, rtol=1e-3)
+
+
+def test_copies_are_lent_while_a_batch_is_learned(tiny_base: Base) -> None:
+    tiny_base.unet.to(torch.bfloat16)
+    latents = torch.randn(1, 4, 8, 8).bfloat16()
+    told = tiny_base.condition(["a fox"]).hidden.bfloat16()
+    with injected(tiny_base, config_of("lora", text_targets="none"), 5) as injection:
+        layers: Any = [one.layer for one in injection.tuned.values()]
+        injection._lending = Lending(layers)  # of none: on a CPU nothing is cast
+        with injection.learning():
+            assert all(layer.lent is None for layer in layers)
+        for layer in layers:
+            layer.in_one = True
+        injection._lending = Lending(layers)
+        for _ in range(2):
+            disturb(injection.parameters.values())
+            with injection.learning():
+                kept = [layer.lent for layer in layers]
+                for layer, (down, up) in zip(layers, kept, strict=True):
+                    assert down.dtype == up.dtype == torch.bfloat16
+                    assert torch.equal(down, layer.down.bfloat16()) and torch.equal(up, layer.up.bfloat16())
+            assert all(layer.lent is None for layer in layers)
+        with injection.learning():  # where they were: recordings know them by their place
+            assert all(layer.lent[0] is one[0] for layer, one in zip(layers, kept, strict=True))
+            assert bool(tiny_base.unet(latents, torch.tensor([10]), told).sample.isfinite().all())
