@@ -15,7 +15,7 @@ from trainers.settings.fields import Section, about, one_of
 CHECKPOINTING_NAMES = ("auto", "none", "selective", "all")
 LISTENER_NAMES = ("tensorboard", "wandb")
 """Keys of the tables in `trainers.memory` and `trainers.listeners`; a test holds them equal."""
-MECHANISMS = ("layers", "flat", "graph", "readings")
+MECHANISMS = ("layers", "frozen", "flat", "graph", "readings")
 """What makes a step faster without changing what is learned, beyond rounding; each can be left out."""
 
 
@@ -225,7 +225,7 @@ class RunConfig(Section):
         default=(),
         title="Without",
         description="Leave out what makes steps faster. layers: low-rank layers in one piece instead of "
-        "PEFT's. flat: parameters and gradients in few large buffers. graph: a step as one CUDA graph. "
+        "PEFT's. frozen: the base's frozen blocks in one piece. flat: parameters and gradients in few large buffers. graph: a step as one CUDA graph. "
         "readings: losses read from a card now and then instead of at every step.",
         json_schema_extra=about("advanced", choices=MECHANISMS),
     )
