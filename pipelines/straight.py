@@ -34,7 +34,7 @@ class _Straight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, layer: nn.Linear) -> torch.Tensor:
-        ctx.layer, ctx.dtype = layer, x.dtype
+        ctx.layer = layer
         return functional.linear(x, layer.weight, bias)
 
     @staticmethod
@@ -42,7 +42,7 @@ class _Straight(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         for_x = for_bias = None
         if ctx.needs_input_grad[0]:
-            for_x = torch.matmul(grad, stands_for(ctx.layer, grad.dtype)).to(ctx.dtype)
+            for_x = torch.matmul(grad, stands_for(ctx.layer, grad.dtype))
         if ctx.needs_input_grad[1]:
             for_bias = grad.reshape(-1, grad.shape[-1]).sum(0, dtype=torch.float32).to(ctx.layer.bias.dtype)
         return for_x, for_bias, None

@@ -241,7 +241,8 @@ def test_what_is_not_right_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None
     """Of the ways that a card may have; a CPU stands in for it."""
     assert products(CPU) == products(torch.device("meta")) == "floats"
     assert int8._right("whole", CPU)
-    monkeypatch.setattr(int8, "_whole", lambda *given: 1.002 * int8._fused(*given))
+    real = int8._whole
+    monkeypatch.setattr(int8, "_whole", lambda *given: 1.002 * real(*given))
     assert not int8._right("whole", CPU)
     monkeypatch.setitem(sys.modules, "pipelines.int8_kernels", None)
     assert not int8._right("fused", CPU)
