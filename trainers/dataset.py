@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -13,7 +14,8 @@ from trainers.captions import Words, listed, words_for
 from trainers.config import DataConfig
 from trainers.folders import find_folders
 from trainers.frames import Cut, Frame, Variant, frame_notes, frames
-from trainers.images import Source, read_picture, unread
+from trainers.images import Source, unread
+from trainers.known import Known
 from trainers.masks import check_mask, find_mask
 
 __all__ = [
@@ -58,17 +60,21 @@ class Dataset:
     """Pictures that were read and found good, each with its words.
 
     notes: lines that a person should read. sha256: over names, contents, captions, repeats and masks, in
-    order: the same for the same data.
+    order: the same for the same data. known: what was read, to be kept for later runs once one may write.
     """
 
     learn: tuple[Item, ...]
     held_out: tuple[Item, ...]
     notes: tuple[str, ...]
     sha256: str
+    known: Known
 
 
-def load_dataset(data: DataConfig) -> Dataset:
+def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
     """Read all pictures, captions and masks of `data`, and split off what is held out.
+
+    cache: the cache folder, by which pictures that haven't changed since they were read needn't be decoded;
+    nothing is written there (see `Known.save`).
 
     Raises: PictureError naming the folder or file that can't be used; ConfigError where nothing would be
     left to learn from, or where masks are asked for and there are none.
@@ -76,12 +82,14 @@ def load_dataset(data: DataConfig) -> Dataset:
     folders = find_folders(data)
     paths = [path for folder in folders for path in folder.pictures]
     count = _held_out(data, len(paths))
-    sources = [read_picture(path, data.background) for path in paths]
+    known = Known(cache)
+    sources = [known.read(path, data.background) for path in paths]
     prompts = [folder.prompt for folder in folders for _ in folder.pictures]
     words, notes = words_for(paths, data, prompts)
     repeats = [folder.repeats for folder in folders for _ in folder.pictures]
     items = [
-        _item(data, source, said, often) for source, said, often in zip(sources, words, repeats, strict=True)
+        _item(data, source, said, often, known)
+        for source, said, often in zip(sources, words, repeats, strict=True)
     ]
     notes = _picture_notes(items) + notes
     if other := unread(data.instance_images):
@@ -98,14 +106,15 @@ def load_dataset(data: DataConfig) -> Dataset:
         tuple(item for index, item in enumerate(items) if index in chosen),
         tuple(notes),
         digest.hexdigest(),
+        known,
     )
 
 
-def _item(data: DataConfig, source: Source, said: Words, repeats: int) -> Item:
+def _item(data: DataConfig, source: Source, said: Words, repeats: int, known: Known) -> Item:
     """Join what is known of one picture, and check its mask."""
     mask_source = None
     if data.masks == "file" and (path := find_mask(source.path, said.mask)) is not None:
-        mask_source = read_picture(path, "black")  # what nobody has painted white doesn't count
+        mask_source = known.read(path, "black")  # what nobody has painted white doesn't count
     item = Item(
         source=source,
         caption=said.caption,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
@@ -109,7 +109,8 @@ class Frame:
         """Return a hash of everything that a variant's pixels and mask depend on, without decoding them."""
         item = self.item
         mask = item.mask_source.sha256 if item.mask_source else item.masked
-        parts = [1, item.source.sha256, item.source.background, mask, self.size, asdict(self.variants[index])]
+        variant = vars(self.variants[index])
+        parts = [1, item.source.sha256, item.source.background, mask, self.size, variant]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property

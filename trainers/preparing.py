@@ -19,6 +19,7 @@ from trainers.dataset import Dataset, Frame, Item, frame_notes, frames
 from trainers.doctor import examine
 from trainers.events import TrainEvent
 from trainers.evidence.held_out import HeldOut, hold_out
+from trainers.known import Known
 from trainers.objective import Levels, predict
 from trainers.prior import cache_folder, class_frames, joined_sha256, read_class_pictures
 
@@ -54,13 +55,15 @@ def before_captions(data: DataConfig) -> DataConfig:
 class Cuts:
     """What is cut from the pictures: to learn from, and to measure on.
 
-    class_pictures: those that a person gave. sha256: of all that is learned from.
+    class_pictures: those that a person gave. sha256: of all that is learned from. known: what was read of
+    the pictures, to be kept for later runs.
     """
 
     learn: tuple[Frame, ...]
     held_out: tuple[Frame, ...]
     class_pictures: tuple[Item, ...]
     sha256: str
+    known: Known
 
 
 def plan_cuts(base: Base, config: TrainConfig, dataset: Dataset) -> Cuts:
@@ -76,6 +79,7 @@ def plan_cuts(base: Base, config: TrainConfig, dataset: Dataset) -> Cuts:
         tuple(frames(dataset.held_out, data, *sizes, plain=True)) if measured else (),
         given,
         joined_sha256(dataset.sha256, given),
+        dataset.known,
     )
 
 
@@ -85,6 +89,7 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
     Raises: BaseError where the VAE fails; PictureError where a picture has changed.
     """
     data, run, folder = config.data, config.run, cache_folder(config.run.cache)
+    cuts.known.save()
     for note in frame_notes(cuts.learn):
         yield TrainEvent(kind="warning", total=run.steps, message=note)
     encoding: dict[str, Any] = {"unmasked": data.unmasked_weight, "total": run.steps}

@@ -25,7 +25,7 @@ Tensors = dict[str, torch.Tensor]
 LATENTS = "latents"
 """The folder of latents below the cache folder."""
 
-MEMORY_BYTES = 2**28
+MEMORY_BYTES = 2**26
 """What latents may take in memory; where they would take more, all are read from the disk as they are drawn,
 so that neither memory nor a step's time depends on how many pictures there are."""
 

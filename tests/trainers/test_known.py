@@ -1,0 +1,149 @@
+"""Pictures that haven't changed aren't decoded again; whatever else happens to them is seen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import trainers.known
+from pipelines.errors import PictureError
+from trainers.config import TrainConfig
+from trainers.dataset import Dataset, load_dataset
+from trainers.images import read_picture
+from trainers.known import NAME, Known
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the pictures that were decoded; what was written just now is taken for settled."""
+    names: list[str] = []
+
+    def read(path: Path, background: str = "white") -> object:
+        names.append(path.name)
+        return read_picture(path, background)
+
+    monkeypatch.setattr(trainers.known, "read_picture", read)
+    monkeypatch.setattr(trainers.known, "_SETTLED_NS", 0)
+    return names
+
+
+@pytest.fixture
+def load(make_config: Callable[..., TrainConfig], tmp_path: Path) -> Callable[..., Dataset]:
+    """Load the pictures, and keep what was read."""
+
+    def loaded(**fields: object) -> Dataset:
+        found = load_dataset(make_config(**fields).data, tmp_path / "cache")
+        found.known.save()
+        return found
+
+    return loaded
+
+
+def test_a_second_run_decodes_nothing_and_knows_the_same(
+    load: Callable[..., Dataset], pictures: Path, decoded: list[str]
+) -> None:
+    clear = Image.new("RGBA", (24, 24), (200, 10, 10, 120))
+    clear.save(pictures / "02.png")
+    first = load()
+    assert len(decoded) == 5
+    second = load()
+    assert len(decoded) == 5
+    assert second.sha256 == first.sha256 and second.notes == first.notes and first.notes
+    assert [item.source for item in second.learn] == [item.source for item in first.learn]
+
+
+def test_nothing_is_written_before_it_is_said(
+    make_config: Callable[..., TrainConfig], tmp_path: Path, decoded: list[str]
+) -> None:
+    load_dataset(make_config().data, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_was_changed_replaced_or_renamed_is_read_again(
+    load: Callable[..., Dataset], pictures: Path, decoded: list[str]
+) -> None:
+    before = load().sha256
+    decoded.clear()
+    whole = (pictures / "01.png").read_bytes()
+    times = (pictures / "01.png").stat()
+    (pictures / "01.png").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # the same size
+    os.utime(pictures / "01.png", ns=(times.st_atime_ns, times.st_mtime_ns))  # and said to be as old
+    os.replace(pictures / "02.png", pictures / "00.png")
+    assert load().sha256 != before and decoded == ["00.png", "01.png"]  # 00 has another change of its entry
+
+
+def test_another_background_is_another_picture(load: Callable[..., Dataset], decoded: list[str]) -> None:
+    load()
+    decoded.clear()
+    assert load(background="black").learn[0].source.background == "black" and len(decoded) == 5
+
+
+def test_what_has_just_been_written_isnt_taken_for_settled(
+    load: Callable[..., Dataset], decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers.known, "_SETTLED_NS", 10**15)
+    load()
+    load()
+    assert len(decoded) == 10
+
+
+def test_a_damaged_or_foreign_file_is_as_one_that_is_missing(
+    load: Callable[..., Dataset], tmp_path: Path, decoded: list[str]
+) -> None:
+    first = load()
+    path = tmp_path / "cache" / NAME
+    said = json.loads(path.read_text())
+    key = next(iter(said["pictures"]))
+    said["pictures"][key][0] = "0" * 64
+    for text in (json.dumps(said), "", "[]", '{"pictures": 3, "seal": ""}', path.read_text()[:-20]):
+        path.write_text(text)
+        decoded.clear()
+        assert load().sha256 == first.sha256 and len(decoded) == 5
+    decoded.clear()
+    load()
+    assert decoded == []
+
+
+def test_a_picture_that_is_refused_is_refused_each_time(
+    load: Callable[..., Dataset], pictures: Path, decoded: list[str]
+) -> None:
+    load()
+    (pictures / "03.png").write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.raises(PictureError, match=r"03\.png"):
+            load()
+
+
+def test_a_disk_that_is_full_is_no_matter(
+    load: Callable[..., Dataset], decoded: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(path: Path, parts: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainers.known, "write_atomic", full)
+    assert load().sha256 == load().sha256 and len(decoded) == 10
+
+
+def test_two_runs_keep_what_both_have_read_and_no_more_than_so_many(
+    tmp_path: Path, pictures: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Known(tmp_path), Known(tmp_path)
+    one.read(pictures / "00.png")
+    other.read(pictures / "01.png")
+    one.save()
+    other.save()
+    decoded.clear()
+    both = Known(tmp_path)
+    both.read(pictures / "00.png")
+    both.read(pictures / "01.png")
+    assert decoded == []
+    monkeypatch.setattr(trainers.known, "MOST", 1)
+    both.save()
+    both.read(pictures / "02.png")
+    both.save()
+    assert len(json.loads((tmp_path / NAME).read_text())["pictures"]) == 1
