@@ -1,10 +1,11 @@
-"""A function of tensors as CUDA graphs: its launches recorded once, and given to the card in one piece."""
+"""A function of tensors as recordings: its launches noted once, and given to the device in one piece."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
@@ -19,35 +20,88 @@ meantime. Later ones run so once."""
 MOST_RECORDINGS = 16
 """How many signatures are recorded; further ones run as usual."""
 
-_LOSS_TOLERANCE = 1e-2
+_RESULT_TOLERANCE = 1e-2
 _CHANGE_TOLERANCE = 5e-2
 
 _log = logging.getLogger(__name__)
 
 
+class Recorder(Protocol):
+    """What notes launches and gives them again."""
+
+    def aside(self, call: Callable[[], Tensors]) -> Tensors:
+        """Call where recordings are made."""
+
+    def record(self, call: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
+        """Note what a call launches, without doing it; return where its results will be, and what does it."""
+
+    def random_state(self) -> Any:
+        """Return where the device's random numbers stand."""
+
+    def set_random_state(self, state: Any) -> None:
+        """Go back to such a place."""
+
+    def give_up(self) -> None:
+        """Leave the device as it was, after a recording that failed."""
+
+
+class CudaGraphs:
+    """CUDA graphs, which share one memory: only one of them runs at a time.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+
+    def aside(self, call: Callable[[], Tensors]) -> Tensors:
+        """See Recorder."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            found = call()
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return found
+
+    def record(self, call: Callable[[], Tensors]) -> tuple[Tensors, Callable[[], None]]:
+        """See Recorder."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            found = call()
+        return found, graph.replay
+
+    def random_state(self) -> Any:
+        """See Recorder."""
+        return torch.cuda.get_rng_state(self._device)
+
+    def set_random_state(self, state: Any) -> None:
+        """See Recorder."""
+        torch.cuda.set_rng_state(state, self._device)
+
+    def give_up(self) -> None:
+        """See Recorder."""
+        torch.cuda.synchronize(self._device)
+
+
 @dataclass(eq=False)
 class _Signature:
-    """What is kept of inputs of one kind. static: the addresses that a recording reads and writes."""
+    """What is kept of inputs of one kind. static: where a recording reads; found: where it writes."""
 
     calls: int = 0
     static: dict[str, torch.Tensor] = field(default_factory=dict)
-    found: Tensors | None = None
-    recording: torch.cuda.CUDAGraph | None = None
+    found: Tensors = field(default_factory=dict)
+    again: Callable[[], None] | None = None
 
 
 class Replay:
     """Calls a function eagerly at first, then by recordings, one for each kind of input.
 
     changed: returns the tensors that the function changes besides its results, always at the same addresses
-    (gradients, parameters). Each recording is tried once against the eager function from the same state, and
-    what doesn't come to the same numbers, or can't be recorded, is never tried again: `notes` says why, and
-    everything goes on eagerly.
-
-    twin: go through the same addresses without recording anything, for devices that can't: what a card would
-    do, in the open.
+    (gradients, parameters). Each recording is tried once against the eager function from the same state;
+    where one can't be made, or comes to other numbers, everything goes on eagerly and `notes` says why.
 
     The results are overwritten by the next call. What the function does in Python, it does at recording only.
-    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
     def __init__(
@@ -55,20 +109,18 @@ class Replay:
         function: Function,
         changed: Callable[[], Sequence[torch.Tensor]],
         device: torch.device,
-        *,
-        twin: bool = False,
+        recorder: Recorder,
     ) -> None:
-        self._function, self._changed, self._device, self._twin = function, changed, device, twin
+        self._function, self._changed = function, changed
+        self._device, self._recorder = device, recorder
         self._signatures: dict[Hashable, _Signature] = {}
-        self._pool = None if twin else torch.cuda.graph_pool_handle()
-        self._stream = None if twin else torch.cuda.Stream(device)
         self._refused = False
         self.notes: list[str] = []
 
     @property
     def recordings(self) -> int:
         """How many signatures are recorded."""
-        return sum(one.found is not None for one in self._signatures.values())
+        return sum(one.again is not None for one in self._signatures.values())
 
     def __call__(self, kind: Hashable, inputs: Tensors) -> Tensors:
         """Call the function, or the recording for this `kind` and these shapes. inputs: on any device."""
@@ -78,14 +130,12 @@ class Replay:
         if self._refused or (not signature.static and self._full()):
             return self._function(kind, {name: value.to(self._device) for name, value in inputs.items()})
         self._fill(signature, inputs)
-        if signature.found is None and signature.calls > (1 if self.recordings else EAGER_CALLS):
+        if signature.again is not None:
+            signature.again()
+            return signature.found
+        if signature.calls > (1 if self.recordings else EAGER_CALLS):
             return self._record(kind, signature)
-        if signature.found is None:
-            return self._aside(kind, signature)
-        if signature.recording is None:
-            return self._function(kind, signature.static)
-        signature.recording.replay()
-        return signature.found
+        return self._recorder.aside(lambda: self._function(kind, signature.static))
 
     def _full(self) -> bool:
         return sum(bool(one.static) for one in self._signatures.values()) >= MOST_RECORDINGS
@@ -98,62 +148,39 @@ class Replay:
             }
         torch._foreach_copy_(list(signature.static.values()), list(inputs.values()), non_blocking=True)
 
-    def _aside(self, kind: Hashable, signature: _Signature) -> Tensors:
-        """Run the function as it is, on the stream of the recordings."""
-        if self._stream is None:
-            return self._function(kind, signature.static)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            found = self._function(kind, signature.static)
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return found
-
     def _record(self, kind: Hashable, signature: _Signature) -> Tensors:
         """Record the function, try the recording, and return what it gives; else what the function gives."""
+
+        def call() -> Tensors:
+            return self._function(kind, signature.static)
+
         before = [tensor.clone() for tensor in self._changed()]
-        random = torch.get_rng_state() if self._twin else torch.cuda.get_rng_state(self._device)
-        exact = {name: value.clone() for name, value in self._aside(kind, signature).items()}
+        random = self._recorder.random_state()
+        exact = {name: value.clone() for name, value in self._recorder.aside(call).items()}
         after = [tensor.clone() for tensor in self._changed()]
-
-        def go_back(to: list[torch.Tensor]) -> None:
-            for tensor, value in zip(self._changed(), to, strict=True):
-                tensor.copy_(value)
-            if self._twin:
-                torch.set_rng_state(random)
-            else:
-                torch.cuda.set_rng_state(random, self._device)
-
-        go_back(before)
+        self._write(before)
+        self._recorder.set_random_state(random)
         try:
-            found = self._captured(kind, signature)
+            found, again = self._recorder.record(call)
+            again()
             reason = _difference(exact, found, after, self._changed(), before)
         except (RuntimeError, AssertionError) as error:  # whatever the driver or an operator makes of it
             _log.debug("recording failed", exc_info=True)
             reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-            signature.recording = None
-            if not self._twin:
-                torch.cuda.synchronize(self._device)
+            self._recorder.give_up()
         if reason is None:
-            signature.found = found
+            signature.found, signature.again = found, again
             return found
         self._refused = True
         for one in self._signatures.values():
-            one.found = one.recording = None
-            one.static = {}
+            one.again, one.static, one.found = None, {}, {}
         self.notes.append(f"steps aren't replayed as CUDA graphs, which is slower ({reason})")
-        go_back(after)
+        self._write(after)
         return exact
 
-    def _captured(self, kind: Hashable, signature: _Signature) -> Tensors:
-        """Record the function and replay it once."""
-        if self._twin:
-            return self._function(kind, signature.static)
-        recording = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recording, pool=self._pool, stream=self._stream):
-            found = self._function(kind, signature.static)
-        signature.recording = recording
-        recording.replay()
-        return found
+    def _write(self, values: Sequence[torch.Tensor]) -> None:
+        for tensor, value in zip(self._changed(), values, strict=True):
+            tensor.copy_(value)
 
 
 def _difference(
@@ -166,7 +193,7 @@ def _difference(
     """Say how a recording differs from the function, or None where it is only rounding."""
     for name, value in exact.items():
         off = _relative(found[name].float() - value.float(), value.float())
-        if not off <= _LOSS_TOLERANCE:
+        if not off <= _RESULT_TOLERANCE:
             return f"the recording's {name} differs by {off:.1%}"
     for should, does, was in zip(after, now, before, strict=True):
         off = _relative(does.float() - should.float(), should.float() - was.float())

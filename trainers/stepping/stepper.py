@@ -12,7 +12,8 @@ from trainers.conditions import Asked
 from trainers.optimizers import OPTIMIZERS, learning_groups
 from trainers.stepping.flat import Flat, reached
 from trainers.stepping.gradients import Gradients, Loose, Standing
-from trainers.stepping.replay import Replay, Tensors
+from trainers.stepping.replay import CudaGraphs, Recorder, Replay, Tensors
+from trainers.tuning.low_rank import Lending
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -48,9 +49,9 @@ class Stepper:
         precision: Precision,
         processes: Processes,
         *,
-        twin: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
-        """twin: on a CPU, go the way of the recordings without them (see Replay)."""
+        """recorder: of steps; None: CUDA graphs on a card, elsewhere none."""
         self._ask, self._loss, self._injection = ask, loss, injection
         self._optimizer, self._precision, self._processes = optimizer, precision, processes
         self._max_norm = config.optimizer.max_grad_norm
@@ -60,20 +61,23 @@ class Stepper:
         steady = processes.size == 1 and not tuning.tokens and not config.adapter.module_dropout
         card = self._device.type == "cuda"
         self._flat = steady and row.elementwise and "flat" not in without
-        graph = (card or twin) and steady and tuning.replayable and "graph" not in without
+        recorded = steady and tuning.replayable and "graph" not in without
+        if recorded and card and recorder is None:
+            recorder = CudaGraphs(self._device)
         self._guarded = row.on_device and not precision.scales and self._device.type in ("cpu", "cuda")
         quiet = card and processes.size == 1 and self._guarded and tuning.replayable
         self.waits = not quiet or "readings" in without
         self.gradients: Gradients = Loose(optimizer, list(injection.parameters.values()))
-        self._settled = not (self._flat or graph)
+        self._settled = not (self._flat or (recorded and recorder))
+        self._lending = Lending(one.layer for one in injection.tuned.values())
         self._broken = torch.zeros((), device=self._device)  # 1 from the first norm that isn't finite on
         self._rates: list[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self._learn = self._optimize = None
-        if graph:
-            self._learn = Replay(self._learn_from, self._standing, self._device, twin=twin)
-        if graph and self._guarded:
-            self._optimize = Replay(self._take, self._stepped, self._device, twin=twin)
-            for group in optimizer.param_groups if card else ():
+        if recorded and recorder is not None:
+            self._learn = Replay(self._learn_from, self._standing, self._device, recorder)
+        if recorded and recorder is not None and self._guarded:
+            self._optimize = Replay(self._take, self._stepped, self._device, recorder)
+            for group in optimizer.param_groups:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(float(group["lr"]), device=self._device)
 
@@ -106,10 +110,11 @@ class Stepper:
         return {"loss": loss, "each": each}
 
     def _backward(self, batch: Batch, asked: Sequence[Asked]) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, each = self._loss(batch, asked)
-        if not self._settled:
-            self._settle(loss)
-        self._precision.backward(loss)
+        with self._lending.lent():
+            loss, each = self._loss(batch, asked)
+            if not self._settled:
+                self._settle(loss)
+            self._precision.backward(loss)
         return loss.detach(), each.detach()
 
     def _settle(self, loss: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Recordings are tried before they are trusted; the twin shows on a CPU what a card would do."""
+"""Recordings are tried before they are trusted; shown with a CPU's, which behave as a card's do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 import pytest
 import torch
 
+from tests.trainers.stepping.recorder import Noted
 from trainers.stepping import replay as module
 from trainers.stepping.replay import EAGER_CALLS, Replay, Tensors
 
@@ -20,7 +21,7 @@ def adding(total: torch.Tensor, odd: Callable[[], float] = lambda: 0.0) -> Repla
         total.add_(inputs["x"].sum() + odd())
         return {"twice": inputs["x"].sum() * 2}
 
-    return Replay(function, lambda: [total], CPU, twin=True)
+    return Replay(function, lambda: [total], CPU, Noted())
 
 
 def test_a_recording_gives_what_the_function_gives_for_each_shape() -> None:
@@ -68,7 +69,7 @@ def test_what_can_not_be_recorded_is_said_and_done_without() -> None:
             raise RuntimeError("not permitted when stream is capturing\nmore")
         return {"y": inputs["x"] + 1}
 
-    replay = Replay(function, list, CPU, twin=True)
+    replay = Replay(function, list, CPU, Noted())
     for _ in range(EAGER_CALLS + 3):
         assert torch.equal(replay(0, {"x": torch.ones(2)})["y"], torch.full((2,), 2.0))
     assert replay.recordings == 0

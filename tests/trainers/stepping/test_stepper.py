@@ -13,6 +13,7 @@ import torch
 
 from pipelines.errors import StudioError
 from pipelines.formats import read_adapter
+from tests.trainers.stepping.recorder import Noted
 from trainers import loop
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
@@ -29,7 +30,7 @@ def losses(events: list[TrainEvent]) -> list[float]:
 
 def _made(kept: list[Stepper], *given: Any, **more: Any) -> Stepper:
     """A stepper that goes the way of recordings, kept."""
-    kept.append(Stepper(*given, **more, twin=True))
+    kept.append(Stepper(*given, **more, recorder=Noted()))
     return kept[-1]
 
 
