@@ -19,7 +19,6 @@ from trainers.counting.ledger import Ledger, Work
 from trainers.counting.repeats import Block, Repeats, repeating
 from trainers.counting.twins import META, as_on, weightless
 from trainers.objective import Levels, predict, sample_losses, target, weights
-from trainers.tuning.dropout import switch
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -109,7 +108,7 @@ def bytes_beside(config: OptimizerConfig) -> float:
     tried = nn.Parameter(torch.zeros(64, 128))
     tried.grad = torch.ones_like(tried)
     try:
-        optimizer = build_optimizer([{"params": [tried]}], config)
+        optimizer = build_optimizer([{"params": [tried], "lr": 1e-4}], config)
         optimizer.step()
     except Exception:  # a trial: whatever is wrong is said where the optimizer is made for the run
         return 12.0 + average
@@ -150,7 +149,7 @@ class Trial:
             loss = batch_loss(self._base, self._levels, batch, told, self._objective)
             kept = ledger.live - begun
             with self.repeats.mode.wide():
-                loss.backward()
+                torch.autograd.backward(loss)  # the tensor's own method would leave the mode
             del loss, told
             return Needs(ledger.peak - begun, kept, ledger.work)
 
@@ -179,8 +178,10 @@ def trial(base: Base, demand: Demand, levels: Levels, objective: ObjectiveConfig
             for module in network.modules():
                 if isinstance(module, nn.Embedding) and module._forward_hooks:  # learned words
                     _hook(held, module, "_forward_hooks", {0: _learned})
-        held.callback(switch, demand.dropping, False)
-        switch(demand.dropping, True)
+        for layer in demand.dropping:  # what it stands for is let be
+            for module in (layer, *(one for name, one in layer.named_children() if name != "base_layer")):
+                held.callback(module.train, module.training)
+                module.train()
         held.enter_context(weightless(_networks(base, demand)))
         yield Trial(base, demand, levels, objective)
 

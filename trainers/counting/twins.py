@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-META = torch.device("meta")
-
+from trainers.counting.shapes import META as META
 
 # ── Weights
 
@@ -34,6 +33,10 @@ def weightless(networks: Iterable[nn.Module]) -> Iterator[None]:
                 was = dict(module.__dict__)
                 undo.append(lambda module=module, was=was: _put_back(module, was))  # type: ignore[misc]
                 _answer_plainly(module)
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.device == META and parameter.requires_grad:
+                    undo.append(lambda one=parameter, was=parameter.grad: setattr(one, "grad", was))  # type: ignore[misc]
+                    parameter.grad = torch.empty_like(parameter)
             for held in (module._parameters, module._buffers, module.__dict__):
                 own = {name: value for name, value in held.items() if _has_tensors(value)}
                 undo.append(lambda held=held, own=own: held.update(own))  # type: ignore[misc]
