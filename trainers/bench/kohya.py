@@ -2,7 +2,8 @@
 
 The scripts run unmodified, on the same folder of a model, the same pictures, prompt, targets, rank, dtype and
 optimizer, with latents cached as their documentation advises. They bring UNets of their own with the
-published shapes, which `train_kohya` sets to the model's.
+published shapes, which `train_kohya` sets to the model's. Of packages that have no stand-in here they want
+toml and einops, which lycoris-lora brings.
 """
 
 from __future__ import annotations
