@@ -60,8 +60,15 @@ class DispatchedProcessor:
     def __init__(self, backend: str) -> None:
         from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
-        self._backend = AttentionBackendName(backend)
+        self.backend = backend
+        self._name = AttentionBackendName(backend)
         self._dispatch: Callable[..., torch.Tensor] = dispatch_attention_fn
+
+    def product(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The kernel alone: (B, N, heads, D), key and value (B, L, heads, D) → (B, N, heads, D)."""
+        return self._dispatch(query, key, value, attn_mask=mask, backend=self._name)
 
     def __call__(
         self,
@@ -95,7 +102,7 @@ class DispatchedProcessor:
             query = attn.norm_q(query)
         if attn.norm_k is not None:
             key = attn.norm_k(key)
-        hidden_states = self._dispatch(query, key, value, attn_mask=attention_mask, backend=self._backend)
+        hidden_states = self.product(query, key, value, attention_mask)
         hidden_states = hidden_states.flatten(2, 3).to(query.dtype)  # (B, N, D)
         hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
         if len(shape) == 4:
@@ -149,17 +156,16 @@ def put_attention(unet: nn.Module, name: str) -> Callable[[], None]:
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     backend = ATTENTION[name].backend
-    plain = (AttnProcessor2_0, DispatchedProcessor)
-    layers = [m for m in unet.modules() if isinstance(m, Layer) and isinstance(m.processor, plain)]
+    own: Any = AttnProcessor2_0() if backend is None else DispatchedProcessor(backend)
+    others = (DispatchedProcessor,) if backend is None else (AttnProcessor2_0, DispatchedProcessor)
+    layers = [m for m in unet.modules() if isinstance(m, Layer) and isinstance(m.processor, others)]
     before = [(layer, layer.processor) for layer in layers]
-    if backend is not None:
-        own = DispatchedProcessor(backend)
-        for layer in layers:
-            layer.processor = own
+    for layer in layers:
+        layer.processor = own
 
     def restore() -> None:
         for layer, processor in before:
-            if backend is not None and layer.processor is own:
+            if layer.processor is own:
                 layer.processor = processor
 
     return restore

@@ -55,7 +55,7 @@ def prepare(base: Base, device: Device) -> None:
     if base.vae.dtype != device.vae_dtype:  # diffusers warns of any cast, even to the same
         base.vae.to(device.vae_dtype)
     if device.channels_last:
-        state.undo += [_channels_last(base.unet), _channels_last(base.vae)]
+        state.undo += [lay_convolutions(base.unet, True), lay_convolutions(base.vae, True)]
     state.undo += [put_attention(base.unet, device.attention), _put_vae(base, device)]
     if device.offload != "none":
         state.offload = _offload(base, device)
@@ -111,16 +111,22 @@ def _move(part: nn.Module, home: torch.device) -> None:
         part.to(home)
 
 
-def _channels_last(module: nn.Module) -> Callable[[], None]:
-    """Lay the convolutions' weights out with channels last; returns what undoes it."""
+def lay_convolutions(module: nn.Module, last: bool) -> Callable[[], None]:
+    """Lay the convolutions' weights out with channels last, or first; returns what undoes it."""
     convolutions = [m.weight for m in module.modules() if isinstance(m, nn.Conv2d)]
+    before = [not weight.is_contiguous() for weight in convolutions]
 
-    def lay(how: torch.memory_format) -> None:
-        for weight in convolutions:
-            weight.data = weight.data.clone(memory_format=how)
+    def lay(weight: torch.Tensor, last: bool) -> None:
+        how = torch.channels_last if last else torch.contiguous_format
+        weight.data = weight.data.clone(memory_format=how)
 
-    lay(torch.channels_last)
-    return lambda: lay(torch.contiguous_format)
+    def undo() -> None:
+        for weight, was_last in zip(convolutions, before, strict=True):
+            lay(weight, was_last)
+
+    for weight in convolutions:
+        lay(weight, last)
+    return undo
 
 
 _VAE_SETTINGS = ("use_tiling", "use_slicing", "tile_sample_min_size", "tile_latent_min_size")
