@@ -183,6 +183,7 @@ def test_our_training_is_clocked_by_its_step_events(
         (["--device", "cpu", "--pictures", "100"], "there are 34 of them"),
         (["--device", "cpu", "--diffusers", "{empty}"], "there is no train_dreambooth_lora.py in"),
         (["--device", "cpu", "--kohya", "{empty}"], "there is no train_network.py"),
+        (["--counts", "--sizes"], "--counts and --sizes are two measurements; give one"),
         (["--kohya-python", "python"], "give its checkout with --kohya too"),
         (["--model", "nowhere", "--device", "cpu"], "no such folder"),
     ],
@@ -220,6 +221,42 @@ def test_counts_have_a_file_of_their_own(
     assert "flops 1.235e+08" in capsys.readouterr().out
     assert train.main(["--counts", "--model", "pocket"]) == 2
     assert "--counts has no model 'pocket'" in capsys.readouterr().err
+
+
+def test_sizes_stay_beside_the_models_other_figures(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainers.bench import sizes
+
+    asked: list[tuple[list[int], sizes.Plan]] = []
+
+    def measure(counts: list[int], plan: sizes.Plan) -> dict[str, object]:
+        asked.append((counts, plan))
+        return {"2": {"step_s": 0.5}, "ratios": {"step": 1.01234}}
+
+    record = tmp_path / "results" / "train.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"models": {tiny_folder.name: {"batches": {"1": {"x": 1}}}}}))
+    monkeypatch.setattr(sizes, "measure_sizes", measure)
+    monkeypatch.setattr(train, "RECORD", record)
+    argv = ["--model", str(tiny_folder), "--device", "cpu", "--steps", "3", "--rounds", "2", "--batch", "2"]
+    assert train.main([*argv, "--sizes", "2,20", "--record"]) == 0
+    ((counts, plan),) = asked
+    assert counts == [2, 20]
+    assert (plan.base, plan.resolution, plan.batch, plan.steps, plan.rounds) == (
+        str(tiny_folder),
+        16,
+        2,
+        3,
+        2,
+    )
+    kept = json.loads(record.read_text())["models"][tiny_folder.name]
+    assert kept["batches"] == {"1": {"x": 1}} and kept["sizes"]["ratios"] == {"step": 1.012}
+    assert "--sizes 2,20" in kept["sizes"]["command"]
+    assert "step 1.012" in capsys.readouterr().out
+    assert train.main([*argv, "--sizes", "7"]) == 2
+    assert "--sizes is '7'; give two numbers" in capsys.readouterr().err
+    assert train.parser().parse_args(["--sizes"]).sizes == "10,10000"
 
 
 # ── What every way is given

@@ -12,8 +12,16 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 from trainers.bench.records import Arguments, answer, check_place, provenance, record, short
-from trainers.bench.train_cases import asked_for, baselines, case_of, device_of, measure, model_store
-from trainers.bench.train_report import count_lines, kept_in, lines, merged
+from trainers.bench.train_cases import (
+    asked_for,
+    baselines,
+    case_of,
+    device_of,
+    measure,
+    model_of,
+    model_store,
+)
+from trainers.bench.train_report import count_lines, kept_in, lines, merged, size_lines
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "train.json"
 COUNTS = RECORD.with_name("counts.json")
@@ -81,6 +89,13 @@ def parser() -> Arguments:
         action="store_true",
         help="count operators, FLOPs and bytes of a step of sd15 and sdxl instead; needs no device",
     )
+    made.add_argument(
+        "--sizes",
+        nargs="?",
+        const="10,10000",
+        metavar="N,N",
+        help="measure what many pictures cost instead: so many, 10,10000 if only --sizes is given",
+    )
     made.add_argument("--out", type=Path, help="write the figures to this JSON file")
     made.add_argument("--record", action="store_true", help="keep them in tests/bench/results too")
     made.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -92,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def measured(options: argparse.Namespace) -> dict[str, Any]:
         _check(options)
-        return count(options) if options.counts else run(options)
+        if options.counts:
+            return count(options)
+        return sizes(options) if options.sizes else run(options)
 
     def place(options: argparse.Namespace) -> Path:
         return COUNTS if options.counts else RECORD
@@ -108,6 +125,8 @@ def _check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; give at least 1")
     if options.kohya_python and not options.kohya:
         raise ConfigError("--kohya-python runs kohya's script; give its checkout with --kohya too")
+    if options.counts and options.sizes:
+        raise ConfigError("--counts and --sizes are two measurements; give one of them")
     if options.case and (options.model or options.batch):
         raise ConfigError("--case says model and batch; leave --model and --batch out")
     if options.steps < 2:
@@ -122,8 +141,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure every case asked for; what was kept of others stays. Raises: ConfigError, BaseError."""
     device, origin = device_of(options), provenance("train", parser(), options)
     cases = asked_for(options)
-    kept = kept_in(RECORD) if options.record else {}
-    report: dict[str, Any] = {"models": kept.get("models", {}), **origin}
+    report: dict[str, Any] = {"models": kept_models(options), **origin}
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     with model_store(options.models) as models, tempfile.TemporaryDirectory(prefix="pigment-bench-") as made:
         for index, one in enumerate(cases):
@@ -151,6 +169,45 @@ def count(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print("\n".join(count_lines(found)))
     return {"models": short(found), **provenance("train", parser(), options)}
+
+
+def sizes(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure each model's trainings on few and on many pictures. Raises: ConfigError, StudioError."""
+    from trainers.bench.sizes import Plan, measure_sizes
+
+    device, origin = device_of(options), provenance("train", parser(), options)
+    counts = _counts(options.sizes)
+    report: dict[str, Any] = {"models": kept_models(options), **origin}
+    with model_store(options.models) as models:
+        for asked in asked_for(options):
+            model, _, resolution = model_of(asked, options, device, models)
+            plan = Plan(
+                base=str(model),
+                device=device,
+                resolution=options.resolution or resolution,
+                batch=asked.batch,
+                steps=options.steps,
+                rounds=options.rounds,
+            )
+            found = short(measure_sizes(counts, plan))
+            report = merged(report, {"models": {asked.name: {"sizes": {**found, **origin}}}})
+            if not options.json:
+                print("\n".join([f"{asked.name}, by number of pictures", *size_lines(found)]), flush=True)
+    return report
+
+
+def _counts(said: str) -> list[int]:
+    numbers = [int(part) if part.isdigit() else 0 for part in said.split(",")]
+    if min(numbers) < 1 or len(set(numbers)) < 2:
+        raise ConfigError(f"--sizes is {said!r}; give two numbers of pictures or more, such as 10,10000")
+    return numbers
+
+
+def kept_models(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of models that stay beside what is measured now."""
+    kept = kept_in(RECORD) if options.record else {}
+    models: dict[str, Any] = kept.get("models", {})
+    return models
 
 
 if __name__ == "__main__":

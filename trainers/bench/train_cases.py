@@ -112,15 +112,10 @@ def case_of(one: Asked, options: argparse.Namespace, device: str, models: Path, 
     """Make the model and the pictures of a case. Raises: ConfigError, BaseError."""
     import torch
 
-    from trainers.bench.models import RANDOM
-    from trainers.bench.train_models import about, model_folder, random_folder, write_pictures
+    from trainers.bench.train_models import write_pictures
     from trainers.bench.train_ways import Case
 
-    if one.source in RANDOM:
-        model = random_folder(one.source, models, small=options.small, device=device)
-    else:
-        model = model_folder(one.source)
-    family, resolution = about(model)
+    model, family, resolution = model_of(one, options, device, models)
     resolution = options.resolution or resolution
     return Case(
         model=model,
@@ -136,6 +131,18 @@ def case_of(one: Asked, options: argparse.Namespace, device: str, models: Path, 
         cap_bytes=int((options.cap_gib or 0) * _GIB),
         checkpointing=options.checkpointing,
     )
+
+
+def model_of(one: Asked, options: argparse.Namespace, device: str, models: Path) -> tuple[Path, str, int]:
+    """Return a model's folder, its family and its own side in pixels. Raises: ConfigError, BaseError."""
+    from trainers.bench.models import RANDOM
+    from trainers.bench.train_models import about, model_folder, random_folder
+
+    if one.source in RANDOM:
+        model = random_folder(one.source, models, small=options.small, device=device)
+    else:
+        model = model_folder(one.source)
+    return model, *about(model)
 
 
 def measure(

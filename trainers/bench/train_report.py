@@ -94,3 +94,11 @@ def count_lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             values = "  ".join(f"{key} {value:.4g}" for key, value in row.items())
             said.append(f"  {name:{_WIDTH}} {values}")
     return said
+
+
+def size_lines(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What people read of trainings on few and on many pictures."""
+    return [
+        f"  {name:>8}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+        for name, row in found.items()
+    ]
