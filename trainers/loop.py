@@ -19,6 +19,7 @@ from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 from trainers.events import Kind, TrainEvent
+from trainers.frozen import in_one_piece
 from trainers.inversion import freeze, phase
 from trainers.learning import (
     Captions,
@@ -106,6 +107,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         )
         encoders = encoders_learning(injection)
         learning = list(injection.parameters.values())
+        held.enter_context(in_one_piece(base, "frozen" not in run.without))
         held.enter_context(memory.checkpointing(base, run.gradient_checkpointing, encoders))
         held.enter_context(memory.parked(base, encoders))
         optimizer = build_optimizer(
