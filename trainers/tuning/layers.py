@@ -20,6 +20,7 @@ from pipelines.methods import Method, Tuning
 from pipelines.methods.own_layer import OwnLayer
 from trainers.tuning.low_rank import LowRankLayer, fits, fresh_layer
 from trainers.tuning.targets import Seat
+from trainers.tuning.together import put_together
 
 NAME = "default"
 """PEFT's name of the one adapter."""
@@ -95,7 +96,9 @@ def put_in(
     tuned: list[Tuned] = []
     for group in _alike(seats):
         if quick and group[0].size.init not in _STARTED_BY_PEFT and all(fits(seat.module) for seat in group):
-            tuned += [_put_low_rank(base, tuning, seat) for seat in group]
+            made = [_put_low_rank(base, tuning, seat) for seat in group]
+            put_together(base, made)
+            tuned += made
             continue
         found = _put_group(base, tuning, method, group)
         tuned += [_in_one_piece(base, tuning, one) if quick else one for one in found]

@@ -263,6 +263,7 @@ def warm_up(device: torch.device) -> None:
     """Make the trials of `add_wide` now: they read from the device, which a recording couldn't."""
     for dtype in (torch.bfloat16, torch.float16):
         add_wide(device, dtype)
+        wide_product(device, dtype)
 
 
 @cache
@@ -281,3 +282,22 @@ def add_wide(device: torch.device, dtype: torch.dtype) -> Add:
         except (RuntimeError, NotImplementedError, TypeError):
             continue
     return _added_narrow
+
+
+@cache
+def wide_product(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a product, of matrices or of batches of them, whose result is fp32 where the device has that."""
+    if dtype in (torch.bfloat16, torch.float16):
+        ones = torch.ones((16, 16), device=device, dtype=dtype)
+        try:
+            found = _product_wide(ones, ones), _product_wide(ones[None], ones[None])
+            if all(bool((one == 16).all()) and one.dtype == torch.float32 for one in found):
+                return _product_wide
+        except (RuntimeError, NotImplementedError, TypeError):
+            pass
+    return torch.matmul
+
+
+def _product_wide(left: Tensor, right: Tensor) -> Tensor:
+    product = torch.mm if left.dim() == 2 else torch.bmm
+    return product(left, right, out_dtype=torch.float32)
