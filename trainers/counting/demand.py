@@ -149,7 +149,7 @@ class Trial:
             loss = batch_loss(self._base, self._levels, batch, told, self._objective)
             kept = ledger.live - begun
             with self.repeats.mode.wide():
-                torch.autograd.backward(loss)  # the tensor's own method would leave the mode
+                loss.backward()
             del loss, told
             return Needs(ledger.peak - begun, kept, ledger.work)
 

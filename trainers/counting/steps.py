@@ -120,7 +120,7 @@ def diffusers_step(family: str, batch: int, *, text: bool = True) -> dict[str, A
         begun = ledger.forget_peak()
         loss = _diffusers_loss(base, pixels, conditions, running, DDPMScheduler(), repeats.mode)
         kept = ledger.live - begun
-        torch.autograd.backward(loss)  # the tensor's own method would leave the mode
+        loss.backward()
         del loss
         needs = Needs(ledger.peak - begun, kept, ledger.work)
     weights = _bytes([unet, vae, *(encoders if text else [])])

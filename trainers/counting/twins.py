@@ -211,7 +211,7 @@ def as_on(*, card: bool, half: torch.dtype | None = None) -> Iterator[AsOn]:
         now = mode.half
 
         def again(*args: Any, **kwargs: Any) -> Any:
-            with mode.changed(now):
+            with mode.changed(now), mode:  # PyTorch leaves modes in backward passes
                 return function(*args, **kwargs)
 
         return recomputing(again, *args, **{**kwargs, "preserve_rng_state": False})

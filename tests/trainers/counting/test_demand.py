@@ -12,50 +12,14 @@ import torch
 
 from pipelines.base import Base, load_base
 from pipelines.placement import Placement
-from pipelines.prompts.encoding import Tokens, encode_numbers
 from tests.tiny import weights_of
-from trainers.batches import Batch
+from tests.trainers.counting.following import PLAIN, levels_of, measured
 from trainers.config import TrainConfig
-from trainers.counting.demand import Demand, Needs, Trial, batch_loss, bytes_beside, demand_of, trial
-from trainers.counting.ledger import Ledger
+from trainers.counting.demand import Demand, Needs, Trial, bytes_beside, demand_of, trial
 from trainers.learning import encoders_learning
-from trainers.objective import Levels, noise_levels
 from trainers.recomputing import modules_of, recomputed
-from trainers.settings import AdapterConfig, ObjectiveConfig, OptimizerConfig
-from trainers.tuning import Injection, injected
-
-PLAIN = ObjectiveConfig()
-
-
-def levels_of(base: Base) -> Levels:
-    return noise_levels(base, PLAIN)
-
-
-def measured(base: Base, demand: Demand, injection: Injection) -> int:
-    """Bytes alive at most in a real step beyond what was there."""
-    count = demand.samples
-    noise = torch.randn(count, 4, *demand.shape, generator=torch.Generator().manual_seed(0))
-    batch = Batch(
-        latents=noise.clone(), noise=noise, input_noise=noise, timesteps=torch.full((count,), 5),
-        share=torch.ones(count), mask=None, frames=torch.zeros(count, 6, dtype=torch.long),
-        captions=("",) * count, streams=(0,) * count,
-    )  # fmt: skip
-    runs = [torch.full((count, 16), 3)] * (demand.tokens // 16)
-    tokens = Tokens({row.component: runs for row in base.family.text_encoders}, len(runs))
-    for parameter in injection.parameters.values():
-        parameter.grad = torch.zeros_like(parameter)
-    half, ledger = demand.half, Ledger()
-    with torch.no_grad():
-        told = encode_numbers(base, tokens)
-    with injection.learning(), ledger:
-        begun = ledger.forget_peak()
-        if demand.trained:
-            told = encode_numbers(base, tokens)
-        with torch.autocast("cpu", dtype=half, enabled=half is not None):
-            loss = batch_loss(base, levels_of(base), batch, told, PLAIN)
-        loss.backward()
-    return ledger.peak - begun
-
+from trainers.settings import AdapterConfig, OptimizerConfig
+from trainers.tuning import injected
 
 WAYS: dict[str, dict[str, Any]] = {
     "recomputed": {"family": "sd15", "mode": "all", "text_targets": "attention"},
