@@ -19,7 +19,7 @@ from trainers.dataset import Dataset, Frame, Item, frame_notes, frames
 from trainers.doctor import examine
 from trainers.events import TrainEvent
 from trainers.evidence.held_out import HeldOut, hold_out
-from trainers.known import Known
+from trainers.known import Known, keep_hashes
 from trainers.objective import Levels, predict
 from trainers.prior import cache_folder, class_frames, joined_sha256, read_class_pictures
 
@@ -90,6 +90,7 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
     """
     data, run, folder = config.data, config.run, cache_folder(config.run.cache)
     cuts.known.save()
+    keep_hashes(base)
     for note in frame_notes(cuts.learn):
         yield TrainEvent(kind="warning", total=run.steps, message=note)
     encoding: dict[str, Any] = {"unmasked": data.unmasked_weight, "total": run.steps}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,8 +74,13 @@ class Source:
 
     @cached_property
     def sha256(self) -> str:
+        """`sha256_by` of the files as they are."""
+        return self.sha256_by(file_sha256)
+
+    def sha256_by(self, hash_of: Callable[[Path], str]) -> str:
         """Of one file: its SHA-256, which other tools show. Of a folder: over its parts' names and bytes.
 
+        hash_of: gives a file's SHA-256.
         Raises: BaseError where a file isn't any more what was opened.
         """
         own = [part for part in self.networks if part != "vae" or self.vae_path is None]
@@ -83,13 +88,13 @@ class Source:
         for opened in files.values():
             self._check_unchanged(opened)
         if self.is_file:
-            return file_sha256(self.path)
+            return hash_of(self.path)
         digest = hashlib.sha256()
         for part in self.family.parts:
             for file in sorted((self.path / part).rglob("*")):
                 if file.suffix in (".json", ".safetensors", ".txt"):
                     name = file.relative_to(self.path).as_posix()
-                    digest.update(f"{name}\0{file_sha256(file)}\n".encode())
+                    digest.update(f"{name}\0{hash_of(file)}\n".encode())
         return digest.hexdigest()
 
     def _check_unchanged(self, file: TensorFile) -> None:

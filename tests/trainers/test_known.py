@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import pipelines.unchanged
 import trainers.known
-from pipelines.errors import PictureError
+from pipelines.base import load_base
+from pipelines.errors import BaseError, PictureError
+from pipelines.files import file_sha256
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset, load_dataset
 from trainers.images import read_picture
-from trainers.known import NAME, Known
+from trainers.known import HASHES, PICTURES, Known, base_sha256, keep_hashes
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return read_picture(path, background)
 
     monkeypatch.setattr(trainers.known, "read_picture", read)
-    monkeypatch.setattr(trainers.known, "_SETTLED_NS", 0)
+    monkeypatch.setattr(pipelines.unchanged, "_SETTLED_NS", 0)
     return names
 
 
@@ -86,7 +90,7 @@ def test_another_background_is_another_picture(load: Callable[..., Dataset], dec
 def test_what_has_just_been_written_isnt_taken_for_settled(
     load: Callable[..., Dataset], decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainers.known, "_SETTLED_NS", 10**15)
+    monkeypatch.setattr(pipelines.unchanged, "_SETTLED_NS", 10**15)
     load()
     load()
     assert len(decoded) == 10
@@ -96,11 +100,11 @@ def test_a_damaged_or_foreign_file_is_as_one_that_is_missing(
     load: Callable[..., Dataset], tmp_path: Path, decoded: list[str]
 ) -> None:
     first = load()
-    path = tmp_path / "cache" / NAME
+    path = tmp_path / "cache" / PICTURES
     said = json.loads(path.read_text())
-    key = next(iter(said["pictures"]))
-    said["pictures"][key][0] = "0" * 64
-    for text in (json.dumps(said), "", "[]", '{"pictures": 3, "seal": ""}', path.read_text()[:-20]):
+    key = next(iter(said["files"]))
+    said["files"][key][0] = "0" * 64
+    for text in (json.dumps(said), "", "[]", '{"files": 3, "seal": ""}', path.read_text()[:-20]):
         path.write_text(text)
         decoded.clear()
         assert load().sha256 == first.sha256 and len(decoded) == 5
@@ -125,7 +129,7 @@ def test_a_disk_that_is_full_is_no_matter(
     def full(path: Path, parts: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainers.known, "write_atomic", full)
+    monkeypatch.setattr(pipelines.unchanged, "write_atomic", full)
     assert load().sha256 == load().sha256 and len(decoded) == 10
 
 
@@ -142,8 +146,53 @@ def test_two_runs_keep_what_both_have_read_and_no_more_than_so_many(
     both.read(pictures / "00.png")
     both.read(pictures / "01.png")
     assert decoded == []
-    monkeypatch.setattr(trainers.known, "MOST", 1)
+    monkeypatch.setattr(pipelines.unchanged, "MOST", 1)
     both.save()
     both.read(pictures / "02.png")
     both.save()
-    assert len(json.loads((tmp_path / NAME).read_text())["pictures"]) == 1
+    assert len(json.loads((tmp_path / PICTURES).read_text())["files"]) == 1
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were read to be hashed; what was written just now is taken for settled."""
+    names: list[str] = []
+
+    def sha256(path: Path) -> str:
+        names.append(path.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(trainers.known, "file_sha256", sha256)
+    monkeypatch.setattr(pipelines.unchanged, "_SETTLED_NS", 0)
+    return names
+
+
+def test_a_bases_files_are_read_once_for_their_hashes(
+    tiny_folder: Path, tmp_path: Path, hashed: list[str]
+) -> None:
+    folder, cache = tmp_path / "base", tmp_path / "cache"
+    shutil.copytree(tiny_folder, folder)
+    wanted = load_base(folder).sha256
+    first = load_base(folder)
+    assert base_sha256(first, cache) == first.sha256 == wanted and not cache.exists()
+    count = len(hashed)
+    assert count > 5 and base_sha256(first, cache) == wanted and len(hashed) == count
+    keep_hashes(first)
+    assert (cache / HASHES).exists()
+    hashed.clear()
+    assert base_sha256(load_base(folder), cache) == wanted and hashed == []
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + " ")
+    assert base_sha256(load_base(folder), cache) != wanted and hashed == ["scheduler_config.json"]
+
+
+def test_a_base_that_was_changed_since_it_was_opened_is_refused(
+    tiny_folder: Path, tmp_path: Path, hashed: list[str]
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_folder, folder)
+    base = load_base(folder)
+    (weights,) = (folder / "vae").glob("*.safetensors")
+    os.utime(weights)
+    with pytest.raises(BaseError, match="changed or removed since"):
+        base_sha256(base, tmp_path / "cache")
