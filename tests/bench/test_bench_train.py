@@ -367,6 +367,20 @@ def test_ratios_are_those_of_the_rounds() -> None:
     assert compared([on_card], [more])["reserved_ratio"] == 0.75
 
 
+def test_ratios_of_unlike_work_say_so() -> None:
+    ours, same = _turn(1.0), _turn(2.0)
+    half = replace(same, found={**same.found, "trained": 9, "trained_dtype": "bfloat16"})
+    assert "unlike" not in compared([ours], [same])
+    found = compared([ours], [half])
+    assert found["unlike"] == {"trained": [7, 9], "trained_dtype": [None, "bfloat16"]}
+    shown = train_report.lines("m", 1, {"pigment": figures_of([ours]), "baselines": {"b": found}})
+    assert any(line.strip() == "not alike: its trained is 9, ours 7" for line in shown)
+    plain = train_report.lines(
+        "m", 1, {"pigment": figures_of([ours]), "baselines": {"b": compared([ours], [same])}}
+    )
+    assert not any("not alike" in line for line in plain)
+
+
 # ── Mechanisms
 
 

@@ -41,7 +41,7 @@ def lines(name: str, batch: int, figures: Mapping[str, Any]) -> list[str]:
     for baseline, theirs in figures.get("baselines", {}).items():
         said.append("  " + _line(baseline, theirs))
         if "ratio" in theirs:
-            said += [f"  {'':{_WIDTH}} {text}" for text in _ratios(theirs)]
+            said += [f"  {'':{_WIDTH}} {text}" for text in (*_ratios(theirs), *_unlike(theirs))]
     for mechanism, row in figures.get("mechanisms", {}).items():
         said.append("  " + _mechanism(mechanism, row))
     return said
@@ -69,6 +69,14 @@ def _ratios(figures: Mapping[str, Any]) -> list[str]:
         "reserved_ratio": "× what it reserved of the card",
     }
     return [f"{_spread(figures, name)} {text}" for name, text in names.items() if name in figures]
+
+
+def _unlike(figures: Mapping[str, Any]) -> list[str]:
+    """What a baseline does otherwise than we, which its ratios are to be read with."""
+    rows = figures.get("unlike", {}).items()
+    return [
+        f"not alike: its {name.replace('_', ' ')} is {theirs}, ours {own}" for name, (own, theirs) in rows
+    ]
 
 
 def _spread(figures: Mapping[str, Any], name: str) -> str:

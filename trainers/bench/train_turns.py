@@ -19,6 +19,9 @@ from trainers.bench.train_ways import Case, Launch, Way
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled"}
 """No way may wait for a network."""
 
+ALIKE = ("trained", "trained_dtype", "optimizer", "threads", "device")
+"""What a clock notes that ought to be the same on both sides, such as how many numbers learn."""
+
 _LAST_LINES = 5
 _BURST = 0.25
 
@@ -154,7 +157,7 @@ def compared(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, Any]:
     ratio: our steps/s over theirs (more is better), by wall time; cpu_ratio: by the threads' time.
     peak_ratio, reserved_ratio (of a card), first_step_ratio, first_step_cpu_ratio: ours over theirs (less is
     better). Each is the median of the rounds; spreads are the smallest and the largest. Where one of them
-    failed there are no ratios.
+    failed there are no ratios. unlike: of ALIKE, what isn't, as [ours, theirs]; none is kept where all is.
     """
     figures = figures_of(theirs)
     if ours[-1].failed or theirs[-1].failed:
@@ -172,4 +175,7 @@ def compared(ours: Sequence[Turn], theirs: Sequence[Turn]) -> dict[str, Any]:
     for name, values in ratios.items():
         figures[name] = median(values)
         figures[f"{name}_spread"] = [min(values), max(values)]
+    said = {name: [way[-1].found.get(name) for way in (ours, theirs)] for name in ALIKE}
+    if unlike := {name: both for name, both in said.items() if both[0] != both[1]}:
+        figures["unlike"] = unlike
     return figures
