@@ -15,10 +15,12 @@ from trainers import memory
 from trainers.averages import Averages
 from trainers.batches import Batch, draw_step
 from trainers.captioning import write_captions
+from trainers.choosing import choose
 from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 from trainers.events import Kind, TrainEvent
+from trainers.fitting import fit_run
 from trainers.frozen import in_one_piece
 from trainers.inversion import freeze, phase
 from trainers.learning import (
@@ -39,6 +41,7 @@ from trainers.objective import noise_levels, sample_losses, weights
 from trainers.optimizers import base_rate_scale, build_optimizer
 from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
+from trainers.prior import cache_folder
 from trainers.processes import joined
 from trainers.results import not_finite, write_result
 from trainers.room import check_room, pausing_when_full
@@ -81,6 +84,10 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         if processes.main:
             check_room(config, resolution_of(base, config), numbers)
         folder = open_run(config, resume, resolution_of(base, config), writes=processes.main)
+        with processes.main_first():
+            choices = choose(base, config, folder, cache_folder(run.cache), writes=processes.main)
+        held.enter_context(choices.put_on(base))
+        chosen = choices.applied(config)
 
         # ── Captions, where a model is to write them
         if config.data.captioner:
@@ -88,7 +95,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 yield from write_captions(config.data, run.device, total)
             dataset = load_dataset(config.data)
             cuts = plan_cuts(base, config, dataset)
-        for note in (*dataset.notes, *levels.notes):
+        for note in (*dataset.notes, *levels.notes, *choices.notes):
             yield event("warning", 0, note)
         for note in doctor_notes(base, config):
             yield event("warning", 0, note)
@@ -108,13 +115,20 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         encoders = encoders_learning(injection)
         learning = list(injection.parameters.values())
         held.enter_context(in_one_piece(base, "frozen" not in run.without))
-        held.enter_context(memory.checkpointing(base, run.gradient_checkpointing, encoders))
+        recomputed = held.enter_context(
+            memory.checkpointing(
+                base,
+                run.gradient_checkpointing,
+                encoders,
+                lambda: fit_run(base, chosen, injection, prepared, levels, processes.size),
+            )
+        )
         held.enter_context(memory.parked(base, encoders))
         optimizer = build_optimizer(
             injection.groups(config.optimizer, base_rate_scale(base)), config.optimizer
         )
         averages = Averages(injection.parameters, optimizer, config.optimizer)
-        precision = Precision(run, base.device, base.unet.dtype)
+        precision = Precision(chosen.run, base.device, base.unet.dtype)
         encode = PromptEncoder(base, injection.text_is_trained, prepared.folder)
         of_base = config.objective.prior_target == "base"
         captions = Captions(injection, encode, PromptEncoder(base, trained=False), of_base)
@@ -137,7 +151,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         state = RunState(injection, optimizer, stepper, averages, precision, streams, cuts.sha256)
         losses = Losses(streams, config, base.device)
         readings = Readings(losses.names, run, waits=stepper.waits)
-        for note in injection.notes:
+        for note in (*injection.notes, *recomputed):
             yield event("warning", 0, note)
         yield event("stage", 0, injection.describe(), stage="inject", rates=sorted(set(rates)))
         yield from encode.prepare(prepared.captions, total)
