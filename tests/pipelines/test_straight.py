@@ -69,16 +69,20 @@ def test_under_autocast_gradients_keep_the_inputs_precision() -> None:
     assert x.grad is not None and x.grad.dtype == torch.float32
 
 
+_CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA card")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, _CARD])])
 @pytest.mark.parametrize("name", list(QUANTISED))
-def test_every_library_passes_gradients_on_and_keeps_nothing(name: str) -> None:
+def test_every_library_passes_gradients_on_and_keeps_nothing(name: str, device: str) -> None:
     pytest.importorskip(QUANTISED[name].package, reason=f"{QUANTISED[name].package} isn't installed")
     try:
-        check_quantiser(name, torch.device("cpu"), torch.bfloat16)
+        check_quantiser(name, torch.device(device), torch.bfloat16)
     except ConfigError as error:
         pytest.skip(str(error))
-    layer = nn.Linear(256, 128, dtype=torch.bfloat16).requires_grad_(False)
+    layer = nn.Linear(256, 128, dtype=torch.bfloat16, device=device).requires_grad_(False)
     weight, made = layer.weight.detach().float(), QUANTISED[name].layer(layer)
-    x = torch.randn(2, 40, 256, dtype=torch.bfloat16, requires_grad=True)
+    x = torch.randn(2, 40, 256, dtype=torch.bfloat16, device=device, requires_grad=True)
     made(x)  # bitsandbytes' layers move what they hold at their first pass
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
