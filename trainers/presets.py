@@ -50,36 +50,38 @@ SIZES: dict[str, dict[str, Any]] = {
 """How much an adapter holds: little, which forgets least; as the default; much, which learns most."""
 
 
-def _row(batch: int, mode: str = "none", **more: Any) -> dict[str, Any]:
+def _row(batch: int, **more: Any) -> dict[str, Any]:
     """One way to train in little memory; steps of four pictures in all, as the presets were tuned with."""
     return {
         "precision": "bf16", "offload": "parts", "batch_size": batch, "accumulate": 4 // batch,
-        "gradient_checkpointing": mode, **more,
+        "gradient_checkpointing": "auto", **more,
     }  # fmt: skip
 
 
 _UNET_ALONE = {"text_targets": "none"}
 
 MEMORY: dict[tuple[int, str], dict[str, Any]] = {
-    (6, "sd15"): _row(2, "selective"),
-    (8, "sd15"): _row(4, "selective"),
+    (6, "sd15"): _row(2),
+    (8, "sd15"): _row(2),
     (12, "sd15"): _row(4),
     (16, "sd15"): _row(4),
     (24, "sd15"): _row(4),
-    (6, "sd2"): _row(2, "all"),
-    (8, "sd2"): _row(2, "selective"),
-    (12, "sd2"): _row(4, "selective"),
-    (16, "sd2"): _row(4, "selective"),
+    (6, "sd2"): _row(2),
+    (8, "sd2"): _row(2),
+    (12, "sd2"): _row(2),
+    (16, "sd2"): _row(4),
     (24, "sd2"): _row(4),
-    (6, "sdxl"): _row(1, "all", quantise="int8", **_UNET_ALONE),
-    (8, "sdxl"): _row(1, "all", **_UNET_ALONE),
-    (12, "sdxl"): _row(2, "all"),
-    (16, "sdxl"): _row(4, "all"),
-    (24, "sdxl"): _row(4, "all"),
+    (6, "sdxl"): _row(1, quantise="int8-w8a8", **_UNET_ALONE),
+    (8, "sdxl"): _row(1, **_UNET_ALONE),
+    (12, "sdxl"): _row(2),
+    (16, "sdxl"): _row(2),
+    (24, "sdxl"): _row(2),
 }
-"""What a card of so many GB takes, by (GB, family): the quickest ways whose `training_bytes` fit.
+"""What a card of so many GB takes, by (GB, family).
 
-SD 1.x at 512, SD 2.x at 768 and SDXL at 1024 pixels.
+Four pictures at once where they fit with nothing recomputed, else two, else one: accumulating costs less work
+than recomputing, but with one picture at once there would be as many class pictures. What of that has to be
+recomputed a run finds out by itself. SD 1.x at 512, SD 2.x at 768 and SDXL at 1024 pixels.
 """
 
 MEMORY_SIZES: tuple[int, ...] = tuple(dict.fromkeys(size for size, _ in MEMORY))
@@ -175,10 +177,12 @@ class Cost:
 
     unet: numbers of the UNet; quantisable: those that `run.quantise` holds in fewer bits. text: numbers of
     the text encoders. kept: GiB of activations per sample that the backward pass needs, by checkpointing;
-    again: GiB per sample while the largest recomputed block is computed again. attention, feed_forward,
-    text_attention: numbers of an adapter of rank 1 there.
+    again: GiB per sample beside these that are alive for a moment. attention, feed_forward, text_attention:
+    numbers of an adapter of rank 1 there.
 
-    Source: counted on meta tensors with bf16 weights, fp32 adapters of rank 16 and a fused attention.
+    Source: counted by `trainers.counting` with bf16 weights, LoRA of rank 16 on attention and a fused
+    attention; PEFT's layers, which other methods have, keep up to two fifths more where nothing is
+    recomputed.
     """
 
     unet: int
@@ -194,20 +198,20 @@ class Cost:
 COSTS: dict[str, Cost] = {
     "sd15": Cost(
         unet=859_520_964, quantisable=242_196_480, text=123_060_480,
-        kept={"none": 0.975, "selective": 0.407, "all": 0.138},
-        again={"none": 0.0, "selective": 0.083, "all": 0.083},
+        kept={"none": 0.757, "selective": 0.311, "all": 0.137},
+        again={"none": 0.024, "selective": 0.079, "all": 0.079},
         attention=199_296, feed_forward=224_640, text_attention=73_728,
     ),
     "sd2": Cost(
         unet=865_910_724, quantisable=273_367_040, text=340_387_840,
-        kept={"none": 2.090, "selective": 0.815, "all": 0.220},
-        again={"none": 0.0, "selective": 0.186, "all": 0.186},
+        kept={"none": 1.599, "selective": 0.598, "all": 0.216},
+        again={"none": 0.060, "selective": 0.184, "all": 0.184},
         attention=207_488, feed_forward=224_640, text_attention=188_416,
     ),
     "sdxl": Cost(
         unet=2_567_463_684, quantisable=2_207_744_000, text=817_720_320,
-        kept={"none": 7.275, "selective": 4.921, "all": 0.442},
-        again={"none": 0.0, "selective": 0.117, "all": 0.164},
+        kept={"none": 5.270, "selective": 2.897, "all": 0.421},
+        again={"none": 0.058, "selective": 0.088, "all": 0.088},
         attention=1_451_520, feed_forward=1_208_320, text_attention=401_408,
     ),
 }  # fmt: skip

@@ -62,7 +62,12 @@ def test_what_saves_the_most_per_flop_goes_first(tiny_base: Base, monkeypatch: p
     monkeypatch.setattr(fitting, "_AMPLE", 10**6)
     seen: list[Any] = []
     options = fitting._options
-    monkeypatch.setattr(fitting, "_options", lambda *given: seen.append(options(*given)) or seen[0][:])
+
+    def noted(*given: Any) -> list[Any]:
+        seen.append(options(*given))
+        return list(seen[-1])
+
+    monkeypatch.setattr(fitting, "_options", noted)
     with injected(tiny_base, AdapterConfig(unet_targets="attention", text_targets="none", rank=4)):
         most = fit(tiny_base, ASKED, levels_of(tiny_base), PLAIN, 2**30).needed
         assert most is not None

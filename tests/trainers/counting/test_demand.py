@@ -84,7 +84,7 @@ def test_nothing_is_left_behind_where_a_step_fails(tiny_base: Base) -> None:
     forwards = {name for name, one in tiny_base.unet.named_modules() if "forward" in vars(one)}
     wrong = Demand(samples=1, shape=(16, 16), tokens=16)
     with pytest.raises(ZeroDivisionError), trial(tiny_base, wrong, levels_of(tiny_base), PLAIN) as tried:
-        tried.repeats.ledger.add = lambda work: 1 / 0  # type: ignore[method-assign]
+        tried.repeats.ledger.add = lambda work: 1 / 0  # type: ignore[assignment, method-assign]
         tried.step()
     assert all(before[name] is one for name, one in tiny_base.unet.named_parameters())
     assert forwards == {name for name, one in tiny_base.unet.named_modules() if "forward" in vars(one)}
