@@ -140,7 +140,7 @@ def test_a_size_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("trainers.presets.card_bytes", lambda memory: int(4.5 * GIB))
     fields = {size: Preset(size=size, memory=6, family="sdxl") for size in SIZES}
     assert preset_fields(fields["conservative"], "subject")["rank"] == 4
-    with pytest.raises(ConfigError, match="has 4.5; choose a smaller size or a larger memory"):
+    with pytest.raises(ConfigError, match=r"has 4\.5; choose a smaller size or a larger memory"):
         preset_fields(fields["aggressive"], "subject")
 
 
