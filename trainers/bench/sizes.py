@@ -162,6 +162,7 @@ def _fill(config: TrainConfig) -> dict[str, float]:
 def _train(config: TrainConfig) -> dict[str, float]:
     from pipelines.bases.libraries import load_libraries
     from trainers.bench.loading import peak
+    from trainers.bench.train_turns import per_step
 
     load_libraries()
     import torch
@@ -177,14 +178,14 @@ def _train(config: TrainConfig) -> dict[str, float]:
             at.append((time.time(), time.process_time()))
     if len(at) < WARM_UP + 2:
         raise StudioError(f"only {len(at)} steps were taken; ask for more")
-    pairs = list(zip(at[WARM_UP:], at[WARM_UP + 1 :], strict=False))
     held = peak() if config.run.device == "cpu" else torch.cuda.max_memory_allocated()
     return {
         "first_step_at": at[0][0],
         "start_s": at[0][0] - began,
         "start_cpu_s": at[0][1] - busy,
-        "step_s": statistics.median(after[0] - before[0] for before, after in pairs),
-        "step_cpu_s": statistics.median(after[1] - before[1] for before, after in pairs),
+        # On a card several steps may be told at once.
+        "step_s": statistics.median(per_step([wall for wall, _ in at], WARM_UP + 1)),
+        "step_cpu_s": statistics.median(per_step([cpu for _, cpu in at], WARM_UP + 1)),
         "peak_bytes": float(held),
     }
 
