@@ -24,13 +24,11 @@ from pipelines.preparing import lay_convolutions
 from trainers import trials
 from trainers.memory import check_gradient
 from trainers.preparing import resolution_of
+from trainers.run_folder import CHOICES_NAME
 
 if TYPE_CHECKING:
     from pipelines.base import Base
     from trainers.config import TrainConfig
-
-CHOICES_NAME = "choices.json"
-"""Of the file in the run folder."""
 
 SMALLEST = 100_000_000
 """Numbers of a UNet from which on a trial is worth its time."""

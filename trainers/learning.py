@@ -19,10 +19,12 @@ from trainers.batches import Batch, Stream, where_of
 from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset
+from trainers.fitting import Fit, fit_run
+from trainers.frozen import in_one_piece
 from trainers.inversion import PREFIX, Phase
 from trainers.objective import Levels, predict, target
 from trainers.optimizers import build_optimizer, rate_factor
-from trainers.preparing import PRIOR
+from trainers.preparing import PRIOR, Prepared
 from trainers.processes import Processes
 from trainers.settings import AdapterConfig
 from trainers.tuning import Injection, injected
@@ -84,6 +86,33 @@ def check_injection(base: Base, config: TrainConfig, dataset: Dataset) -> int:
             trial_injection.words.check_captions([item.caption for item in dataset.learn])
         build_optimizer(trial_injection.groups(config.optimizer), config.optimizer)
         return sum(parameter.numel() for parameter in trial_injection.parameters.values())
+
+
+@contextmanager
+def computing(
+    base: Base,
+    config: TrainConfig,
+    injection: Injection,
+    prepared: Prepared,
+    levels: Levels,
+    processes: Processes,
+) -> Iterator[tuple[str, ...]]:
+    """Let a base compute as suits a run that learns, for a while; the numbers are the same up to rounding.
+
+    Its frozen parts in one piece, as much a second time as lets the run fit, and what doesn't learn off the
+    device between uses. Yields: what people should know of it.
+    """
+    encoders = encoders_learning(injection)
+
+    def fit() -> Fit:
+        return fit_run(base, config, injection, prepared, levels, processes.size)
+
+    with (
+        in_one_piece(base, "frozen" not in config.run.without),
+        memory.checkpointing(base, config.run.gradient_checkpointing, encoders, fit) as notes,
+        memory.parked(base, encoders),
+    ):
+        yield notes
 
 
 def encoders_learning(injection: Injection) -> frozenset[str]:

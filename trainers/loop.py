@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,8 +20,6 @@ from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 from trainers.events import Kind, TrainEvent
-from trainers.fitting import fit_run
-from trainers.frozen import in_one_piece
 from trainers.inversion import freeze, phase
 from trainers.learning import (
     Captions,
@@ -29,7 +27,7 @@ from trainers.learning import (
     base_arguments,
     check_base,
     check_injection,
-    encoders_learning,
+    computing,
     predict_batch,
     rates_now,
     threads,
@@ -67,6 +65,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
     def event(kind: Kind, step: int, message: str, **data: Any) -> TrainEvent:
         return TrainEvent(kind=kind, step=step, total=total, message=message, data=data)
 
+    def warnings(step: int, *notes: str) -> Iterator[TrainEvent]:
+        return (event("warning", step, note) for note in notes)
+
     # ── Refuse what can be refused, before anything is written
     dataset = load_dataset(before_captions(config.data))
     with ExitStack() as held:
@@ -95,10 +96,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 yield from write_captions(config.data, run.device, total)
             dataset = load_dataset(config.data)
             cuts = plan_cuts(base, config, dataset)
-        for note in (*dataset.notes, *levels.notes, *choices.notes):
-            yield event("warning", 0, note)
-        for note in doctor_notes(base, config):
-            yield event("warning", 0, note)
+        yield from warnings(0, *dataset.notes, *levels.notes, *choices.notes, *doctor_notes(base, config))
 
         # ── Pictures become latents, and the base draws its own, once
         yield event("stage", 0, f"{len(dataset.learn)} pictures to learn from", stage="prepare")
@@ -112,28 +110,16 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         injection = held.enter_context(
             injected(base, config.adapter, run.seed, word=config.data.trigger, forwards=calls, quick=quick)
         )
-        encoders = encoders_learning(injection)
-        learning = list(injection.parameters.values())
-        held.enter_context(in_one_piece(base, "frozen" not in run.without))
-        recomputed = held.enter_context(
-            memory.checkpointing(
-                base,
-                run.gradient_checkpointing,
-                encoders,
-                lambda: fit_run(base, chosen, injection, prepared, levels, processes.size),
-            )
-        )
-        held.enter_context(memory.parked(base, encoders))
-        optimizer = build_optimizer(
-            injection.groups(config.optimizer, base_rate_scale(base)), config.optimizer
-        )
+        recomputed = held.enter_context(computing(base, chosen, injection, prepared, levels, processes))
+        groups = injection.groups(config.optimizer, base_rate_scale(base))
+        optimizer = build_optimizer(groups, config.optimizer)
         averages = Averages(injection.parameters, optimizer, config.optimizer)
         precision = Precision(chosen.run, base.device, base.unet.dtype)
         encode = PromptEncoder(base, injection.text_is_trained, prepared.folder)
         of_base = config.objective.prior_target == "base"
         captions = Captions(injection, encode, PromptEncoder(base, trained=False), of_base)
         looks = Looks(base, config, prepared, injection, averages, encode)
-        rates = [group["lr"] for group in optimizer.param_groups]
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
         peak = memory.Peak(base.device)
 
         # ── What is minimised
@@ -141,27 +127,24 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             with precision.autocast():
                 aim = wanted(injection, levels, batch, captions, asked)  # (B, C, h, w)
                 predicted = predict_batch(base, levels, batch, encode.tell(asked[0]))  # (B, C, h, w)
-            each = sample_losses(
-                predicted, aim, batch.mask, levels, batch.timesteps, config.objective
-            )  # (B,)
-            counts = batch.share * weights(levels, batch.timesteps, config.objective)  # (B,)
+            at, asks = batch.timesteps, config.objective
+            each = sample_losses(predicted, aim, batch.mask, levels, at, asks)  # (B,)
+            counts = batch.share * weights(levels, at, asks)  # (B,)
             return (each * counts).sum(), each
 
         stepper = Stepper(captions.ask, loss_of, config, injection, optimizer, precision, processes)
         state = RunState(injection, optimizer, stepper, averages, precision, streams, cuts.sha256)
         losses = Losses(streams, config, base.device)
         readings = Readings(losses.names, run, waits=stepper.waits)
-        for note in (*injection.notes, *recomputed):
-            yield event("warning", 0, note)
+        yield from warnings(0, *injection.notes, *recomputed)
         yield event("stage", 0, injection.describe(), stage="inject", rates=sorted(set(rates)))
         yield from encode.prepare(prepared.captions, total)
 
         # ── Go on where an earlier run stopped
-        for note in state.go_on(folder / CHECKPOINTS, processes):
-            yield event("warning", 0, note)
+        yield from warnings(0, *state.go_on(folder / CHECKPOINTS, processes))
         if state.step:
             yield event("stage", state.step, f"going on from step {state.step}", stage="resume")
-        processes.copy_from_main(learning)
+        processes.copy_from_main(list(injection.parameters.values()))
         committed = state.step
         if state.step == 0 and processes.main:
             yield from looks.due(0)
@@ -197,14 +180,10 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                         "step", one.step, f"loss {one.loss:.4f}", **one.losses, learning_rate=one.rate,
                         gradient_norm=one.norm, seconds=round(one.seconds, 4), memory_bytes=peak.bytes(),
                     )  # fmt: skip
-                if precision.skipped:
-                    yield event("warning", state.step, precision.note)
-                for note in stepper.notes():
-                    yield event("warning", state.step, note)
+                yield from warnings(state.step, *precision.notes(), *stepper.notes())
                 if processes.main and (state.step % run.checkpoint_every == 0 or state.step == total):
                     path = state.save(folder / CHECKPOINTS, keep=run.keep_checkpoints)
-                    committed = state.step
-                    where = path.relative_to(folder).as_posix()
+                    committed, where = state.step, path.relative_to(folder).as_posix()
                     yield event("checkpoint", state.step, f"checkpoint {path.name}", path=where)
                 if processes.main:
                     yield from looks.due(state.step)
@@ -219,7 +198,5 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             with averages.applied():
                 written = write_result(injection, config, dataset, base_sha256, rates)
             said = f"adapter {config.adapter_name!r} learned in {total} steps"
-            seconds = round(time.monotonic() - began, 1)
-            yield event(
-                "done", total, said, steps=total, seconds=seconds, memory_bytes=peak.bytes(), **written
-            )
+            spent = {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}
+            yield event("done", total, said, steps=total, **spent, **written)

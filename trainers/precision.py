@@ -78,10 +78,12 @@ class Precision:
                 optimizer.step()
         return torch.zeros_like(norm) if self.skipped else norm
 
-    @property
-    def note(self) -> str:
-        """What to tell people of a step that was left out."""
-        return f"step left out: its gradients left fp16's range; the loss is now scaled by {self.scale:g}"
+    def notes(self) -> tuple[str, ...]:
+        """What to tell people of the last step, where it was left out."""
+        if not self.skipped:
+            return ()
+        said = f"step left out: its gradients left fp16's range; the loss is now scaled by {self.scale:g}"
+        return (said,)
 
     @property
     def scale(self) -> float:

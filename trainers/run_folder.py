@@ -21,6 +21,7 @@ from trainers.settings import RunConfig
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter.safetensors"
 LAST_FINITE = "last-finite.safetensors"
+CHOICES_NAME = "choices.json"
 CHECKPOINTS = "checkpoints"
 PREVIEWS = "previews"
 TENSORBOARD = "tensorboard"
@@ -68,7 +69,7 @@ def open_run(config: TrainConfig, resume: bool, resolution: int = 512, *, writes
 
 def clear(folder: Path) -> None:
     """Remove what a run writes from its folder, and nothing else."""
-    for name in (CONFIG_NAME, LOG_NAME, ADAPTER_NAME, LAST_FINITE):
+    for name in (CONFIG_NAME, CHOICES_NAME, LOG_NAME, ADAPTER_NAME, LAST_FINITE):
         (folder / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, PREVIEWS, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -20,6 +20,7 @@ from tests.tiny import weights_of
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
 from trainers.loop import train
+from trainers.run_folder import CHOICES_NAME
 
 Make = Callable[..., TrainConfig]
 
@@ -333,9 +334,11 @@ def test_starting_afresh_removes_only_what_a_run_writes(make_config: Make) -> No
     config = make_config()
     run(config)
     (config.run.output / "mine.txt").write_text("keep")
+    (config.run.output / CHOICES_NAME).write_text("{}")
     again = run(config, resume=False)
     assert len(losses(again)) == 4
     assert (config.run.output / "mine.txt").read_text() == "keep"
+    assert not (config.run.output / CHOICES_NAME).exists()  # which is written for larger bases only
 
 
 def test_a_damaged_checkpoint_is_passed_over(make_config: Make, tmp_path: Path) -> None:
