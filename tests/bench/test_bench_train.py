@@ -351,6 +351,7 @@ def test_steps_that_are_told_at_once_share_their_time() -> None:
     times = [1.0, 4.0, 4.001, 4.002, 10.0, 10.001, 10.002]
     assert per_step(times, 1) == pytest.approx([3.002 / 3, 2.0])
     assert per_step(times, 3) == pytest.approx([2.0])
+    assert per_step(times, 6) == pytest.approx([2.0])
 
 
 def test_ratios_are_those_of_the_rounds() -> None:

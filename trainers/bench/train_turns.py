@@ -100,13 +100,15 @@ def per_step(times: Sequence[float], warm_up: int) -> list[float]:
 
     times: of each step's end, in seconds. A way that reads its losses now and then reports the steps since
     the last reading at once; only the last of such a burst tells when its steps had ended, so the time
-    between two bursts is divided by the steps between them.
+    between two bursts is divided by the steps between them. Where a single burst ends after the warm-up, the
+    time since the one before it counts.
     """
     mean = (times[-1] - times[0]) / max(1, len(times) - 1)
     last = len(times) - 1
     ends = [index for index in range(last) if times[index + 1] - times[index] > _BURST * mean] + [last]
-    ends = [index for index in ends if index >= warm_up - 1]
-    return [(times[b] - times[a]) / (b - a) for a, b in pairwise(ends)]
+    warm = [index for index in ends if index >= warm_up - 1]
+    kept = warm if len(warm) > 1 else ends[-2:]
+    return [(times[b] - times[a]) / (b - a) for a, b in pairwise(kept)]
 
 
 def turns(
