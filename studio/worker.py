@@ -80,9 +80,12 @@ def train_job(workspace: Workspace, job: Job, stop: threading.Event) -> tuple[st
     Raises:
         StudioError: something a person can mend.
     """
+    from pipelines.bases.libraries import load_libraries
     from trainers import events
     from trainers.config import TrainConfig
     from trainers.listeners import heard
+
+    load_libraries()
     from trainers.loop import train
 
     jobs, folder = Jobs(workspace), Jobs(workspace).folder(job)
