@@ -96,7 +96,8 @@ def _learns(*modules: nn.Module) -> bool:
 
 def _idle(values: torch.Tensor, *modules: nn.Module) -> bool:
     """Whether modules are to be computed in one piece: gradients are wanted, of others than their weights."""
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled(values.device.type):
+    kind = values.device.type
+    if not torch.is_grad_enabled() or (kind != "meta" and torch.is_autocast_enabled(kind)):
         return False
     return not _learns(*modules)
 
