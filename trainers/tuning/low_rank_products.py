@@ -236,12 +236,9 @@ def gradient(parameter: nn.Parameter, left: Tensor, right: Tensor, scale: float)
             return torch.addmm(own, left, right, beta=0, alpha=scale).view(parameter.shape)
         kept.view(shape).addmm_(left, right, alpha=scale)
         return None
-    if kept is None:
-        kept = torch.zeros_like(parameter)
-        add_wide(left.device, left.dtype)(kept.view(shape), left, right, scale)
-        return kept
-    add_wide(left.device, left.dtype)(kept.view(shape), left, right, scale)
-    return None
+    found = torch.zeros_like(parameter) if kept is None else kept
+    add_wide(left.device, left.dtype)(found.view(shape), left, right, scale)
+    return found if kept is None else None
 
 
 Add = Callable[[Tensor, Tensor, Tensor, float], object]

@@ -14,11 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines.adapter import LowRank
 from pipelines.base import Base
-from tests.tiny import assert_unchanged, weights_of
 from tests.trainers.tuning.trying import WORD, config_of, disturb, predict, seen
 from trainers.tuning import Injection, injected, low_rank_calls, low_rank_products
-from trainers.tuning.low_rank import Lending, LowRankLayer, fits
-from trainers.tuning.together import Together, put_together
+from trainers.tuning.low_rank import LowRankLayer, fits
 
 _ALPHA, _RANK = 6.0, 3
 
@@ -292,116 +290,18 @@ def test_after_fifty_steps_all_is_as_with_pefts(in_one: bool) -> None:
 
 
 def test_layers_can_be_changed_on_the_way(tiny_sdxl: Base) -> None:
-    """A checkpoint of one kind goes on with the other; both text encoders learn too."""
-    config = config_of("lora", unet_targets="attention", alpha=12.0)
+    """A checkpoint of one kind goes on with the other."""
+    config = config_of("lora", unet_targets="attention")
     answers, before = [], seen(tiny_sdxl)
-    for order in ((False, False), (True, True), (False, True), (True, False)):
+    for order in ((False, True), (True, False)):
         state = None
         for quick in order:
             with injected(tiny_sdxl, config, 5, quick=quick) as injection:
-                if state is not None:
+                if state is None:
+                    disturb(injection.parameters.values())
+                else:
                     injection.load(state)
-                answer, state = _learned(tiny_sdxl, injection, 2)
+                answer, state = _learned(tiny_sdxl, injection, 1)
         answers.append(answer)
-    assert (answers[0] - before).abs().max() > 1e-3
-    for answer in answers[1:]:
-        torch.testing.assert_close(answer, answers[0], atol=5e-5, rtol=1e-4)
-
-
-def as_on_a_card(base: Base, injection: Injection) -> list[LowRankLayer]:
-    """Let every layer work in one function, and those together that may."""
-    layers = [one.layer for one in injection.tuned.values() if isinstance(one.layer, LowRankLayer)]
-    for layer in layers:
-        layer.in_one = True
-    put_together(base, injection.tuned.values())
-    return layers
-
-
-@pytest.mark.parametrize("preset", [True, False])
-@pytest.mark.parametrize("targets", ["attention", "all"])
-def test_what_is_learned_as_on_a_card_is_what_calls_learn(
-    tiny_base: Base, targets: str, preset: bool
-) -> None:
-    answers, before = [], weights_of(tiny_base)
-    for card in (True, False):
-        with injected(tiny_base, config_of("lora", unet_targets=targets), 5) as injection:
-            disturb(injection.parameters.values())
-            if card:
-                layers = as_on_a_card(tiny_base, injection)
-                groups = {layer.together for layer in layers if layer.together is not None}
-                # In the UNet four attentions to itself and four to the text; two in the text encoder.
-                assert sorted(len(group.layers) for group in groups) == [2] * 4 + [3] * 6
-            if preset:  # as they stand in flat buffers
-                for parameter in injection.parameters.values():
-                    parameter.grad = torch.ones_like(parameter)
-            answer = predict(tiny_base)
-            (answer - 1.0).square().mean().backward()
-            with injection.disabled():
-                plain = seen(tiny_base)
-            gradients = [p.grad for p in injection.parameters.values() if p.grad is not None]
-            answers.append((answer.detach(), torch.cat([one.flatten() for one in gradients]), plain))
-    assert_unchanged(tiny_base, before)
-    assert len({p.untyped_storage().data_ptr() for p in weights_of(tiny_base).values()}) == len(before)
-    for first, second in zip(*answers, strict=True):
-        torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-3)
-    assert torch.equal(answers[0][2], seen(tiny_base))
-
-
-def test_layers_are_together_only_while_they_are_asked_the_same() -> None:
-    torch.manual_seed(0)
-    bases = [nn.Linear(6, 4).requires_grad_(False) for _ in range(2)]
-    weights = [base.weight.detach().clone() for base in bases]
-    layers = [
-        LowRankLayer(base, nn.Parameter(torch.randn(2, 6)), nn.Parameter(torch.randn(4, 2)), alpha=3.0)
-        for base in bases
-    ]
-    xs = [torch.randn(3, 6) for _ in range(2)]
-    wanted = [[layer(x) for layer in layers] for x in xs]
-    group = Together(layers)
-    for layer in layers:
-        layer.together = group
-    for x, answers in zip(xs, wanted, strict=True):
-        for layer, answer in zip(layers, answers, strict=True):
-            torch.testing.assert_close(layer(x), answer)
-    torch.testing.assert_close(layers[0](xs[0]), wanted[0][0])
-    torch.testing.assert_close(layers[1](xs[1]), wanted[1][1])  # another input than the first was asked with
-    torch.testing.assert_close(layers[0](xs[0]), wanted[0][0])
-    xs[0].mul_(2)
-    layers[0].enabled = False  # then each for itself
-    assert torch.equal(layers[0](xs[0]), bases[0](xs[0]))
-    assert not group.ready()
-    layers[0].enabled = True
-    bases[0].weight.data = bases[0].weight.data + 1  # another weight in the meantime
-    assert not group.ready()
-    torch.testing.assert_close(layers[0](xs[1]), wanted[1][0] + xs[1].sum(dim=1, keepdim=True))
-    bases[0].weight.data = weights[0]
-    layers[0].restore()
-    assert all(layer.together is None for layer in layers)
-    assert all(torch.equal(base.weight, weight) for base, weight in zip(bases, weights, strict=True))
-
-
-def test_copies_are_lent_while_a_batch_is_learned(tiny_base: Base) -> None:
-    tiny_base.unet.to(torch.bfloat16)
-    latents = torch.randn(1, 4, 8, 8).bfloat16()
-    told = tiny_base.condition(["a fox"]).hidden.bfloat16()
-    with injected(tiny_base, config_of("lora", text_targets="none"), 5) as injection:
-        with injection.learning():  # on a CPU nothing is cast
-            assert all(getattr(one.layer, "lent", 0) is None for one in injection.tuned.values())
-        layers: Any = as_on_a_card(tiny_base, injection)
-        groups: Any = {layer.together for layer in layers} - {None}
-        assert len(groups) == 8  # of an attention to itself and to a text in each of four blocks
-        injection._lending = Lending(layers)
-        for _ in range(2):
-            disturb(injection.parameters.values())
-            with injection.learning():
-                kept = [layer.lent for layer in layers]
-                for layer, (down, up) in zip(layers, kept, strict=True):
-                    assert down.dtype == up.dtype == torch.bfloat16
-                    assert torch.equal(down, layer.down.bfloat16()) and torch.equal(up, layer.up.bfloat16())
-                for group in groups:
-                    downs, ups = (torch.stack([one.lent[i] for one in group.layers]) for i in (0, 1))
-                    assert torch.equal(group.lent[0], downs.flatten(0, 1)) and torch.equal(group.lent[1], ups)
-            assert all(one.lent is None for one in (*layers, *groups))
-        with injection.learning():  # where they were: recordings know them by their place
-            assert all(layer.lent[0] is one[0] for layer, one in zip(layers, kept, strict=True))
-            assert bool(tiny_base.unet(latents, torch.tensor([10]), told).sample.isfinite().all())
+    assert (answers[0] - before).abs().max() > 1e-2
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-3)
