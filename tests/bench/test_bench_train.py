@@ -98,7 +98,13 @@ def test_it_measures_in_turns_and_records_beside_what_was_kept(
     record.write_text(json.dumps(kept))
     monkeypatch.setattr(train, "RECORD", record)
     ways = {"pigment": _says(_GOOD), "theirs": _says(_GOOD), "broken": _says("raise ValueError('why')")}
-    monkeypatch.setattr(train, "baselines", lambda options, family: ways)
+    out, there = tmp_path / "out.json", list[bool]()
+
+    def baselines(options: object, family: str) -> dict[str, Way]:
+        there.append(out.exists())
+        return ways
+
+    monkeypatch.setattr(train, "baselines", baselines)
     caches: list[Path] = []
 
     def ours(*, cache: Path) -> Way:
@@ -108,9 +114,10 @@ def test_it_measures_in_turns_and_records_beside_what_was_kept(
     monkeypatch.setattr(train_ways, "pigment", ours)
     argv = ["--model", str(tiny_folder), "--device", "cpu", "--threads", "1", "--batch", "2", "--batch", "4",
             "--warm-up", "2", "--steps", "2", "--rounds", "2", "--record", "--again",
-            "--diffusers", str(tmp_path)]  # fmt: skip
+            "--diffusers", str(tmp_path), "--out", str(out)]  # fmt: skip
     assert train.main(argv) == 0
     report = json.loads(record.read_text())
+    assert there == [False, True]  # each case's figures are on the disk before the next one begins
     assert report["models"]["other"]["batches"] == kept["models"]["other"]["batches"]
     name = f"{tiny_folder.name}-1threads"
     batches = report["models"][name]["batches"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError
-from trainers.bench.records import Arguments, answer, check_place, provenance, record, short
+from trainers.bench.records import Arguments, answer, check_place, provenance, record, short, write
 from trainers.bench.train_cases import (
     asked_for,
     baselines,
@@ -153,6 +153,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             report = merged(report, {"models": {one.name: row}})
             if options.record:
                 record(report, RECORD)
+            if options.out:  # after every case: a later one may be cut short
+                write(options.out, report)
             if not options.json:
                 print("\n".join(lines(one.name, one.batch, figures)), flush=True)
     return report
