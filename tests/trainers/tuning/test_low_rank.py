@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines.adapter import LowRank
 from pipelines.base import Base
-from tests.trainers.tuning.trying import WORD, config_of, disturb, predict, seen
+from tests.trainers.tuning.trying import WORD, config_of, predict, seen
 from trainers.tuning import Injection, injected, low_rank_calls, low_rank_products
 from trainers.tuning.low_rank import LowRankLayer, fits
 
@@ -74,8 +74,8 @@ def test_a_layer_equals_pefts(name: str, in_one: bool) -> None:
         for part, value in wanted.items():
             torch.testing.assert_close(found[part], value, atol=2e-6, rtol=2e-5, msg=part)
     again = outcome(ours, given)  # onto gradients that are there already
-    torch.testing.assert_close(again["down"], 2 * wanted["down"], atol=4e-6, rtol=2e-5)
-    torch.testing.assert_close(again["up"], 2 * wanted["up"], atol=4e-6, rtol=2e-5)
+    for part in ("down", "up"):
+        torch.testing.assert_close(again[part], 2 * wanted[part], atol=4e-6, rtol=2e-5)
 
 
 @pytest.mark.parametrize("in_one", [True, False])
@@ -297,11 +297,9 @@ def test_layers_can_be_changed_on_the_way(tiny_sdxl: Base) -> None:
         state = None
         for quick in order:
             with injected(tiny_sdxl, config, 5, quick=quick) as injection:
-                if state is None:
-                    disturb(injection.parameters.values())
-                else:
-                    injection.load(state)
+                started = {name: value + 0.01 for name, value in injection.state().items()}
+                injection.load(started if state is None else state)
                 answer, state = _learned(tiny_sdxl, injection, 1)
         answers.append(answer)
-    assert (answers[0] - before).abs().max() > 1e-2
-    torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-3)
+    assert (answers[0] - before).abs().max() > 1e-3
+    torch.testing.assert_close(answers[1], answers[0], atol=2e-5, rtol=1e-4)
