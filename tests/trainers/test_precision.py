@@ -97,12 +97,12 @@ def test_a_step_out_of_range_is_left_out_and_the_scale_halved() -> None:
     optimizer = torch.optim.AdamW([parameter], lr=0.1)
     chosen.backward((parameter * torch.tensor([float("inf"), 1.0])).sum())
     norm = chosen.step(optimizer, [parameter], 1.0)
-    assert chosen.skipped and norm == 0 and chosen.scale == 32768.0 and "32768" in chosen.note
+    assert chosen.skipped and norm == 0 and chosen.scale == 32768.0 and "32768" in chosen.notes()[0]
     assert parameter.detach().tolist() == [1.0, 1.0] and not optimizer.state
     optimizer.zero_grad(set_to_none=True)
     chosen.backward(parameter.sum())
     assert chosen.step(optimizer, [parameter], 10.0).item() == pytest.approx(2**0.5)
-    assert not chosen.skipped and parameter[0] < 1
+    assert not chosen.skipped and not chosen.notes() and parameter[0] < 1
 
 
 def test_what_no_scale_helps_shows_in_the_norm() -> None:
