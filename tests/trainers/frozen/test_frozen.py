@@ -109,6 +109,19 @@ def test_what_learns_is_left_alone(method: str, tiny_base: Base) -> None:
             agree(gradients(tiny_base, injection.parameters), plain)
 
 
+def test_what_begins_to_learn_later_is_left_alone(tiny_base: Base) -> None:
+    unet: Any = tiny_base.unet
+    resnet, feeding = unet.mid_block.resnets[0], unet.mid_block.attentions[0].transformer_blocks[0].ff
+    later = {"conv": resnet.conv1.weight, "shift": resnet.time_emb_proj.bias, "out": unet.conv_out.bias}
+    later |= {"wide": feeding.net[0].proj.bias, "narrow": feeding.net[2].weight}
+    with in_one_piece(tiny_base):
+        for parameter in later.values():
+            parameter.requires_grad_(True)
+        found = gradients(tiny_base, later)
+    agree(found, gradients(tiny_base, later))
+    assert len(found[1]) == 5
+
+
 def test_group_norms_that_learn_keep_their_layout(tiny_base: Base) -> None:
     """Their backward pass ends the process where the input is channels last and needs no gradient."""
     norm = next(m for m in tiny_base.unet.modules() if isinstance(m, nn.GroupNorm))
