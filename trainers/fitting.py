@@ -27,6 +27,7 @@ _WORKING, _SHARE, _OTHERS = int(0.35 * GIB), 0.04, 0.1
 # Activations are some 400 numbers per position and channel; where four times that fits, nothing is counted.
 _AMPLE = 1600
 _ROUNDS = 8
+_TILES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,20 @@ def fit_run(
     room = room_on(base.device)
     if room is not None and base.device.type == "cpu":
         room //= processes  # they share it
+        room -= 0 if "frozen" in config.run.without else _copies(base)
+    if room is not None:
+        learning = [one for name in demand.trained for one in base.component(name).parameters()]
+        room -= sum(one.nbytes for one in learning if one.device != base.device)  # they are to come
     return fit(base, demand, levels, config.objective, room)
+
+
+def _copies(base: Base) -> int:
+    """Return the bytes that convolutions which are computed in one piece may keep on a CPU: see `frozen`.
+
+    Their weights laid out anew for both ways, and what Winograd's products are given at most.
+    """
+    weights = (module.weight.nbytes for module in base.unet.modules() if isinstance(module, nn.Conv2d))
+    return 2 * sum(weights) + _TILES
 
 
 def fit(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from pipelines.base import Base
 from tests.trainers.counting.following import PLAIN, levels_of, measured
 from trainers import fitting, memory
+from trainers.config import TrainConfig
 from trainers.counting.demand import Demand
 from trainers.fitting import Fit, fit, room_on
 from trainers.recomputing import modules_of, recomputed
@@ -119,6 +121,22 @@ def test_a_card_s_room_is_what_is_free_within_its_share(monkeypatch: pytest.Monk
     assert room_on(card) == 0
     assert 2**20 < (room_on(torch.device("cpu")) or 0) < 2**50
     assert room_on(torch.device("mps")) is None
+
+
+def test_a_run_s_room_is_shared_and_holds_what_parts_in_one_piece_keep(
+    tiny_base: Base, make_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int | None] = []
+    monkeypatch.setattr(fitting, "demand_of", lambda *_: ASKED)
+    monkeypatch.setattr(fitting, "room_on", lambda device: 8 * 2**30)
+    monkeypatch.setattr(fitting, "fit", lambda *given: rooms.append(given[-1]))
+    prepared: Any = SimpleNamespace(streams=(), captions=())
+    told: Any = None
+    for without in (("frozen",), ()):
+        config = make_config(without=without)
+        fitting.fit_run(tiny_base, config, told, prepared, levels_of(tiny_base), 2)
+    layers = [m for m in tiny_base.unet.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert rooms == [4 * 2**30, 4 * 2**30 - 2**29 - 2 * sum(m.weight.nbytes for m in layers)]
 
 
 def test_auto_takes_what_is_found_and_says_so(tiny_base: Base) -> None:

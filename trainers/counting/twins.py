@@ -217,7 +217,9 @@ def as_on(*, card: bool, half: torch.dtype | None = None) -> Iterator[AsOn]:
         return recomputing(again, *args, **{**kwargs, "preserve_rng_state": False})
 
     remembering = mock.patch.object(torch.utils.checkpoint, "checkpoint", checkpoint)
-    with mock.patch.multiple(torch, **_autocast_of(mode)), remembering, mode:
+    # What the frozen parts keep on a CPU they compute again on a card.
+    keeping = mock.patch("trainers.frozen.blocks.keeps", lambda device: not card)
+    with mock.patch.multiple(torch, **_autocast_of(mode)), remembering, keeping, mode:
         yield mode
 
 

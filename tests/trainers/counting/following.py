@@ -29,7 +29,8 @@ def measured(base: Base, demand: Demand, injection: Injection) -> int:
         share=torch.ones(count), mask=None, frames=torch.zeros(count, 6, dtype=torch.long),
         captions=("",) * count, streams=(0,) * count,
     )  # fmt: skip
-    runs = [torch.full((count, 16), 3)] * (demand.tokens // 16)
+    length = int(base.tokenizer.model_max_length)
+    runs = [torch.full((count, length), 3)] * (demand.tokens // length)
     tokens = Tokens({row.component: runs for row in base.family.text_encoders}, len(runs))
     for parameter in injection.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
