@@ -85,6 +85,8 @@ def check_injection(base: Base, config: TrainConfig, dataset: Dataset) -> int:
         if trial_injection.words is not None and not config.data.captioner:  # whose captions have the trigger
             trial_injection.words.check_captions([item.caption for item in dataset.learn])
         build_optimizer(trial_injection.groups(config.optimizer), config.optimizer)
+        if config.run.channels_last and base.device.type == "cpu":
+            _check_norms(base)
         return sum(parameter.numel() for parameter in trial_injection.parameters.values())
 
 
@@ -113,6 +115,17 @@ def computing(
         memory.parked(base, encoders),
     ):
         yield notes
+
+
+def _check_norms(base: Base) -> None:
+    """Raises: ConfigError where the UNet's group norms learn: with channels last PyTorch 2.13's backward pass
+    on a CPU then ends the process where the norm's input takes no gradient."""
+    norms = [module for module in base.unet.modules() if isinstance(module, torch.nn.GroupNorm)]
+    if any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
+        raise ConfigError(
+            "run.channels_last: got true where normalisations learn on a CPU, which PyTorch can't do; leave it "
+            "out"
+        )
 
 
 def encoders_learning(injection: Injection) -> frozenset[str]:

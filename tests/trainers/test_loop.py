@@ -401,3 +401,9 @@ def test_a_word_is_measured_against_the_base_and_stands_in_some_caption(
             )
         )
     assert not (tmp_path / "none").exists()
+
+
+def test_norms_do_not_learn_with_channels_last_on_a_cpu(make_config: Make) -> None:
+    fields: dict[str, Any] = {"method": "ln_tuning", "rank": 8, "alpha": 8.0, "text_targets": "none"}
+    with pytest.raises(ConfigError, match=r"run\.channels_last"):
+        next(train(make_config(**fields, unet_targets="all", channels_last=True)))
