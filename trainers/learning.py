@@ -123,8 +123,7 @@ def _check_norms(base: Base) -> None:
     norms = [module for module in base.unet.modules() if isinstance(module, torch.nn.GroupNorm)]
     if any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
         raise ConfigError(
-            "run.channels_last: got true where normalisations learn on a CPU, which PyTorch can't do; leave it "
-            "out"
+            "run.channels_last: got true where norms learn on a CPU, which PyTorch can't do; leave it out"
         )
 
 

@@ -13,7 +13,6 @@ from trainers.optimizers import OPTIMIZERS, learning_groups
 from trainers.stepping.flat import Flat, reached
 from trainers.stepping.gradients import Gradients, Loose, Standing
 from trainers.stepping.replay import CudaGraphs, Recorder, Replay, Tensors
-from trainers.tuning.low_rank import Lending
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -69,7 +68,6 @@ class Stepper:
         self.waits = not quiet or "readings" in without
         self.gradients: Gradients = Loose(optimizer, list(injection.parameters.values()))
         self._settled = not (self._flat or (recorded and recorder))
-        self._lending = Lending(one.layer for one in injection.tuned.values())
         self._broken = torch.zeros((), device=self._device)  # 1 from the first norm that isn't finite on
         self._rates: list[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self._learn = self._optimize = None
@@ -110,11 +108,10 @@ class Stepper:
         return {"loss": loss, "each": each}
 
     def _backward(self, batch: Batch, asked: Sequence[Asked]) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._lending.lent():
-            loss, each = self._loss(batch, asked)
-            if not self._settled:
-                self._settle(loss)
-            self._precision.backward(loss)
+        loss, each = self._loss(batch, asked)
+        if not self._settled:
+            self._settle(loss)
+        self._precision.backward(loss)
         return loss.detach(), each.detach()
 
     def _settle(self, loss: torch.Tensor) -> None:
