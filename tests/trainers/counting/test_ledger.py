@@ -21,7 +21,7 @@ def test_it_counts_calls_flops_and_bytes(device: str) -> None:
         del left
         assert ledger.live == 480
         total = (shown * 2).sum()
-    assert ledger.peak == 480 + 2 * 6 * 4 + 4 or ledger.peak == 240 + 480
+    assert ledger.peak == 240 + 480
     assert ledger.live == 480 + 4 and ledger.work.kernels == 4
     del product
     assert ledger.live == 480 + 4  # `shown` holds it
