@@ -459,6 +459,7 @@ def test_the_stand_in_does_what_its_names_say() -> None:
     top, left, height, width = stand_in.RandomCrop.get_params(picture, (4, 6))
     assert (height, width) == (4, 6) and 0 <= top <= 6 and 0 <= left <= 14
     assert stand_in.RandomCrop(10)(picture).size == (10, 10)
+    assert stand_in.RandomCrop.get_params(picture, (10, 20)) == (0, 0, 10, 20)
     flipped = stand_in.RandomHorizontalFlip(p=1.0)(picture)
     assert flipped.tobytes() == picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()
     assert stand_in.RandomHorizontalFlip(p=0.0)(picture) is picture
