@@ -114,13 +114,13 @@ class DispatchedProcessor:
 
 def failure(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """Try a kernel on a small tensor; None when it works, else why it doesn't, in one line."""
+    row = ATTENTION[name]
+    if row.backend is None:
+        return None
     import torch
     from diffusers.models import attention_dispatch
     from torch.nn import functional
 
-    row = ATTENTION[name]
-    if row.backend is None:
-        return None
     backend = attention_dispatch.AttentionBackendName(row.backend)
     made = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 64, 2, 64, generator=made).to(device, dtype) for _ in range(3))

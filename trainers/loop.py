@@ -11,7 +11,7 @@ import torch
 
 from pipelines.base import load_base
 from pipelines.errors import StudioError
-from trainers import memory
+from trainers import known, memory
 from trainers.averages import Averages
 from trainers.batches import Batch, draw_step
 from trainers.captioning import write_captions
@@ -61,6 +61,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
     can't be used; later StudioError where the loss isn't finite any more, or the disk or the memory is full.
     """
     run, total, began = config.run, config.run.steps, time.monotonic()
+    caches = cache_folder(run.cache)
 
     def event(kind: Kind, step: int, message: str, **data: Any) -> TrainEvent:
         return TrainEvent(kind=kind, step=step, total=total, message=message, data=data)
@@ -69,7 +70,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         return (event("warning", step, note) for note in notes)
 
     # ── Refuse what can be refused, before anything is written
-    dataset = load_dataset(before_captions(config.data))
+    dataset = load_dataset(before_captions(config.data), caches)
     with ExitStack() as held:
         held.enter_context(threads(run.threads))
         held.enter_context(memory.explained(config))
@@ -78,7 +79,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         processes.check_batch(run.batch_size)
         base = load_base(run.base, **base_arguments(config, processes))
         check_base(base)
-        base_sha256 = base.sha256  # now, since its files may be others when the adapter is written
+        base_sha256 = known.base_sha256(base, caches)  # now: its files may be others at the end
         levels = noise_levels(base, config.objective)
         cuts = plan_cuts(base, config, dataset)
         numbers = check_injection(base, config, dataset)
@@ -86,7 +87,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             check_room(config, resolution_of(base, config), numbers)
         folder = open_run(config, resume, resolution_of(base, config), writes=processes.main)
         with processes.main_first():
-            choices = choose(base, config, folder, cache_folder(run.cache), writes=processes.main)
+            choices = choose(base, config, folder, caches, writes=processes.main)
         held.enter_context(choices.put_on(base))
         chosen = choices.applied(config)
 
@@ -94,9 +95,10 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         if config.data.captioner:
             with processes.main_first():
                 yield from write_captions(config.data, run.device, total)
-            dataset = load_dataset(config.data)
+            dataset = load_dataset(config.data, caches)
             cuts = plan_cuts(base, config, dataset)
-        yield from warnings(0, *dataset.notes, *levels.notes, *choices.notes, *doctor_notes(base, config))
+        yield from warnings(0, *dataset.notes, *levels.notes, *choices.notes)
+        yield from warnings(0, *doctor_notes(base, config, dataset))
 
         # ── Pictures become latents, and the base draws its own, once
         yield event("stage", 0, f"{len(dataset.learn)} pictures to learn from", stage="prepare")
@@ -165,7 +167,6 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 found = losses.over(processes)
                 norm = stepper.take(found)
                 state.step += 1
-
                 readings.add(state.step, found, norm, stepper.step_size)
                 told = readings.due(state.step)
                 if told and not told[-1].finite:
@@ -182,8 +183,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                     )  # fmt: skip
                 yield from warnings(state.step, *precision.notes(), *stepper.notes())
                 if processes.main and (state.step % run.checkpoint_every == 0 or state.step == total):
-                    path = state.save(folder / CHECKPOINTS, keep=run.keep_checkpoints)
-                    committed, where = state.step, path.relative_to(folder).as_posix()
+                    path, committed = state.save(folder / CHECKPOINTS, run.keep_checkpoints), state.step
+                    where = path.relative_to(folder).as_posix()
                     yield event("checkpoint", state.step, f"checkpoint {path.name}", path=where)
                 if processes.main:
                     yield from looks.due(state.step)

@@ -22,6 +22,7 @@ from trainers.bench.train_cases import (
     model_store,
 )
 from trainers.bench.train_report import count_lines, kept_in, lines, merged, size_lines
+from trainers.bench.train_turns import byte_code
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "train.json"
 COUNTS = RECORD.with_name("counts.json")
@@ -143,7 +144,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     cases = asked_for(options)
     report: dict[str, Any] = {"models": kept_models(options), **origin}
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-    with model_store(options.models) as models, tempfile.TemporaryDirectory(prefix="pigment-bench-") as made:
+    with (
+        model_store(options.models) as models,
+        tempfile.TemporaryDirectory(prefix="pigment-bench-") as made,
+        byte_code(Path(made) / "byte-code"),
+    ):
         for index, one in enumerate(cases):
             case = case_of(one, options, device, models, Path(made) / str(index))
             now = time.monotonic()

@@ -32,9 +32,9 @@ def main() -> int:
             _describe_at_first_step(clock)
 
     events.append = listen
-    from studio.cli import main as pigment
+    from trainers.__main__ import main as train
 
-    return pigment(["train", config])
+    return train([config])
 
 
 def _describe_at_first_step(clock: Clock) -> None:

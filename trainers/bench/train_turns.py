@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,19 @@ class Turn:
     def peak_bytes(self) -> int:
         """The most memory that was held: of the card, else of the process."""
         return int(self.found["peak_bytes"])
+
+
+@contextmanager
+def byte_code(folder: Path) -> Iterator[None]:
+    """Let every process that is started meanwhile keep Python's byte code, in a folder."""
+    names = ("PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPYCACHEPREFIX"]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def take_turn(way: Way, case: Case, warm_up: int, timeout: float) -> Turn:
