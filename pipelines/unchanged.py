@@ -21,6 +21,7 @@ MOST = 100_000
 """Files that are remembered."""
 
 _SETTLED_NS = 2_000_000_000
+_ABANDONED_SECONDS = 3600.0
 
 
 class Unchanged:
@@ -56,13 +57,32 @@ class Unchanged:
         """Keep what is new; where the disk doesn't take it, it is found out again next time."""
         used, new = self._used, self._new
         self._before, self._used, self._new = {}, {}, False
-        if self._path is None or not new:
+        if new:
+            # Another process may have written in the meantime. What is used goes last.
+            before = {key: known for key, known in self._read().items() if key not in used}
+            self._write(dict(list({**before, **used}.items())[-MOST:]))
+
+    def forget(self, file: Path, about: str = "") -> None:
+        """Let go, at once, of what is known of a file that turned out to be another one.
+
+        Where a disk keeps no time of a change, or is damaged, that can't be seen from outside.
+        """
+        key = _key(file, about)[0]
+        self._before.pop(key, None)
+        self._used.pop(key, None)
+        kept = self._read()
+        if kept.pop(key, None) is not None:
+            self._write(kept)
+
+    def _write(self, kept: dict[str, Any]) -> None:
+        if self._path is None:
             return
-        # Another process may have written in the meantime.
-        kept = dict(list({**self._read(), **used}.items())[-MOST:])
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, [json.dumps({"seal": self._seal(kept), "files": kept}).encode()])
+            for left in self._path.parent.glob(f".{self._path.name}.*.tmp"):  # by killed writers
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    left.unlink()
 
     def _read(self) -> dict[str, Any]:
         if self._path is None:

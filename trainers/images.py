@@ -6,7 +6,8 @@ import hashlib
 import importlib
 import io
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ class Source:
 
     size: (width, height) in pixels, upright. notes: what was done to it that a person should know, one
     line each. sha256: of the file. alpha: whether it has transparent parts. background: what lies behind
-    them, a key of BACKGROUNDS or #rrggbb.
+    them, a key of BACKGROUNDS or #rrggbb. forget: lets go of what is kept of the file for later runs, where it
+    turns out to be another one; None: nothing is.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Source:
     sha256: str
     alpha: bool = False
     background: str = "white"
+    forget: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     @property
     def image(self) -> Image.Image:
@@ -73,6 +76,8 @@ class Source:
         """
         content = _content(self.path)
         if hashlib.sha256(content).hexdigest() != self.sha256:
+            if self.forget is not None:
+                self.forget()
             raise PictureError(f"picture {self.path.name!r} was changed while it was in use; start again")
         rgb, alpha, _ = _to_rgb(_decode(self.path.name, content), self.background)
         return rgb, alpha

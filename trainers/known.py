@@ -6,6 +6,7 @@ content is held against the hash, wherever its pixels are used.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,8 @@ class Known:
             return [source.sha256, list(source.size), source.alpha, list(source.notes)]
 
         sha256, (width, height), alpha, notes = self._files.of(path, find_out, background)
-        return Source(path, (width, height), tuple(notes), sha256, alpha, background)
+        forget = partial(self._files.forget, path, background)
+        return Source(path, (width, height), tuple(notes), sha256, alpha, background, forget)
 
     def save(self) -> None:
         """Keep what is new."""

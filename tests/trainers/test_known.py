@@ -153,6 +153,50 @@ def test_two_runs_keep_what_both_have_read_and_no_more_than_so_many(
     assert len(json.loads((tmp_path / PICTURES).read_text())["files"]) == 1
 
 
+def test_a_picture_that_changed_unseen_is_refused_once(
+    load: Callable[..., Dataset], pictures: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that keeps no time of a change, or one that is damaged: "start again" must help."""
+    monkeypatch.setattr(pipelines.unchanged, "_key", lambda path, about: (f"{path} {about}", 0))
+    before = load()
+    Image.new("RGB", (24, 24), "red").save(pictures / "01.png")
+    decoded.clear()
+    found = load()
+    assert found.sha256 == before.sha256 and decoded == []
+    with pytest.raises(PictureError, match=r"01\.png.*start again"):
+        found.learn[1].layers()
+    again = load()
+    assert again.sha256 != before.sha256 and decoded == ["01.png"]
+    assert again.learn[1].source.image.getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_what_is_used_outlasts_what_isnt(
+    tmp_path: Path, pictures: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.unchanged, "MOST", 2)
+    for names in (("00.png", "01.png"), ("00.png", "02.png")):
+        known = Known(tmp_path)
+        for name in names:
+            known.read(pictures / name)
+        known.save()
+    decoded.clear()
+    known = Known(tmp_path)
+    for name in ("00.png", "02.png"):
+        known.read(pictures / name)
+    assert decoded == []
+
+
+def test_what_killed_writers_left_goes(tmp_path: Path, pictures: Path, decoded: list[str]) -> None:
+    old, young = tmp_path / f".{PICTURES}.01234567.tmp", tmp_path / f".{PICTURES}.76543210.tmp"
+    old.write_text("half")
+    young.write_text("half")
+    os.utime(old, (1.0, 1.0))
+    known = Known(tmp_path)
+    known.read(pictures / "00.png")
+    known.save()
+    assert not old.exists() and young.exists()
+
+
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were read to be hashed; what was written just now is taken for settled."""
