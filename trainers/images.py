@@ -52,8 +52,8 @@ class Source:
 
     size: (width, height) in pixels, upright. notes: what was done to it that a person should know, one
     line each. sha256: of the file. alpha: whether it has transparent parts. background: what lies behind
-    them, a key of BACKGROUNDS or #rrggbb. forget: lets go of what is kept of the file for later runs, where it
-    turns out to be another one; None: nothing is.
+    them, a key of BACKGROUNDS or #rrggbb. forget: lets go of what is kept of the file for later runs, where
+    it turns out to be another one; None: nothing is.
     """
 
     path: Path
