@@ -211,7 +211,8 @@ def _read(place: Path, key: str) -> Choices | None:
     """What was kept, if it is of the same trial and whole."""
     try:
         kept = json.loads(place.read_text())
-        return Choices(**kept["choices"]) if kept["key"] == key else None
+        said = kept["choices"]
+        return Choices(**said) if kept["key"] == key and kept["seal"] == _seal(key, said) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -220,6 +221,12 @@ def _write(place: Path, key: str, choices: Choices) -> None:
     """Keep it; where that can't be done the next run tries again."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(place, [json.dumps({"key": key, "choices": asdict(choices)}, indent=1).encode()])
+        said = asdict(choices)
+        text = json.dumps({"key": key, "choices": said, "seal": _seal(key, said)}, indent=1)
+        write_atomic(place, [text.encode()])
     except OSError:
         return
+
+
+def _seal(key: str, said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([key, said], sort_keys=True).encode()).hexdigest()

@@ -155,6 +155,18 @@ def test_it_is_tried_once(watch: type[Watch], tiny_base: Base, config: TrainConf
     assert len(watch.made) == 2
 
 
+def test_a_choice_that_rotted_is_made_again(
+    watch: type[Watch], tiny_base: Base, config: TrainConfig, tmp_path: Path
+) -> None:
+    """A changed bit is still JSON, and may even be another choice."""
+    watch.threads |= {4: 1.0, 2: 0.8}
+    first = choose(tiny_base, config, tmp_path / "run", tmp_path / "cache")
+    for place in (tmp_path / "run" / CHOICES_NAME, *(tmp_path / "cache" / "choices").iterdir()):
+        place.write_text(place.read_text().replace('"threads": 2', '"threads": 3'))
+    assert choose(tiny_base, config, tmp_path / "run", tmp_path / "cache") == first
+    assert len(watch.made) == 2
+
+
 def test_another_shape_is_another_trial(
     watch: type[Watch], tiny_base: Base, make_config: Make, tmp_path: Path
 ) -> None:
