@@ -70,11 +70,10 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Tell whether there is an entry, and mark it as used, so that it stays; it isn't read."""
-        try:
-            os.utime(self._path(key))
-        except OSError:
-            return False
-        return True
+        path = self._path(key)
+        with contextlib.suppress(OSError):  # a folder of others, say, that can only be read
+            os.utime(path)
+        return path.is_file()
 
     def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep an entry; where the disk doesn't take it, say so in `failed` and go on."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from trainers.caching.store import Store, key_of, tensors_sha256
@@ -62,6 +63,20 @@ def test_what_is_longest_unused_goes_first_above_the_limit(tmp_path: Path) -> No
     assert other.tidy(limit=3 * size) == 2 * size
     assert [other.read(key_of(index)) is not None for index in range(5)] == [True, False, False, True, True]
     assert other.tidy(limit=0) == 0  # what this run uses is never removed
+
+
+def test_entries_of_others_that_can_only_be_read_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.write(key_of(0), {"mean": torch.zeros(2)})
+
+    def refused(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("trainers.caching.store.os.utime", refused)
+    assert store.has(key_of(0)) and store.read(key_of(0)) is not None
+    assert not store.has(key_of(1))
 
 
 def test_the_hash_sees_names_shapes_and_types() -> None:
