@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
@@ -84,6 +85,7 @@ class _Finder:
     def __init__(self, table: Mapping[str, Names], packages: Sequence[str]) -> None:
         self.on = True
         self._table, self._packages = dict(table), packages
+        self._lock = threading.Lock()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: object = None
@@ -110,12 +112,13 @@ class _Finder:
 
     def load(self, name: str) -> ModuleType:
         """Import a module that has a stand-in, and those above and below it."""
-        above = [one for one in self._table if name == one or name.startswith(f"{one}.")]
-        root = min(above, key=len, default=name)
-        for one in [one for one in self._table if one == root or one.startswith(f"{root}.")]:
-            del self._table[one]
-            if isinstance(sys.modules.get(one), _StandIn):
-                del sys.modules[one]
+        with self._lock:  # threads may use two stand-ins at once; they wait for each other's import outside
+            above = [one for one in self._table if name == one or name.startswith(f"{one}.")]
+            root = min(above, key=len, default=name)
+            for one in [one for one in self._table if one == root or one.startswith(f"{root}.")]:
+                del self._table[one]
+                if isinstance(sys.modules.get(one), _StandIn):
+                    del sys.modules[one]
         return importlib.import_module(name)
 
 

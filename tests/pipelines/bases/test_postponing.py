@@ -3,6 +3,9 @@
 import importlib
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,30 @@ def test_lasting_ones_stay_until_they_are_used_or_something_below_them_is_import
     assert vars(sys)["runs_of_sub"] == 1
     assert loaded() and below.NAME == "sub" and sys.modules["heavy"].sub is below
     assert below.__spec__.name == "heavy.sub" and type(below.__spec__.loader).__name__ != "_There"
+
+
+def test_two_threads_may_use_them_at_once(packages):
+    class Slow(dict):
+        """A table of whose names another thread gets to see some."""
+
+        def __iter__(self):
+            for name in super().__iter__():
+                time.sleep(0.01)
+                yield name
+
+    with postponed({**TABLE, "heavy.sub": {"NAME": LATER}}, lasting=["heavy", "heavy.inner"]):
+        light = importlib.import_module("light")
+    finder = next(one for one in sys.meta_path if type(one).__name__ == "_Finder")
+    finder._table = Slow(finder._table)
+    both = threading.Barrier(2)
+
+    def used(call, *given):
+        both.wait(10)
+        return call(*given)
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(used, light.count, 1, 2), pool.submit(used, light.deep)]
+        assert [call.result(10) for call in calls] == [2, "deep"]
 
 
 def test_of_a_package_modules_below_can_be_imported_alone(packages):
