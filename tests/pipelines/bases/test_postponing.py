@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_two_threads_may_use_them_at_once(packages):
 
     with postponed({**TABLE, "heavy.sub": {"NAME": LATER}}, lasting=["heavy", "heavy.inner"]):
         light = importlib.import_module("light")
-    finder = next(one for one in sys.meta_path if type(one).__name__ == "_Finder")
+    finder: Any = next(one for one in sys.meta_path if type(one).__name__ == "_Finder")
     finder._table = Slow(finder._table)
     both = threading.Barrier(2)
 
