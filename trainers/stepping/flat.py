@@ -64,6 +64,7 @@ class Flat:
         """learning: `id` of the parameters that gradients get to; those of one group need one dtype."""
         self._optimizer = optimizer
         self._runs: list[Run] = []
+        self._given: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             members = [one for one in group["params"] if id(one) in learning]
             if not members:
@@ -97,15 +98,10 @@ class Flat:
             kind=type(self._optimizer).__name__,
             state=dict(self._spread_state()),
             param_groups=[
-                {**group, "params": list(self._spread_params(group["params"]))}
-                for group in self._optimizer.param_groups
+                {**group, "params": given}
+                for group, given in zip(self._optimizer.param_groups, self._given, strict=True)
             ],
         )
-
-    def _spread_params(self, params: Sequence[nn.Parameter]) -> Iterator[nn.Parameter]:
-        for one in params:
-            run = self._by_whole.get(id(one))
-            yield from (one,) if run is None else run.members
 
     def _spread_state(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
         for one, kept in self._optimizer.state.items():

@@ -31,7 +31,7 @@ def loss_of(parameters: dict[str, nn.Parameter], step: int) -> torch.Tensor:
 
 
 def optimizer_of(parameters: dict[str, nn.Parameter], name: str) -> torch.optim.Optimizer:
-    first, second = [parameters[n] for n in ("a", "b", "idle")], [parameters[n] for n in ("c", "d")]
+    first, second = [parameters[n] for n in ("a", "idle", "b")], [parameters[n] for n in ("c", "d")]
     groups = [
         {"params": first, "lr": 0.01, "weight_decay": 0.1},
         {"params": second, "lr": 0.02, "weight_decay": 0.0},
