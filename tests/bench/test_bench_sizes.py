@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,15 @@ def test_pictures_are_encoded_by_nobody(
 
 
 def test_what_a_process_said_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = type("Done", (), {"returncode": 1, "stdout": "", "stderr": "no such base"})
-    monkeypatch.setattr(trainers.bench.sizes.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(StudioError, match="no such base"):
+    failed = type("Done", (), {"returncode": 1, "stdout": "", "stderr": "Traceback\n  …\nno such base\n"})
+    given: list[dict[str, Any]] = []
+
+    def run(command: list[str], **more: Any) -> Any:
+        given.append(more)
+        return failed
+
+    monkeypatch.setattr(trainers.bench.sizes.subprocess, "run", run)
+    with pytest.raises(StudioError, match=r"pictures failed: no such base$"):
         trainers.bench.sizes._child("train", tmp_path, 1, Plan())
+    assert given[0]["env"]["HF_HUB_OFFLINE"] == "1"
+    assert Path(given[0]["env"]["PYTHONPATH"].split(os.pathsep)[0], "trainers").is_dir()

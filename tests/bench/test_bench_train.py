@@ -94,7 +94,9 @@ def test_it_measures_in_turns_and_records_beside_what_was_kept(
 ) -> None:
     record = tmp_path / "bench" / "results" / "train.json"
     record.parent.mkdir(parents=True)
-    kept = {"models": {"other": {"batches": {"1": {"date": "then"}}}}}
+    name = f"{tiny_folder.name}-1threads"
+    before = {"date": "then", "batches": {"1": {"date": "then"}}}
+    kept = {"models": {"other": before, name: before}}
     record.write_text(json.dumps(kept))
     monkeypatch.setattr(train, "RECORD", record)
     ways = {"pigment": _says(_GOOD), "theirs": _says(_GOOD), "broken": _says("raise ValueError('why')")}
@@ -118,10 +120,10 @@ def test_it_measures_in_turns_and_records_beside_what_was_kept(
     assert train.main(argv) == 0
     report = json.loads(record.read_text())
     assert there == [False, True]  # each case's figures are on the disk before the next one begins
-    assert report["models"]["other"]["batches"] == kept["models"]["other"]["batches"]
-    name = f"{tiny_folder.name}-1threads"
+    assert report["models"]["other"] == before  # its figures aren't of today
+    assert "other" not in json.loads(out.read_text())["models"]
     batches = report["models"][name]["batches"]
-    assert set(batches) == {"2", "4"}
+    assert set(batches) == {"1", "2", "4"} and batches["1"] == {"date": "then"}
     figures = batches["4"]
     assert (figures["batch"], figures["resolution"], figures["family"]) == (4, 16, "sd15")
     assert figures["pigment"]["steps_per_s"] == pytest.approx(1 / 0.75, rel=1e-3)
@@ -191,6 +193,9 @@ def test_our_training_is_clocked_by_its_step_events(
         (["--device", "cpu", "--diffusers", "{empty}"], "there is no train_dreambooth_lora.py in"),
         (["--device", "cpu", "--kohya", "{empty}"], "there is no train_network.py"),
         (["--counts", "--sizes"], "--counts and --sizes are two measurements; give one"),
+        (["--counts", "--small"], "--small changes nothing with --counts; leave it out"),
+        (["--sizes", "--dtype", "bf16"], "--dtype changes nothing with --sizes; leave it out"),
+        (["--device", "cpu", "--dtype", "int8"], "--dtype is 'int8'; give fp32, bf16 or fp16"),
         (["--kohya-python", "python"], "give its checkout with --kohya too"),
         (["--model", "nowhere", "--device", "cpu"], "no such folder"),
     ],
@@ -359,6 +364,9 @@ def test_steps_that_are_told_at_once_share_their_time() -> None:
     assert per_step(times, 1) == pytest.approx([3.002 / 3, 2.0])
     assert per_step(times, 3) == pytest.approx([2.0])
     assert per_step(times, 6) == pytest.approx([2.0])
+    # A warm-up of half a minute doesn't make one burst of all that comes after it.
+    times = [0.0, 30.0, *(30.0 + 0.01 * step for step in range(1, 61))]
+    assert per_step(times, 3) == pytest.approx([0.01] * 59)
 
 
 def test_ratios_are_those_of_the_rounds() -> None:

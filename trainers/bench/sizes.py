@@ -11,6 +11,7 @@ process; it prints a line of JSON.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -93,14 +94,20 @@ def draw(folder: Path, count: int, side: int) -> None:
 
 
 def _child(kind: str, folder: Path, number: int, plan: Plan) -> dict[str, float]:
+    from trainers.bench.train_turns import OFFLINE
+    from trainers.bench.train_ways import ROOT
+
     command = [
         sys.executable, "-W", "ignore", "-m", "trainers.bench.sizes", kind, folder, number, plan.steps,
         plan.base, plan.device, plan.resolution, plan.batch,
     ]  # fmt: skip
-    began = time.time()
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **OFFLINE, "PYTHONPATH": paths}
+    began = time.monotonic()
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise StudioError(f"measuring {folder.name} pictures failed: {done.stderr.strip()[-300:]}")
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise StudioError(f"measuring {folder.name} pictures failed: {lines[-1][:300]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     if "first_step_at" in found:
         found["first_step_s"] = found.pop("first_step_at") - began
@@ -169,13 +176,13 @@ def _train(config: TrainConfig) -> dict[str, float]:
 
     from trainers.loop import train
 
-    began, busy = time.time(), time.process_time()
+    began, busy = time.monotonic(), time.process_time()  # processes share this clock
     at: list[tuple[float, float]] = []
     for event in train(config):
         if event.kind == "step":
             if config.run.device != "cpu":
                 torch.cuda.synchronize()
-            at.append((time.time(), time.process_time()))
+            at.append((time.monotonic(), time.process_time()))
     if len(at) < WARM_UP + 2:
         raise StudioError(f"only {len(at)} steps were taken; ask for more")
     held = peak() if config.run.device == "cpu" else torch.cuda.max_memory_allocated()

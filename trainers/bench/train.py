@@ -26,6 +26,12 @@ from trainers.bench.train_turns import byte_code
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "train.json"
 COUNTS = RECORD.with_name("counts.json")
+_ALWAYS = ("model", "batch", "out", "record", "json")
+_ACT = {
+    "counts": _ALWAYS,
+    "sizes": (*_ALWAYS, "case", "small", "models", "resolution", "device", "steps", "rounds"),
+}
+"""What acts on the other measurements."""
 
 
 def parser() -> Arguments:
@@ -128,6 +134,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--kohya-python runs kohya's script; give its checkout with --kohya too")
     if options.counts and options.sizes:
         raise ConfigError("--counts and --sizes are two measurements; give one of them")
+    for mode, acting in _ACT.items():
+        for name, default in vars(parser().parse_args([])).items() if getattr(options, mode) else ():
+            if getattr(options, name) != default and name not in (mode, *acting):
+                raise ConfigError(f"--{name.replace('_', '-')} changes nothing with --{mode}; leave it out")
     if options.case and (options.model or options.batch):
         raise ConfigError("--case says model and batch; leave --model and --batch out")
     if options.steps < 2:
@@ -136,13 +146,18 @@ def _check(options: argparse.Namespace) -> None:
         check_place(RECORD)
     if options.device not in (None, "cpu", "cuda"):
         raise ConfigError(f"--device is {options.device!r}; give cpu or cuda")
+    if options.dtype not in (None, "fp32", "bf16", "fp16"):
+        raise ConfigError(f"--dtype is {options.dtype!r}; give fp32, bf16 or fp16")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every case asked for; what was kept of others stays. Raises: ConfigError, BaseError."""
+    """Measure every case asked for; what was kept of these models' others stays.
+
+    Raises: ConfigError, BaseError.
+    """
     device, origin = device_of(options), provenance("train", parser(), options)
     cases = asked_for(options)
-    report: dict[str, Any] = {"models": kept_models(options), **origin}
+    kept, report = kept_models(options), {"models": dict[str, Any](), **origin}
     end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     with (
         model_store(options.models) as models,
@@ -155,7 +170,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             share = None if end is None else now + (end - now) / (len(cases) - index)
             figures = short(measure(case, baselines(options, case.family), options, share))
             row = {"batches": {str(one.batch): {**figures, **origin}}}
-            report = merged(report, {"models": {one.name: row}})
+            report["models"][one.name] = merged(report["models"].get(one.name) or kept.get(one.name, {}), row)
             if options.record:
                 record(report, RECORD)
             if options.out:  # after every case: a later one may be cut short
@@ -184,7 +199,7 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
 
     device, origin = device_of(options), provenance("train", parser(), options)
     counts = _counts(options.sizes)
-    report: dict[str, Any] = {"models": kept_models(options), **origin}
+    kept, report = kept_models(options), {"models": dict[str, Any](), **origin}
     with model_store(options.models) as models:
         for asked in asked_for(options):
             model, _, resolution = model_of(asked, options, device, models)
@@ -197,7 +212,8 @@ def sizes(options: argparse.Namespace) -> dict[str, Any]:
                 rounds=options.rounds,
             )
             found = short(measure_sizes(counts, plan))
-            report = merged(report, {"models": {asked.name: {"sizes": {**found, **origin}}}})
+            row = {"sizes": {**found, **origin}}
+            report["models"][asked.name] = merged(kept.get(asked.name, {}), row)
             if not options.json:
                 print("\n".join([f"{asked.name}, by number of pictures", *size_lines(found)]), flush=True)
     return report
@@ -211,7 +227,7 @@ def _counts(said: str) -> list[int]:
 
 
 def kept_models(options: argparse.Namespace) -> dict[str, Any]:
-    """The figures of models that stay beside what is measured now."""
+    """The figures of models that were recorded before, where these are to be recorded too."""
     kept = kept_in(RECORD) if options.record else {}
     models: dict[str, Any] = kept.get("models", {})
     return models

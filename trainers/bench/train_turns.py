@@ -25,6 +25,8 @@ ALIKE = ("trained", "trained_dtype", "optimizer", "threads", "device")
 
 _LAST_LINES = 5
 _BURST = 0.25
+_LONG = 40
+"""Steps among which a way that tells several at once has told some: two of our readings."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ def per_step(times: Sequence[float], warm_up: int) -> list[float]:
     between two bursts is divided by the steps between them. Where a single burst ends after the warm-up, the
     time since the one before it counts.
     """
-    mean = (times[-1] - times[0]) / max(1, len(times) - 1)
     last = len(times) - 1
+    first = warm_up - 1 if last - warm_up >= _LONG else 0  # a slow step of the warm-up isn't the measure
+    mean = (times[-1] - times[first]) / max(1, last - first)
     ends = [index for index in range(last) if times[index + 1] - times[index] > _BURST * mean] + [last]
     warm = [index for index in ends if index >= warm_up - 1]
     kept = warm if len(warm) > 1 else ends[-2:]
