@@ -13,9 +13,8 @@ Tensors = Mapping[str, torch.Tensor]
 Function = Callable[[Hashable, Tensors], Tensors]
 """(what decides which operations run, tensors by name) → tensors by name."""
 
-EAGER_CALLS = 2
-"""How often the first signature runs as usual before it is recorded: libraries set themselves up in the
-meantime. Later ones run so once."""
+TRIALS = 2
+"""How often a recording must come to the function's numbers before it is trusted."""
 
 MOST_RECORDINGS = 16
 """How many signatures are recorded; further ones run as usual."""
@@ -27,7 +26,15 @@ _log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
-    """What notes launches and gives them again."""
+    """What notes launches and gives them again.
+
+    name: what people call the recordings. calls_before: how often a signature runs as usual before it is
+    recorded. exact: whether recordings come to the very same numbers.
+    """
+
+    name: str
+    calls_before: int
+    exact: bool
 
     def aside(self, call: Callable[[], Tensors]) -> Tensors:
         """Call where recordings are made."""
@@ -42,14 +49,19 @@ class Recorder(Protocol):
         """Go back to such a place."""
 
     def give_up(self) -> None:
-        """Leave the device as it was, after a recording that failed."""
+        """Leave the device as it was, after a recording that failed; its random numbers stand anywhere."""
 
 
 class CudaGraphs:
     """CUDA graphs, which share one memory: only one of them runs at a time.
 
+    Two calls come before, in which libraries set themselves up.
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
+
+    name = "CUDA graphs"
+    calls_before = 2
+    exact = False
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -82,13 +94,22 @@ class CudaGraphs:
     def give_up(self) -> None:
         """See Recorder."""
         torch.cuda.synchronize(self._device)
+        # Older ones of PyTorch keep a generator in the recording that broke off, and refuse to draw from it
+        # ever after; a state that was in none may be. See https://github.com/ace-step/ACE-Step-1.5/issues/613
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        fresh = torch.Generator(torch.device("cuda", index))
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
 
 
 @dataclass(eq=False)
 class _Signature:
-    """What is kept of inputs of one kind. static: where a recording reads; found: where it writes."""
+    """What is kept of inputs of one kind. static: where a recording reads; found: where it writes.
+
+    trials: how often the recording came to the function's numbers.
+    """
 
     calls: int = 0
+    trials: int = 0
     static: dict[str, torch.Tensor] = field(default_factory=dict)
     found: Tensors = field(default_factory=dict)
     again: Callable[[], None] | None = None
@@ -98,8 +119,9 @@ class Replay:
     """Calls a function eagerly at first, then by recordings, one for each kind of input.
 
     changed: returns the tensors that the function changes besides its results, always at the same addresses
-    (gradients, parameters). Each recording is tried once against the eager function from the same state;
-    where one can't be made, or comes to other numbers, everything goes on eagerly and `notes` says why.
+    (gradients, parameters). Each recording is tried against the eager function from the same state, on the
+    inputs that it was made with and on the next; where one can't be made, or comes to other numbers,
+    everything goes on eagerly and `notes` says why.
 
     The results are overwritten by the next call. What the function does in Python, it does at recording only.
     """
@@ -120,7 +142,7 @@ class Replay:
     @property
     def recordings(self) -> int:
         """How many signatures are recorded."""
-        return sum(one.again is not None for one in self._signatures.values())
+        return sum(one.trials >= TRIALS for one in self._signatures.values())
 
     def __call__(self, kind: Hashable, inputs: Tensors) -> Tensors:
         """Call the function, or the recording for this `kind` and these shapes. inputs: on any device."""
@@ -130,11 +152,11 @@ class Replay:
         if self._refused or (not signature.static and self._full()):
             return self._function(kind, {name: value.to(self._device) for name, value in inputs.items()})
         self._fill(signature, inputs)
-        if signature.again is not None:
+        if signature.trials >= TRIALS and signature.again is not None:
             signature.again()
             return signature.found
-        if signature.calls > (1 if self.recordings else EAGER_CALLS):
-            return self._record(kind, signature)
+        if signature.calls > self._recorder.calls_before:
+            return self._try(kind, signature)
         return self._recorder.aside(lambda: self._function(kind, signature.static))
 
     def _full(self) -> bool:
@@ -148,58 +170,55 @@ class Replay:
             }
         torch._foreach_copy_(list(signature.static.values()), list(inputs.values()), non_blocking=True)
 
-    def _record(self, kind: Hashable, signature: _Signature) -> Tensors:
-        """Record the function, try the recording, and return what it gives; else what the function gives."""
+    def _try(self, kind: Hashable, signature: _Signature) -> Tensors:
+        """Call both the function and its recording, which is made if there is none; return what is right."""
 
         def call() -> Tensors:
             return self._function(kind, signature.static)
 
         before = [tensor.clone() for tensor in self._changed()]
         random = self._recorder.random_state()
-        exact = {name: value.clone() for name, value in self._recorder.aside(call).items()}
+        right = {name: value.clone() for name, value in self._recorder.aside(call).items()}
         after = [tensor.clone() for tensor in self._changed()]
         self._write(before)
         self._recorder.set_random_state(random)
         try:
-            found, again = self._recorder.record(call)
-            again()
-            reason = _difference(exact, found, after, self._changed(), before)
-        except (RuntimeError, AssertionError) as error:  # whatever the driver or an operator makes of it
+            if signature.again is None:
+                signature.found, signature.again = self._recorder.record(call)
+            signature.again()
+            reason = self._difference(right, signature.found, after, before)
+        except (RuntimeError, AssertionError, TypeError) as error:  # whatever an operator makes of it
             _log.debug("recording failed", exc_info=True)
             reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
             self._recorder.give_up()
         if reason is None:
-            signature.found, signature.again = found, again
-            return found
+            signature.trials += 1
+            return signature.found
         self._refused = True
         for one in self._signatures.values():
-            one.again, one.static, one.found = None, {}, {}
-        self.notes.append(f"steps aren't replayed as CUDA graphs, which is slower ({reason})")
+            one.again, one.static, one.found, one.trials = None, {}, {}, 0
+        self.notes.append(f"steps aren't recorded as {self._recorder.name}, which is slower ({reason})")
         self._write(after)
-        return exact
+        return right
 
     def _write(self, values: Sequence[torch.Tensor]) -> None:
         for tensor, value in zip(self._changed(), values, strict=True):
             tensor.copy_(value)
 
-
-def _difference(
-    exact: Tensors,
-    found: Tensors,
-    after: Sequence[torch.Tensor],
-    now: Sequence[torch.Tensor],
-    before: Sequence[torch.Tensor],
-) -> str | None:
-    """Say how a recording differs from the function, or None where it is only rounding."""
-    for name, value in exact.items():
-        off = _relative(found[name].float() - value.float(), value.float())
-        if not off <= _RESULT_TOLERANCE:
-            return f"the recording's {name} differs by {off:.1%}"
-    for should, does, was in zip(after, now, before, strict=True):
-        off = _relative(does.float() - should.float(), should.float() - was.float())
-        if not off <= _CHANGE_TOLERANCE:
-            return f"what the recording changes differs by {off:.1%}"
-    return None
+    def _difference(
+        self, right: Tensors, found: Tensors, after: Sequence[torch.Tensor], before: Sequence[torch.Tensor]
+    ) -> str | None:
+        """Say how a recording differs from the function, or None where it is only the device's rounding."""
+        results, changes = (0.0, 0.0) if self._recorder.exact else (_RESULT_TOLERANCE, _CHANGE_TOLERANCE)
+        for name, value in right.items():
+            off = _relative(found[name].float() - value.float(), value.float())
+            if not off <= results:
+                return f"the recording's {name} differs by {off:.1%}"
+        for should, does, was in zip(after, self._changed(), before, strict=True):
+            off = _relative(does.float() - should.float(), should.float() - was.float())
+            if not off <= changes:
+                return f"what the recording changes differs by {off:.1%}"
+        return None
 
 
 def _relative(difference: torch.Tensor, of: torch.Tensor) -> float:
