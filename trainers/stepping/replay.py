@@ -176,10 +176,14 @@ class Replay:
         def call() -> Tensors:
             return self._function(kind, signature.static)
 
-        before = [tensor.clone() for tensor in self._changed()]
-        random = self._recorder.random_state()
+        random, before = self._recorder.random_state(), self._copied()
         right = {name: value.clone() for name, value in self._recorder.aside(call).items()}
-        after = [tensor.clone() for tensor in self._changed()]
+        drawn, after = self._recorder.random_state(), self._copied()
+        if before is None or after is None:
+            self._refuse("there isn't memory enough to try it")
+            return right
+        if not all(bool(value.isfinite().all()) for value in (*right.values(), *after)):
+            return right  # by which nothing can be judged, as while fp16's scaling is still found
         self._write(before)
         self._recorder.set_random_state(random)
         try:
@@ -194,12 +198,24 @@ class Replay:
         if reason is None:
             signature.trials += 1
             return signature.found
+        self._refuse(reason)
+        self._write(after)
+        self._recorder.set_random_state(drawn)
+        return right
+
+    def _refuse(self, reason: str) -> None:
+        """Go on eagerly from now on, and say why."""
         self._refused = True
         for one in self._signatures.values():
             one.again, one.static, one.found, one.trials = None, {}, {}, 0
         self.notes.append(f"steps aren't recorded as {self._recorder.name}, which is slower ({reason})")
-        self._write(after)
-        return right
+
+    def _copied(self) -> list[torch.Tensor] | None:
+        """Copy what the function changes; None where there is no memory for it."""
+        try:
+            return [tensor.clone() for tensor in self._changed()]
+        except torch.OutOfMemoryError:
+            return None
 
     def _write(self, values: Sequence[torch.Tensor]) -> None:
         for tensor, value in zip(self._changed(), values, strict=True):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.trainers.stepping.recorder import Noted
 from trainers.stepping import replay as module
-from trainers.stepping.replay import EAGER_CALLS, CudaGraphs, Replay, Tensors
+from trainers.stepping.replay import EAGER_CALLS, Replay, Tensors
 
 CPU = torch.device("cpu")
 
@@ -87,74 +85,3 @@ def test_only_so_many_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
         for size in (2, 3):
             replay(0, {"x": torch.ones(size)})
     assert replay.recordings == 1 and total == 5 * (EAGER_CALLS + 2)
-
-
-def test_what_is_not_finite_is_judged_by_the_next_call() -> None:
-    """As fp16's gradients aren't until their scaling is found."""
-    calls = [0]
-
-    def odd() -> float:
-        calls[0] += 1
-        return math.inf if calls[0] == EAGER_CALLS + 1 else 0.0
-
-    total = torch.zeros(())
-    replay = adding(total, odd)
-    for call in range(EAGER_CALLS + 3):
-        assert replay("kind", {"x": torch.ones(2)})["twice"] == 4
-        assert bool(total.isfinite()) == (call != EAGER_CALLS)
-        total.zero_()
-    assert replay.recordings == 1 and not replay.notes
-
-
-def test_without_memory_for_a_trial_it_goes_on_without() -> None:
-    total, asked = torch.zeros(()), [0]
-
-    class Full(torch.Tensor):
-        def clone(self) -> torch.Tensor:  # type: ignore[override]
-            raise torch.OutOfMemoryError("full")
-
-    def function(kind: Hashable, inputs: Tensors) -> Tensors:
-        total.add_(inputs["x"].sum())
-        return {"y": inputs["x"] + 1}
-
-    def changed() -> list[torch.Tensor]:
-        asked[0] += 1
-        return [total.as_subclass(Full)]
-
-    replay = Replay(function, changed, CPU, Noted())
-    for _ in range(EAGER_CALLS + 2):
-        assert torch.equal(replay(0, {"x": torch.ones(2)})["y"], torch.full((2,), 2.0))
-    assert asked[0] and total == 2 * (EAGER_CALLS + 2)
-    assert replay.recordings == 0 and "memory" in replay.notes[0]
-
-
-def test_random_numbers_go_on_where_the_plain_function_left_them() -> None:
-    calls = [0]
-
-    def function(kind: Hashable, inputs: Tensors) -> Tensors:
-        calls[0] += 1
-        if calls[0] == EAGER_CALLS + 2:
-            raise RuntimeError("no recording")
-        return {"y": inputs["x"] + torch.rand(2)}
-
-    replay, seen = Replay(function, list, CPU, Noted()), set()
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(EAGER_CALLS + 3):
-            seen.add(float(replay(0, {"x": torch.ones(2)})["y"][0]))
-    assert len(replay.notes) == 1 and len(seen) == EAGER_CALLS + 3
-
-
-def test_a_card_that_gave_up_draws_from_a_state_that_was_in_no_recording(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given: list[object] = []
-    generator = SimpleNamespace(graphsafe_set_state=given.append)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "default_generators", (None, generator))
-    monkeypatch.setattr(
-        torch, "Generator", lambda device: SimpleNamespace(graphsafe_get_state=lambda: device)
-    )
-    graphs = CudaGraphs.__new__(CudaGraphs)
-    graphs._device = torch.device("cuda", 1)
-    graphs.give_up()
-    assert given == [torch.device("cuda", 1)]
