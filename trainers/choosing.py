@@ -110,7 +110,11 @@ def _open(base: Base, config: TrainConfig) -> tuple[str, ...]:
         "attention": on_card,
         "channels_last": on_card,
         "threads": on_cpu and torch.get_num_threads() >= _THREADS,
-        "mixed_precision": on_cpu and base.unet.dtype == torch.float32 and trials.has_half_units(),
+        # Who asks for fp32 gets it.
+        "mixed_precision": on_cpu
+        and config.run.precision is None
+        and base.unet.dtype == torch.float32
+        and trials.has_half_units(),
     }
     return tuple(name for name, can in tried.items() if can and getattr(config.run, name) is None)
 
@@ -195,7 +199,8 @@ def _key(base: Base, config: TrainConfig) -> str:
     """What a trial's outcome depends on, as a checksum."""
     run = config.run
     asked = {
-        name: getattr(run, name) for name in ("attention", "channels_last", "mixed_precision", "threads")
+        name: getattr(run, name)
+        for name in ("attention", "channels_last", "precision", "mixed_precision", "threads")
     }
     says = {
         "machine": trials.machine(base.device),

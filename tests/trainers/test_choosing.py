@@ -94,6 +94,15 @@ def test_a_cpu_takes_16_bits_only_where_they_are_clearly_faster(
     assert watch.made == [(config.run.batch_size, 8)]
 
 
+def test_who_asks_for_32_bits_gets_them(
+    watch: type[Watch], tiny_base: Base, config: TrainConfig, make_config: Make, tmp_path: Path
+) -> None:
+    watch.halves[True] = 0.5
+    asked = make_config(threads=None, precision="fp32")
+    assert choose(tiny_base, config, tmp_path, tmp_path).mixed_precision == "bf16"
+    assert choose(tiny_base, asked, tmp_path, tmp_path).mixed_precision is None
+
+
 def test_half_the_threads_where_they_are_faster(
     watch: type[Watch], tiny_base: Base, config: TrainConfig, tmp_path: Path
 ) -> None:
