@@ -430,6 +430,16 @@ def test_encoding_is_timed_on_the_batch(tiny_folder: Path, tmp_path: Path) -> No
     assert all(ms > 0 for each in found.values() for ms in each)
 
 
+def test_encoding_that_fails_loses_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = type("Done", (), {"returncode": 1, "stdout": "", "stderr": "Traceback\nRuntimeError: no room\n"})
+    monkeypatch.setattr(train_mechanisms.subprocess, "run", lambda *_, **__: failed)
+    found = train_mechanisms.cache_gains(_case(tmp_path), [_turn(1.0)])
+    said = "timing the encoding ended with 1: RuntimeError: no room"
+    assert found == {"latent_cache": {"failed": said}, "text_cache": {"failed": said}}
+    shown = train_report.lines("m", 1, {"pigment": figures_of([_turn(1.0)]), "mechanisms": found})
+    assert said in shown[-1]
+
+
 # ── The report
 
 
