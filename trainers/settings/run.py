@@ -186,8 +186,8 @@ class RunConfig(Section):
         default=None,
         title="Mixed precision",
         description="Let products run in 16 bits (autocast) while weights keep their precision; fp16 scales "
-        "the loss. Empty: everything in the base's precision, but bf16 on a CPU that is clearly faster by it, "
-        "where no precision is asked for.",
+        "the loss. Empty: everything in the base's precision, but bf16 on a CPU that is clearly faster by "
+        "it, where no precision is asked for.",
         json_schema_extra=about("advanced"),
     )
     gradient_checkpointing: Literal["auto", "none", "selective", "all"] = Field(
