@@ -12,6 +12,7 @@ from trainers.conditions import Asked
 from trainers.optimizers import OPTIMIZERS, learning_groups
 from trainers.stepping.flat import Flat, reached
 from trainers.stepping.gradients import Gradients, Loose, Standing
+from trainers.stepping.operators import Operators
 from trainers.stepping.replay import CudaGraphs, Recorder, Replay, Tensors
 
 if TYPE_CHECKING:
@@ -27,13 +28,26 @@ Loss = Callable[[Batch, Sequence[Asked]], tuple[torch.Tensor, torch.Tensor]]
 """(batch, its captions) → what is minimised, a scalar, and each sample's loss, (B,)."""
 
 
+_SMALL = 100_000_000
+"""Numbers of a UNet up to which a CPU spends more on what goes on around kernels than in them."""
+
+
+def _recorder(injection: Injection) -> Recorder | None:
+    """Return what records steps on the base's device: CUDA graphs, or for small bases on a CPU operators."""
+    base = injection.base
+    if base.device.type == "cuda":
+        return CudaGraphs(base.device)
+    small = sum(parameter.numel() for parameter in base.unet.parameters()) < _SMALL
+    return Operators() if base.device.type == "cpu" and small else None
+
+
 class Stepper:
     """Runs the loss of batches forward and backward, then clips and steps.
 
     What may be done is decided by what learns: buffers where the optimizer treats every number by itself,
-    recordings (CUDA graphs) on a card where a step's operations don't change with the steps; `run.without`
-    leaves out either. The norm stays on the device where the optimizer can be told there that a step isn't
-    to be taken; from the first that isn't finite on, none is.
+    recordings where a step's operations don't change with the steps; `run.without` leaves out either. The
+    norm stays on the device where the optimizer can be told there that a step isn't to be taken; from the
+    first that isn't finite on, none is.
 
     waits: whether a step's numbers are needed on the host before the next one.
     """
@@ -50,7 +64,7 @@ class Stepper:
         *,
         recorder: Recorder | None = None,
     ) -> None:
-        """recorder: of steps; None: CUDA graphs on a card, elsewhere none."""
+        """recorder: of steps; None: what suits the device."""
         self._ask, self._loss, self._injection = ask, loss, injection
         self._optimizer, self._precision, self._processes = optimizer, precision, processes
         self._max_norm = config.optimizer.max_grad_norm
@@ -61,8 +75,8 @@ class Stepper:
         card = self._device.type == "cuda"
         self._flat = steady and row.elementwise and "flat" not in without
         recorded = steady and tuning.replayable and "graph" not in without
-        if recorded and card and recorder is None:
-            recorder = CudaGraphs(self._device)
+        if recorded and recorder is None:
+            recorder = _recorder(injection)
         self._guarded = row.on_device and not precision.scales and self._device.type in ("cpu", "cuda")
         quiet = card and processes.size == 1 and self._guarded and tuning.replayable
         self.waits = not quiet or "readings" in without

@@ -7,11 +7,14 @@ from collections.abc import Callable, Hashable
 import pytest
 import torch
 
-from tests.trainers.stepping.recorder import Noted
 from trainers.stepping import replay as module
-from trainers.stepping.replay import EAGER_CALLS, Replay, Tensors
+from trainers.stepping.operators import Operators
+from trainers.stepping.replay import TRIALS, Replay, Tensors
 
 CPU = torch.device("cpu")
+EAGER_CALLS = Operators.calls_before
+CALLS = EAGER_CALLS + TRIALS
+"""After so many a recording is trusted."""
 
 
 def adding(total: torch.Tensor, odd: Callable[[], float] = lambda: 0.0) -> Replay:
@@ -21,22 +24,22 @@ def adding(total: torch.Tensor, odd: Callable[[], float] = lambda: 0.0) -> Repla
         total.add_(inputs["x"].sum() + odd())
         return {"twice": inputs["x"].sum() * 2}
 
-    return Replay(function, lambda: [total], CPU, Noted())
+    return Replay(function, lambda: [total], CPU, Operators())
 
 
 def test_a_recording_gives_what_the_function_gives_for_each_shape() -> None:
     total = torch.zeros(())
     replay = adding(total)
-    for call in range(1, 6):
+    for call in range(1, CALLS + 3):
         for size in (2, 3):
             found = replay("kind", {"x": torch.full((size,), float(call))})
             assert found["twice"] == 2 * size * call
-    assert total == 5 * sum(range(1, 6)) and replay.recordings == 2 and not replay.notes
+    assert total == 5 * sum(range(1, CALLS + 3)) and replay.recordings == 2 and not replay.notes
 
 
 def test_another_kind_is_another_recording() -> None:
     replay = adding(torch.zeros(()))
-    for _ in range(EAGER_CALLS + 1):
+    for _ in range(CALLS):
         replay("a", {"x": torch.ones(2)})
         replay("b", {"x": torch.ones(2)})
     assert replay.recordings == 2
@@ -69,11 +72,11 @@ def test_what_can_not_be_recorded_is_said_and_done_without() -> None:
             raise RuntimeError("not permitted when stream is capturing\nmore")
         return {"y": inputs["x"] + 1}
 
-    replay = Replay(function, list, CPU, Noted())
+    replay = Replay(function, list, CPU, Operators())
     for _ in range(EAGER_CALLS + 3):
         assert torch.equal(replay(0, {"x": torch.ones(2)})["y"], torch.full((2,), 2.0))
     assert replay.recordings == 0
-    says = "steps aren't replayed as CUDA graphs, which is slower (not permitted when stream is capturing)"
+    says = "steps aren't recorded as operators, which is slower (not permitted when stream is capturing)"
     assert replay.notes == [says]
 
 
@@ -81,7 +84,7 @@ def test_only_so_many_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_RECORDINGS", 1)
     total = torch.zeros(())
     replay = adding(total)
-    for _ in range(EAGER_CALLS + 2):
+    for _ in range(CALLS):
         for size in (2, 3):
             replay(0, {"x": torch.ones(size)})
-    assert replay.recordings == 1 and total == 5 * (EAGER_CALLS + 2)
+    assert replay.recordings == 1 and total == 5 * CALLS

@@ -13,13 +13,13 @@ import torch
 
 from pipelines.errors import StudioError
 from pipelines.formats import read_adapter
-from tests.trainers.stepping.recorder import Noted
 from trainers import loop
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
 from trainers.run_folder import LAST_FINITE
 from trainers.stepping import Stepper
 from trainers.stepping.flat import Flat
+from trainers.stepping.operators import Operators
 
 Make = Callable[..., TrainConfig]
 
@@ -28,9 +28,15 @@ def losses(events: list[TrainEvent]) -> list[float]:
     return [event.data["loss"] for event in events if event.kind == "step"]
 
 
+class Soon(Operators):
+    """A CPU's recordings, made as soon as a card's."""
+
+    calls_before = 1
+
+
 def _made(kept: list[Stepper], *given: Any, **more: Any) -> Stepper:
     """A stepper that goes the way of recordings, kept."""
-    kept.append(Stepper(*given, **more, recorder=Noted()))
+    kept.append(Stepper(*given, **more, recorder=Soon()))
     return kept[-1]
 
 
