@@ -228,8 +228,8 @@ class RunConfig(Section):
         title="Without",
         description="Leave out what makes steps faster. layers: low-rank layers in one piece instead of "
         "PEFT's. frozen: the base's frozen blocks in one piece. flat: parameters and gradients in few large "
-        "buffers. graph: a step as one CUDA graph. readings: losses read from a card now and then instead of "
-        "at every step.",
+        "buffers. graph: steps recorded once and replayed, on a card as CUDA graphs, on a CPU those of small "
+        "bases. readings: losses read from a card now and then instead of at every step.",
         json_schema_extra=about("advanced", choices=MECHANISMS),
     )
     listeners: tuple[Annotated[str, one_of(*LISTENER_NAMES)], ...] = Field(
