@@ -12,6 +12,7 @@ import pytest
 
 import trainers.bench.sizes
 from pipelines.errors import StudioError
+from trainers import memory
 from trainers.bench.sizes import WARM_UP, Plan, measure_sizes
 
 
@@ -26,6 +27,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         returncode = trainers.bench.sizes.main()
         return type("Done", (), {"returncode": returncode, "stdout": capsys.readouterr().out, "stderr": ""})
 
+    monkeypatch.setattr(memory.Peak, "__init__", memory.Peak.__init__)
     monkeypatch.setattr(trainers.bench.sizes.subprocess, "run", run)
     monkeypatch.setattr(trainers.bench.sizes.time, "sleep", lambda seconds: None)
     return calls
@@ -45,6 +47,18 @@ def test_counts_are_measured_in_turns(here: list[list[str]], tiny_folder: Path) 
     more = found["9"]["start_s"] - found["3"]["start_s"]
     assert found["ratios"]["start_seconds_per_1000_pictures"] == pytest.approx(1000 * more / 6)
     json.dumps(found)
+
+
+def test_the_peak_is_that_of_the_whole_process(
+    here: list[list[str]], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [9 * 2**40]
+    monkeypatch.setattr(memory, "_forget_peak", lambda: held.append(7))
+    monkeypatch.setattr("trainers.bench.loading.peak", lambda: held[-1])
+    plan = Plan(base=str(tiny_folder), resolution=16, steps=3)
+    trainers.bench.sizes.draw(tmp_path / "pictures", 2, 16)
+    assert trainers.bench.sizes._child("train", tmp_path, 1, plan)["peak_bytes"] == held[0]
+    assert held[-1] == 7
 
 
 def test_pictures_are_encoded_by_nobody(

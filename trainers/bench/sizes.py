@@ -169,6 +169,7 @@ def _fill(config: TrainConfig) -> dict[str, float]:
 def _train(config: TrainConfig) -> dict[str, float]:
     from pipelines.bases.libraries import load_libraries
     from trainers.bench.loading import peak
+    from trainers.bench.train_pigment import note_before_peak
     from trainers.bench.train_turns import per_step
 
     load_libraries()
@@ -178,14 +179,20 @@ def _train(config: TrainConfig) -> dict[str, float]:
 
     began, busy = time.monotonic(), time.process_time()  # processes share this clock
     at: list[tuple[float, float]] = []
+    card = config.run.device != "cpu"
+
+    def most() -> int:
+        return torch.cuda.max_memory_allocated() if card else peak()
+
+    held = [0]
+    note_before_peak(lambda: held.append(most()))
     for event in train(config):
         if event.kind == "step":
-            if config.run.device != "cpu":
+            if card:
                 torch.cuda.synchronize()
             at.append((time.monotonic(), time.process_time()))
     if len(at) < WARM_UP + 2:
         raise StudioError(f"only {len(at)} steps were taken; ask for more")
-    held = peak() if config.run.device == "cpu" else torch.cuda.max_memory_allocated()
     return {
         "first_step_at": at[0][0],
         "start_s": at[0][0] - began,
@@ -193,7 +200,7 @@ def _train(config: TrainConfig) -> dict[str, float]:
         # On a card several steps may be told at once.
         "step_s": statistics.median(per_step([wall for wall, _ in at], WARM_UP + 1)),
         "step_cpu_s": statistics.median(per_step([cpu for _, cpu in at], WARM_UP + 1)),
-        "peak_bytes": float(held),
+        "peak_bytes": float(max(*held, most())),
     }
 
 

@@ -32,6 +32,7 @@ class Clock:
         self._times: list[float] = []
         self._cpu: list[float] = []
         self._events: list[Any] = []
+        self._held: dict[str, int] = {}
         self.about: dict[str, Any] = {}
 
     def tick(self) -> None:
@@ -53,6 +54,16 @@ class Clock:
             sys.stderr.flush()
             os._exit(0)
 
+    def hold(self) -> None:
+        """Note what the process held at the most so far; for one that is about to count that anew itself."""
+        import torch
+
+        now = {"resident_bytes": _resident()}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            now["peak_bytes"] = torch.cuda.max_memory_allocated()
+            now["reserved_bytes"] = torch.cuda.max_memory_reserved()
+        self._held = {name: max(value, self._held.get(name, 0)) for name, value in now.items()}
+
     def _write(self, on_card: bool) -> None:
         import torch
 
@@ -62,9 +73,8 @@ class Clock:
             first = self._events[0]
             begin = self._times[0]
             found["times"] = [begin + first.elapsed_time(event) / 1e3 for event in self._events]
-            found["peak_bytes"] = torch.cuda.max_memory_allocated()
-            found["reserved_bytes"] = torch.cuda.max_memory_reserved()
-        found["resident_bytes"] = _resident()
+        self.hold()
+        found.update(self._held)
         found.setdefault("peak_bytes", found["resident_bytes"])
         found["threads"] = torch.get_num_threads()
         found["device"] = torch.cuda.get_device_name() if on_card else "cpu"

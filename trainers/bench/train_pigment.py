@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainers import events
 from trainers.bench.train_clock import Clock, cap, describe
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main() -> int:
@@ -28,6 +32,8 @@ def main() -> int:
             clock.tick()
         elif event.kind == "warning":
             notes.append(event.message)
+        elif event.data.get("stage") == "prepare":
+            note_before_peak(clock.hold)
         elif event.data.get("stage") == "inject":
             _describe_at_first_step(clock)
 
@@ -35,6 +41,22 @@ def main() -> int:
     from trainers.__main__ import main as train
 
     return train([config])
+
+
+def note_before_peak(note: Callable[[], object]) -> None:
+    """Call `note` before a run's own gauge forgets what the process held at the most until then.
+
+    Scripts of others count from their start: with what they load, and what they encode ahead.
+    """
+    from trainers import memory
+
+    begin = memory.Peak.__init__
+
+    def noted(self: memory.Peak, device: torch.device) -> None:
+        note()
+        begin(self, device)
+
+    memory.Peak.__init__ = noted  # type: ignore[method-assign]
 
 
 def _describe_at_first_step(clock: Clock) -> None:
