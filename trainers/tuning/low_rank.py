@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,14 +45,24 @@ class LowRankLayer(OwnLayer):
         self.scale = alpha / down.shape[0]
         self.lent: tuple[torch.Tensor, torch.Tensor] | None = None
         self.together: Together | None = None
-        self.in_one = down.device.type != "cpu"
         convolution = isinstance(base_layer, nn.Conv2d)
         self._product = ConvProduct if convolution else LinearProduct
         self._calls = low_rank_calls.convolution if convolution else low_rank_calls.linear
         # The base's own product is part of ours where it's no more than that.
         self._whole = type(base_layer) in (nn.Linear, nn.Conv2d) and not is_quantised(base_layer)
-        if down.is_cuda:
-            warm_up(down.device)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take the way that suits the device."""
+        self.in_one = self.down.device.type != "cpu"
+        if self.down.is_cuda:
+            warm_up(self.down.device)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Also when a module is moved with what is in it, as text encoders are that learn on a card."""
+        super()._apply(fn, recurse)
+        self._settle()
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the layer answers, (…, in) → (…, out) or (B, C, h, w), changed unless switched off."""
@@ -100,20 +110,20 @@ class Lending:
     """Copies of all factors in the precision of their bases, made together: two casts a layer fewer."""
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
-        low_rank = (layer for layer in layers if isinstance(layer, LowRankLayer))
-        self._layers = [layer for layer in low_rank if layer.in_one and _narrow(layer)]
-        self._own: list[torch.Tensor] = [part for one in self._layers for part in (one.down, one.up)]
+        self._low_rank = [layer for layer in layers if isinstance(layer, LowRankLayer) and _narrow(layer)]
+        self._made = False
+        self._own: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
         self._lent: list[tuple[LowRankLayer | Together, tuple[torch.Tensor, torch.Tensor]]] = []
 
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Lend them as they are now: nobody may write to the factors until the end."""
-        if not self._layers:
+        if not self._made:
+            self._make([layer for layer in self._low_rank if layer.in_one])
+        if not self._copies:
             yield
             return
-        if not self._copies:
-            self._make()
         with torch.no_grad():
             torch._foreach_copy_(self._copies, self._own)
         # Not through nn.Module's attributes, which take a millisecond for SDXL's layers.
@@ -125,21 +135,23 @@ class Lending:
             for borrower, _ in self._lent:
                 vars(borrower)["lent"] = None
 
-    def _make(self) -> None:
+    def _make(self, borrowers: Sequence[LowRankLayer]) -> None:
         """Make room for the copies: those of layers that are together in one piece, as they are used."""
+        self._made = True  # at the first use, when all is where it is to be
         rooms: dict[LowRankLayer, tuple[torch.Tensor, torch.Tensor]] = {}
-        for group in dict.fromkeys(layer.together for layer in self._layers):
+        for group in dict.fromkeys(layer.together for layer in borrowers):
             if group is not None:
                 downs, ups = _room(group.layers[0], len(group.layers))
                 parts = zip(group.layers, downs.unbind(), ups.unbind(), strict=True)
                 rooms |= {layer: (down, up) for layer, down, up in parts}
                 self._lent.append((group, (downs.flatten(0, 1), ups)))
-        for layer in self._layers:
+        for layer in borrowers:
             if layer not in rooms:
                 downs, ups = _room(layer, 1)
                 rooms[layer] = downs[0], ups[0]
-        self._lent += [(layer, rooms[layer]) for layer in self._layers]
-        self._copies = [copy for layer in self._layers for copy in rooms[layer]]
+        self._lent += [(layer, rooms[layer]) for layer in borrowers]
+        self._own = [part for one in borrowers for part in (one.down, one.up)]
+        self._copies = [copy for layer in borrowers for copy in rooms[layer]]
 
 
 def _room(layer: LowRankLayer, count: int) -> tuple[torch.Tensor, torch.Tensor]:

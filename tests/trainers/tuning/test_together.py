@@ -12,7 +12,7 @@ from pipelines.base import Base
 from tests.tiny import assert_unchanged, weights_of
 from tests.trainers.tuning.trying import config_of, disturb, predict, seen
 from trainers.tuning import Injection, injected
-from trainers.tuning.low_rank import Lending, LowRankLayer
+from trainers.tuning.low_rank import Lending, LowRankLayer, fresh_layer
 from trainers.tuning.together import Together, put_together
 
 
@@ -119,3 +119,15 @@ def test_copies_are_lent_while_a_batch_is_learned(tiny_base: Base) -> None:
         with injection.learning():  # where they were: recordings know them by their place
             assert all(layer.lent[0] is one[0] for layer, one in zip(layers, kept, strict=True))
             assert bool(tiny_base.unet(latents, torch.tensor([10]), told).sample.isfinite().all())
+
+
+def test_layers_that_are_moved_to_a_card_work_as_there() -> None:
+    """Text encoders that learn: without memory until then, as on a card they lie elsewhere."""
+    layer = fresh_layer(nn.Linear(8, 8).bfloat16(), 2, 2.0, 0.0)
+    module, lending = nn.Sequential(layer), Lending([layer])
+    assert not layer.in_one
+    module.to("meta")
+    assert layer.in_one
+    with lending.lent():
+        assert layer.lent is not None and all(one.dtype == torch.bfloat16 for one in layer.lent)
+    assert layer.lent is None
