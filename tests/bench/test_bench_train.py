@@ -452,14 +452,14 @@ def test_encoding_that_fails_loses_nothing_else(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_isnt_measured_again_stays() -> None:
-    kept = {"models": {"a": {"batches": {"1": {"date": "d", "command": "c", "pigment": {"x": 1},
-        "baselines": {"old": {"ratio": 2}, "new": {"failed": "oom"}}}, "4": {"y": 1}}}}}  # fmt: skip
+    kept = {"batches": {"1": {"date": "d", "command": "c", "pigment": {"x": 1},
+        "baselines": {"old": {"ratio": 2}, "new": {"failed": "oom"}}}, "4": {"y": 1}}}  # fmt: skip
     row = {"date": "e", "command": "f", "pigment": {"x": 2}, "baselines": {"new": {"ratio": 3}}}
-    found = train_report.merged(kept, {"models": {"a": {"batches": {"1": row}}, "b": {}}})
-    batch = found["models"]["a"]["batches"]["1"]
+    found = train_report.merged(kept, {"batches": {"1": row}})
+    batch = found["batches"]["1"]
     assert batch["baselines"] == {"old": {"ratio": 2, "date": "d", "command": "c"}, "new": {"ratio": 3}}
     assert (batch["pigment"], batch["date"]) == ({"x": 2}, "e")
-    assert found["models"]["a"]["batches"]["4"] == {"y": 1} and found["models"]["b"] == {}
+    assert found["batches"]["4"] == {"y": 1} and train_report.merged({}, kept) == kept
 
 
 # ── The stand-in

@@ -12,12 +12,11 @@ _MIB = 2**20
 
 
 def merged(kept: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Put what was measured over what was kept: what a run doesn't measure stays with its origin."""
+    """Put what was measured of a model over what was kept: what isn't measured stays with its origin."""
     found = {**kept, **measured}
-    for table in ("models", "batches"):
-        if table in kept and table in measured:
-            rows = {name: merged(kept[table].get(name, {}), row) for name, row in measured[table].items()}
-            found[table] = {**kept[table], **rows}
+    if "batches" in kept and "batches" in measured:
+        rows = {name: merged(kept["batches"].get(name, {}), row) for name, row in measured["batches"].items()}
+        found["batches"] = {**kept["batches"], **rows}
     origin = {name: kept[name] for name in ("date", "command") if name in kept}
     for table in ("baselines", "mechanisms"):
         if table in kept:
