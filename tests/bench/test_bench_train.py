@@ -18,7 +18,9 @@ from PIL import Image
 from pipelines.errors import ConfigError
 from trainers import memory
 from trainers.bench import (
+    kohya,
     train,
+    train_cases,
     train_clock,
     train_mechanisms,
     train_models,
@@ -329,6 +331,23 @@ def test_the_script_of_the_family_gets_the_same_numbers(tmp_path: Path) -> None:
     assert find_script(file.parent, file.name) == file
     with pytest.raises(ConfigError, match=r"there is no else\.py"):
         find_script(tmp_path, "else.py")
+
+
+def test_another_python_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "networks").mkdir()
+    for name in ("train_network.py", "networks/lora.py"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    given: list[str] = []
+    monkeypatch.setattr(kohya, "kohya", lambda script, python: given.append(python))
+    for said in ("./python", None):
+        options = train.parser().parse_args(["--kohya", ".", *(["--kohya-python", said] if said else [])])
+        assert list(train_cases.baselines(options, "sd15")) == ["pigment", "kohya"]
+    assert given == [str(tmp_path / "python"), ""]
+    options.kohya_python = "./none"
+    with pytest.raises(ConfigError, match=r"no program './none'"):
+        train_cases.baselines(options, "sd15")
 
 
 def test_pictures_have_the_size_that_is_learned(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def kohya(path: Path, python: str = "", *, cached_text: bool = False) -> Way:
 
 def find_script(path: Path, name: str) -> Path:
     """Where a script of kohya's is. Raises: ConfigError where it isn't."""
-    for place in (path / name, path.with_name(name)):
+    path = path.resolve()
+    for place in (path / name, path.parent / name):
         if place.is_file() and (place.parent / "networks" / "lora.py").is_file():
             return place.resolve()
     raise ConfigError(f"there is no {name} in {path.name!r}; give a checkout of kohya's sd-scripts")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -91,10 +93,19 @@ def baselines(options: argparse.Namespace, family: str) -> dict[str, Way]:
             ways["diffusers-cached-text"] = train_ways.diffusers(script, cached_text=True)
     if options.kohya is not None:
         script = kohya.find_script(options.kohya, kohya.SCRIPTS[pooled])
-        ways["kohya"] = kohya.kohya(script, options.kohya_python or "")
+        python = _python(options.kohya_python)
+        ways["kohya"] = kohya.kohya(script, python)
         if pooled:  # the script for the others can't
-            ways["kohya-cached-text"] = kohya.kohya(script, options.kohya_python or "", cached_text=True)
+            ways["kohya-cached-text"] = kohya.kohya(script, python, cached_text=True)
     return ways
+
+
+def _python(said: str | None) -> str:
+    """Where a Python is, whatever folder it is started in; "" for this one. Raises: ConfigError."""
+    found = shutil.which(said) if said else ""
+    if found is None:
+        raise ConfigError(f"--kohya-python: there is no program {said!r}; give a Python's path")
+    return os.path.abspath(found) if found else ""  # not what a link leads to: it would leave its packages
 
 
 @contextmanager
