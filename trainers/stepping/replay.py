@@ -157,7 +157,8 @@ class Replay:
             return signature.found
         if signature.calls > self._recorder.calls_before:
             return self._try(kind, signature)
-        return self._recorder.aside(lambda: self._function(kind, signature.static))
+        held = any(one.again is not None for one in self._signatures.values())
+        return self._plainly(kind, signature, self._copied() if held else None)
 
     def _full(self) -> bool:
         return sum(bool(one.static) for one in self._signatures.values()) >= MOST_RECORDINGS
@@ -172,12 +173,10 @@ class Replay:
 
     def _try(self, kind: Hashable, signature: _Signature) -> Tensors:
         """Call both the function and its recording, which is made if there is none; return what is right."""
-
-        def call() -> Tensors:
-            return self._function(kind, signature.static)
-
         random, before = self._recorder.random_state(), self._copied()
-        right = {name: value.clone() for name, value in self._recorder.aside(call).items()}
+        right = {name: value.clone() for name, value in self._plainly(kind, signature, before).items()}
+        if self._refused:
+            return right
         drawn, after = self._recorder.random_state(), self._copied()
         if before is None or after is None:
             self._refuse("there isn't memory enough to try it")
@@ -188,7 +187,9 @@ class Replay:
         self._recorder.set_random_state(random)
         try:
             if signature.again is None:
-                signature.found, signature.again = self._recorder.record(call)
+                signature.found, signature.again = self._recorder.record(
+                    lambda: self._function(kind, signature.static)
+                )
             signature.again()
             reason = self._difference(right, signature.found, after, before)
         except (RuntimeError, AssertionError, TypeError) as error:  # whatever an operator makes of it
@@ -202,6 +203,25 @@ class Replay:
         self._write(after)
         self._recorder.set_random_state(drawn)
         return right
+
+    def _plainly(
+        self, kind: Hashable, signature: _Signature, before: Sequence[torch.Tensor] | None
+    ) -> Tensors:
+        """Call the function as usual; where recordings leave it no memory they are given up for it.
+
+        before: copies of what it changes; None: it can't be called a second time.
+        """
+        random, inputs = self._recorder.random_state(), signature.static
+        try:
+            return self._recorder.aside(lambda: self._function(kind, inputs))
+        except torch.OutOfMemoryError:
+            if before is None or all(one.again is None for one in self._signatures.values()):
+                raise
+        # Not above: until an error is over it holds on to what the call had made.
+        self._refuse("they leave too little memory")
+        self._write(before)
+        self._recorder.set_random_state(random)
+        return self._recorder.aside(lambda: self._function(kind, inputs))
 
     def _refuse(self, reason: str) -> None:
         """Go on eagerly from now on, and say why."""

@@ -75,20 +75,20 @@ class Stepper:
         card = self._device.type == "cuda"
         self._flat = steady and row.elementwise and "flat" not in without
         recorded = steady and tuning.replayable and "graph" not in without
-        if recorded and recorder is None:
-            recorder = _recorder(injection)
+        # Each with a memory of its own, so that the batches' can be given back.
+        of_batch, of_step = (recorder or _recorder(injection) if recorded else None for _ in range(2))
         self._guarded = row.on_device and not precision.scales and self._device.type in ("cpu", "cuda")
         quiet = card and processes.size == 1 and self._guarded and tuning.replayable
         self.waits = not quiet or "readings" in without
         self.gradients: Gradients = Loose(optimizer, list(injection.parameters.values()))
-        self._settled = not (self._flat or (recorded and recorder))
+        self._settled = not (self._flat or of_batch)
         self._broken = torch.zeros((), device=self._device)  # 1 from the first norm that isn't finite on
         self._rates: list[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self._learn = self._optimize = None
-        if recorded and recorder is not None:
-            self._learn = Replay(self._learn_from, self._standing, self._device, recorder)
-        if recorded and recorder is not None and self._guarded:
-            self._optimize = Replay(self._take, self._stepped, self._device, recorder)
+        if of_batch is not None:
+            self._learn = Replay(self._learn_from, self._standing, self._device, of_batch)
+        if of_step is not None and self._guarded:
+            self._optimize = Replay(self._take, self._stepped, self._device, of_step)
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(float(group["lr"]), device=self._device)

@@ -72,6 +72,32 @@ def test_without_memory_for_a_trial_it_goes_on_without() -> None:
     assert total == 6 and replay.recordings == 0 and "memory" in replay.notes[0]
 
 
+@pytest.mark.parametrize("full_at", [3, 5])
+def test_recordings_are_given_up_where_they_leave_a_call_no_memory(full_at: int) -> None:
+    """At the second trial of the first kind, or at the first call of the second one."""
+    calls, total = [0], torch.zeros(())
+
+    def function(kind: Hashable, inputs: Tensors) -> Tensors:
+        calls[0] += 1
+        total.add_(1.0)
+        if calls[0] == full_at + 1:
+            raise torch.OutOfMemoryError("full")
+        return {"y": inputs["x"] + total}
+
+    replay = Replay(function, lambda: [total], CPU, Calls())
+    for call, kind in enumerate("aaab", start=1):
+        assert torch.equal(replay(kind, ONES)["y"], torch.full((2,), 1.0 + call))
+    assert total == 4 and replay.recordings == 0 and "memory" in replay.notes[0]
+
+
+def test_a_call_for_which_there_is_no_memory_without_recordings_says_so() -> None:
+    def function(kind: Hashable, inputs: Tensors) -> Tensors:
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Replay(function, list, CPU, Calls())(0, ONES)
+
+
 def test_random_numbers_go_on_where_the_plain_function_left_them() -> None:
     calls = [0]
 
