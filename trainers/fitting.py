@@ -86,7 +86,7 @@ def fit(
     room: bytes; None: what `room_on` says of the base's device. Cheapest is what saves the most bytes per
     FLOP that is computed again: as a rule feed-forward layers first, then blocks at the largest size. Where
     the run fits by far, or the device doesn't tell, nothing is counted. The numbers are counted on tensors
-    without memory, so that this takes none.
+    without memory, so that this takes none; where that fails, all is recomputed.
     """
     room = room_on(base.device) if room is None else room
     if room is None or _roughly(base, demand) + demand.held <= room:
@@ -95,11 +95,15 @@ def fit(
     try:
         with trial(base, demand, levels, objective) as tried:
             return _fitted(base, tried, room)
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
-        # Layers of libraries may ask for numbers, which tensors without memory haven't.
+    except Exception as error:
+        # Layers of libraries may ask for numbers, which tensors without memory haven't. The run may yet do.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
-        note = f"the memory this run needs can't be counted ({reason}); nothing is recomputed"
-        return Fit(notes=(note,))
+        modules = modules_of(base, "all", demand.trained)
+        note = (
+            f"the memory this run needs can't be counted ({reason}), so all {len(modules)} blocks are "
+            "computed a second time; where there is room, set run.gradient_checkpointing to 'none'"
+        )
+        return Fit(tuple(modules), notes=(note,))
 
 
 def _fitted(base: Base, tried: Trial, room: int) -> Fit:

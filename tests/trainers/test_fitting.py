@@ -101,9 +101,15 @@ def test_what_cannot_be_counted_is_said(tiny_base: Base, monkeypatch: pytest.Mon
     def asks_for_numbers(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         return x * x.sum().item()
 
-    monkeypatch.setattr(tiny_base.unet.mid_block, "forward", asks_for_numbers)
-    found = chosen(tiny_base, 1000, monkeypatch)
-    assert not found.modules and "can't be counted" in found.notes[0] and "\n" not in found.notes[0]
+    def refuses(*_: object, **__: object) -> torch.Tensor:
+        raise ValueError("no number\nat all")
+
+    for forward in (asks_for_numbers, refuses):
+        monkeypatch.setattr(tiny_base.unet.mid_block, "forward", forward)
+        found = chosen(tiny_base, 1000, monkeypatch)
+        assert "can't be counted" in found.notes[0] and "\n" not in found.notes[0]
+        # It doesn't fit by far, so it is not left to luck.
+        assert list(found.modules) == modules_of(tiny_base, "all")
     assert tiny_base.unet.conv_in.weight.device.type == "cpu"
 
 
