@@ -13,6 +13,7 @@ from torch.nn import functional
 from trainers.frozen import winograd
 from trainers.frozen.blocks import FeedForward, Residual, ResnetParts
 from trainers.frozen.convolving import Convolution, Convolve, has_tiles, is_plain
+from trainers.tuning.low_rank import LowRankLayer
 
 if TYPE_CHECKING:
     from pipelines.base import Base
@@ -53,6 +54,8 @@ def _put(unet: nn.Module, put: list[tuple[nn.Module, str]]) -> None:
         # is channels last, as these convolutions give it, and needs no gradient itself.
         return
     convolutions = _convolutions(unet)
+    # On a card they compute their base's answer with their own, in fewer calls.
+    owned = {id(m.base_layer) for m in unet.modules() if isinstance(m, LowRankLayer) and m.in_one}
     rows: tuple[tuple[type, str, Instead], ...] = (
         (nn.Conv2d, "forward", lambda module: _convolution(module, convolutions)),
         (ResnetBlock2D, "forward", lambda module: _residual(module, convolutions)),
@@ -62,7 +65,7 @@ def _put(unet: nn.Module, put: list[tuple[nn.Module, str]]) -> None:
         (Transformer2DModel, "_get_output_for_continuous_inputs", _leaving),
     )
     for module in unet.modules():
-        for kind, name, instead in rows:
+        for kind, name, instead in rows if id(module) not in owned else ():
             if type(module) is not kind or name in module.__dict__ or _watched(module):
                 continue
             if (call := instead(module)) is not None:

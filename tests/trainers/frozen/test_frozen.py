@@ -109,6 +109,18 @@ def test_what_learns_is_left_alone(method: str, tiny_base: Base) -> None:
             agree(gradients(tiny_base, injection.parameters), plain)
 
 
+def test_on_a_card_low_rank_convolutions_compute_their_base_themselves(tiny_base: Base) -> None:
+    with injected(tiny_base, adapter_of("lora")) as injection:
+        layers: list[Any] = [one.layer for one in injection.tuned.values()]
+        for layer in layers:
+            layer.in_one = True
+        start(injection.parameters)
+        plain = gradients(tiny_base, injection.parameters)
+        with in_one_piece(tiny_base):
+            assert all(layer.owns_base() for layer in layers)
+            agree(gradients(tiny_base, injection.parameters), plain)
+
+
 def test_what_begins_to_learn_later_is_left_alone(tiny_base: Base) -> None:
     unet: Any = tiny_base.unet
     resnet, feeding = unet.mid_block.resnets[0], unet.mid_block.attentions[0].transformer_blocks[0].ff
