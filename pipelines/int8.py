@@ -53,8 +53,8 @@ class Int8Weight(torch.Tensor):
 
     @classmethod
     def of(cls, weight: torch.Tensor) -> Int8Weight:
-        """Round a weight (out, in), each output by itself."""
-        numbers, scales = rounded(weight.detach())
+        """Round a weight (out, in), each output by itself; kernels read its numbers one after the other."""
+        numbers, scales = rounded(weight.detach().contiguous())
         return cls(numbers.to(torch.int8), scales, weight.dtype)
 
     def dequantize(self) -> torch.Tensor:

@@ -217,6 +217,13 @@ def test_the_weight_is_what_it_stands_for() -> None:
     assert held(torch.empty(2, 64, device="meta", dtype=torch.bfloat16)).shape == (2, 40)
 
 
+def test_numbers_lie_one_after_the_other_however_the_weight_lay() -> None:
+    across = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).t()
+    made = Int8Weight.of(across)
+    assert made.numbers.is_contiguous() and made.scales.is_contiguous()
+    assert torch.equal(made.dequantize(), Int8Weight.of(across.contiguous()).dequantize())
+
+
 def test_only_layers_of_text_keep_their_inputs(tiny_base: Base) -> None:
     linear = {path: m for path, m in tiny_base.unet.named_modules() if type(m) is nn.Linear}
     odd = next(path for path in linear if path.endswith("ff.net.2"))
