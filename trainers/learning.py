@@ -81,11 +81,13 @@ def check_injection(base: Base, config: TrainConfig, dataset: Dataset) -> int:
     trial = config.adapter.model_copy(update={"initialisation": "default"})  # the others take their time
     if config.adapter.initialisation != trial.initialisation:
         check_starts(seats(base, config.adapter)[0])
-    with injected(base, trial, config.run.seed, word=config.data.trigger) as trial_injection:
+    run = config.run
+    quick = "layers" not in run.without
+    with injected(base, trial, run.seed, word=config.data.trigger, quick=quick) as trial_injection:
         if trial_injection.words is not None and not config.data.captioner:  # whose captions have the trigger
             trial_injection.words.check_captions([item.caption for item in dataset.learn])
         build_optimizer(trial_injection.groups(config.optimizer), config.optimizer)
-        if config.run.channels_last and base.device.type == "cpu":
+        if run.channels_last and base.device.type == "cpu":
             _check_norms(base)
         return sum(parameter.numel() for parameter in trial_injection.parameters.values())
 
