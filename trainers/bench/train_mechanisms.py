@@ -30,7 +30,6 @@ class Switch:
 
 SWITCHES: dict[str, Switch] = {
     **{name: Switch({"run.without": [name]}) for name in MECHANISMS},
-    "graph": Switch({"run.without": ["graph"]}, ("cuda",)),
     "readings": Switch({"run.without": ["readings"]}, ("cuda",)),
     "channels_last": Switch({"run.channels_last": False}),
     "attention": Switch({"run.attention": "native_math"}),
