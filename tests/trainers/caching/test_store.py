@@ -65,6 +65,14 @@ def test_what_is_longest_unused_goes_first_above_the_limit(tmp_path: Path) -> No
     assert other.tidy(limit=0) == 0  # what this run uses is never removed
 
 
+def test_a_disks_coarse_clock_lets_nothing_go_that_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(key_of(0), {"mean": torch.zeros(2)})
+    (file,) = tmp_path.rglob("*.safetensors")
+    os.utime(file, (time.time() - 1.0,) * 2)  # written since, and said to be from before
+    assert store.tidy(limit=0) == 0 and file.exists()
+
+
 def test_entries_of_others_that_can_only_be_read_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
