@@ -37,7 +37,10 @@ def run_bytes(config: TrainConfig, resolution: int, numbers: int) -> int:
 
 
 def cache_bytes(config: TrainConfig, resolution: int) -> int:
-    """Bytes that a run leaves in the cache folder at most: the class pictures that are made."""
+    """Bytes that a run must be able to keep in the cache folder: the class pictures that are made.
+
+    Latents and embeddings are kept there too where there is room; a run goes on without.
+    """
     made = config.data.num_class_images if config.data.prior_weight else 0
     return int(made * resolution**2 * _PIXEL)
 
