@@ -24,6 +24,9 @@ CONFORMANCE = json.loads((ROOT / "tests/bench/results/conformance.json").read_te
 INDEX = json.loads((ROOT / "tests/bench/results/index.json").read_text(encoding="utf-8"))
 GENERATE = json.loads((ROOT / "tests/bench/results/generate.json").read_text(encoding="utf-8"))["models"]
 DRAWN, HALF = GENERATE["pocket"], GENERATE["sd15-bf16"]
+TRAIN = json.loads((ROOT / "tests/bench/results/train.json").read_text(encoding="utf-8"))["models"]
+TRAINED = TRAIN["pocket-2threads"]["batches"]
+COUNTED = json.loads((ROOT / "tests/bench/results/counts.json").read_text(encoding="utf-8"))["models"]
 DEMO = json.loads((ROOT / "tests/bench/results/demo.json").read_text(encoding="utf-8"))
 
 
@@ -38,9 +41,34 @@ def _loaded(found: dict[str, Any], digits: int) -> list[str]:
             f"{found['load_ratio']:.1f}× faster"]  # fmt: skip
 
 
+def _trained(baseline: str, name: str) -> list[str]:
+    found = [TRAINED[batch]["baselines"][baseline] for batch in ("1", "4")]
+    if name != "ratio":
+        return [f"{one[name]:.2f}" for one in found]
+    return [
+        f"{one[name]:.2f}× ({one['ratio_spread'][0]:.2f} to {one['ratio_spread'][1]:.2f})" for one in found
+    ]
+
+
+def _counted(name: str, way: str = "ratios", unit: str = "") -> list[str]:
+    return [f"{COUNTED[model][way][name]:.2f}{unit}" for model in ("sd15 batch 1", "sdxl batch 1")]
+
+
 @pytest.mark.parametrize(
     ("row", "values"),
     [
+        ("steps per second, over diffusers' script", _trained("diffusers", "ratio")),
+        ("steps per second, over the same", _trained("diffusers-cached-text", "ratio")),
+        ("steps per second, over kohya's", _trained("kohya", "ratio")),
+        ("start to first step, of diffusers'", _trained("diffusers", "first_step_ratio")),
+        ("start to first step, of kohya's", _trained("kohya", "first_step_ratio")),
+        ("memory of the process at most, of diffusers'", _trained("diffusers", "peak_ratio")),
+        ("memory of the process at most, of kohya's", _trained("kohya", "peak_ratio")),
+        ("FLOPs, of diffusers'", _counted("flops")),
+        ("kernels launched, of its", _counted("kernels")),
+        ("memory at most |", _counted("peak_gib", "pigment", " GiB")),
+        ("memory at most, of its", _counted("peak_gib")),
+        ("memory at most with blocks recomputed", _counted("peak_gib", "pigment-checkpointed", " GiB")),
         ("a picture, 20 steps, no adapter", _drawn(0)),
         ("a picture, one adapter", _drawn(1)),
         ("a picture, four adapters", _drawn(4)),
@@ -106,6 +134,11 @@ def test_figures_in_the_text_are_what_was_measured() -> None:
     assert f"{len(SAMPLERS)} samplers" in README
     assert f"{len(METHODS)} methods have a row" in README
     flat = " ".join(README.split())
+    gains = TRAINED["1"]["mechanisms"]
+    for name, said in (("graph", "replayed"), ("layers", "low-rank layers in one piece"),
+                       ("frozen", "frozen blocks in one piece"), ("latent_cache", "cached latents"),
+                       ("text_cache", "cached texts")):  # fmt: skip
+        assert f"{said} {gains[name]['gain']:.2f}×" in flat
     assert all(row.label in flat for row in METHODS.values())
     assert all(f"| `{form}` |" in README for form in FORMATS)
 
