@@ -91,7 +91,9 @@ class Stepper:
             self._optimize = Replay(self._take, self._stepped, self._device, of_step)
             for group in optimizer.param_groups:
                 group["capturable"] = True
-                group["lr"] = torch.tensor(float(group["lr"]), device=self._device)
+                # on a CPU in the precision of Python's own numbers, so that nothing is rounded otherwise
+                exact = torch.float64 if self._device.type == "cpu" else torch.float32
+                group["lr"] = torch.tensor(float(group["lr"]), dtype=exact, device=self._device)
 
     # ── A batch
 
