@@ -104,7 +104,6 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         yield event("stage", 0, f"{len(dataset.learn)} pictures to learn from", stage="prepare")
         with processes.main_first():
             prepared = yield from prepare(base, config, cuts)
-        streams = prepared.streams
 
         # ── The method goes into the base
         calls = forwards(base, levels, config, prepared)
@@ -135,8 +134,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             return (each * counts).sum(), each
 
         stepper = Stepper(captions.ask, loss_of, config, injection, optimizer, precision, processes)
-        state = RunState(injection, optimizer, stepper, averages, precision, streams, cuts.sha256)
-        losses = Losses(streams, config, base.device)
+        state = RunState(injection, optimizer, stepper, averages, precision, prepared.streams, cuts.sha256)
+        losses = Losses(prepared.streams, config, base.device)
         readings = Readings(losses.names, run, waits=stepper.waits)
         yield from warnings(0, *injection.notes, *recomputed)
         yield event("stage", 0, injection.describe(), stage="inject", rates=sorted(set(rates)))
@@ -159,8 +158,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 stepper.rates(rates_now(rates, now, config))
 
                 losses.clear()
-                for batch in processes.part(draw_step(streams, levels, config.objective, run.accumulate)):
-                    batch = batch.to(base.device)
+                drawn = draw_step(prepared.streams, levels, config.objective, run.accumulate)
+                for batch in (part.to(base.device) for part in processes.part(drawn)):
                     losses.add(*stepper.learn(batch, state.step), batch)
                 if (penalty := injection.penalty()) is not None:
                     precision.backward(penalty / processes.size)
@@ -198,6 +197,6 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         if processes.main:
             with averages.applied():
                 written = write_result(injection, config, dataset, base_sha256, rates)
+            written |= {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}
             said = f"adapter {config.adapter_name!r} learned in {total} steps"
-            spent = {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}
-            yield event("done", total, said, steps=total, **spent, **written)
+            yield event("done", total, said, steps=total, **written)

@@ -105,3 +105,13 @@ def test_a_type_without_a_component_is_an_error() -> None:
 
     with pytest.raises(TypeError, match="no component"):
         forms.sections(Holder)
+
+
+def test_every_field_of_several_values_is_lines() -> None:
+    """A drop-down would give one of them, as a text, which the config refuses."""
+    config = teaching.example_config(*next(iter(PRESETS)))
+    several = [spec for spec in SPECS if isinstance(forms.get_value(config, spec.path), tuple)]
+    assert "run.without" in {spec.path for spec in several}
+    assert {spec.kind for spec in several} == {"lines"}
+    without = next(spec for spec in several if spec.path == "run.without")
+    assert forms.parse(without, "graph\nflat\n") == ("graph", "flat")

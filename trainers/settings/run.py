@@ -230,7 +230,7 @@ class RunConfig(Section):
         "PEFT's. frozen: the base's frozen blocks in one piece. flat: parameters and gradients in few large "
         "buffers. graph: steps recorded once and replayed, on a card as CUDA graphs, on a CPU those of small "
         "bases. readings: losses read from a card now and then instead of at every step.",
-        json_schema_extra=about("advanced", choices=MECHANISMS),
+        json_schema_extra=about("advanced"),
     )
     listeners: tuple[Annotated[str, one_of(*LISTENER_NAMES)], ...] = Field(
         default=(),
