@@ -9,7 +9,7 @@ import gradio as gr
 from studio.context import Context
 from studio.tabs import library, mix, teach
 from studio.tabs.page import Page
-from studio.theme import HEAD, HEADER, css, theme
+from studio.theme import HEADER, css, head, theme
 
 UPLOADS_KEPT = (3600, 86400)  # seconds: how often to look, and the age at which an unused upload goes
 
@@ -34,4 +34,4 @@ def build(context: Context) -> gr.Blocks:
 
 def look() -> dict[str, Any]:
     """Theme, style and head, for `mount_gradio_app`."""
-    return {"theme": theme(), "css": css(), "head": HEAD}
+    return {"theme": theme(), "css": css(), "head": head()}

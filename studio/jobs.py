@@ -37,6 +37,8 @@ class Job:
         pid, pid_started: the child process and its start time in seconds since 1970.
         step, total: progress; total 0 while unknown.
         message: the present stage in words. error: one line, why it failed or stopped.
+        position: its place among those that wait, the lowest first.
+        memory: bytes of its process at most; 0 while unknown.
     """
 
     id: str
@@ -57,6 +59,8 @@ class Job:
     total: int
     message: str
     error: str
+    position: float
+    memory: int
 
     @property
     def active(self) -> bool:
@@ -97,7 +101,7 @@ class Jobs:
         Raises:
             WorkspaceError: `QUEUE_LIMIT` jobs wait already.
         """
-        job_id = id or new_id()
+        job_id, now = id or new_id(), time.time()
         with self.workspace.write() as db:
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             if waiting >= QUEUE_LIMIT:
@@ -105,9 +109,9 @@ class Jobs:
                     f"{waiting} jobs are waiting, the queue holds {QUEUE_LIMIT}; stop some of them first"
                 )
             db.execute(
-                "INSERT INTO jobs (id, kind, title, state, config, details, created) "
-                "VALUES (?, ?, ?, 'queued', ?, ?, ?)",
-                (job_id, kind, title, json.dumps(config), json.dumps(details or {}), time.time()),
+                "INSERT INTO jobs (id, kind, title, state, config, details, created, position) "
+                "VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)",
+                (job_id, kind, title, json.dumps(config), json.dumps(details or {}), now, now),
             )
         return self.get(job_id)
 

@@ -33,6 +33,7 @@ class Entry:
         cover: the picture shown for it, as the server's address below /files: "preview/JOB/FILE",
             "example/SET/0", "image/ID".
         created, trashed: seconds since 1970; trashed is None while it isn't in the trash.
+        tags, notes: a person's own. family, method, bytes: of `info`, as the index has them to filter by.
     """
 
     id: str
@@ -45,6 +46,11 @@ class Entry:
     cover: str | None
     created: float
     trashed: float | None
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    family: str = ""
+    method: str = ""
+    bytes: int = 0
 
     @property
     def triggers(self) -> list[str]:
@@ -108,7 +114,9 @@ class Library:
         values = dict(row)
         scheme, _, rest = values.pop("file").partition(":")
         base = EXAMPLES if scheme == "example" else self.workspace.root
-        return Entry(path=base / rest, **{**values, "info": json.loads(values["info"])})
+        del values["words"]
+        values.update(info=json.loads(values["info"]), tags=tuple(json.loads(values["tags"])))
+        return Entry(path=base / rest, **values)
 
     def changes(self) -> int:
         """How often the library changed: a page that has seen another number shows it anew."""

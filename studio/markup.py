@@ -17,8 +17,8 @@ def text(value: object) -> str:
 
 
 def url(kind: str, *parts: str) -> str:
-    """The address of a file served by `studio.server`."""
-    return "/files/" + "/".join(quote(part, safe="") for part in (kind, *parts))
+    """The address of a file served by `studio.routes.files`, relative to the page's."""
+    return "files/" + "/".join(quote(part, safe="") for part in (kind, *parts))
 
 
 def duration(seconds: float) -> str:

@@ -26,7 +26,7 @@ HEADER = """
 
 
 # Gradio confines `css` to what lies inside the page's frame; the frame's own margin is set from outside.
-HEAD = """
+_FRAME = """
 <style>@media (max-width: 640px) { .gradio-container .main.app { padding: 10px 12px !important; } }</style>
 """
 
@@ -76,6 +76,13 @@ def theme() -> gr.themes.Base:
     )
 
 
+def head() -> str:
+    """What stands in the page's head: its frame's style, and the script that all widgets share."""
+    script = (Path(__file__).parent / "js" / "page.js").read_text(encoding="utf-8")
+    return f"{_FRAME}<script>{script}</script>"
+
+
 def css() -> str:
     """The style of the page's own pieces."""
-    return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    sheets = sorted((Path(__file__).parent / "css").glob("*.css"))
+    return "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)

@@ -16,7 +16,8 @@ from typing import Any
 from pipelines.errors import Busy, WorkspaceError
 from studio.locks import FileLock
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+INDEX_NAME = "pigment.sqlite3"
 FOLDERS = ("pictures", "adapters", "runs", "images", "trash", "cache")
 
 _SCHEMA = """
@@ -49,14 +50,54 @@ CREATE TABLE bases (
     bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, info TEXT NOT NULL DEFAULT '{}', created REAL NOT NULL
 );
 """,
+    3: """
+ALTER TABLE jobs ADD COLUMN position REAL NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET position = created;
+ALTER TABLE adapters ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE adapters ADD COLUMN notes TEXT NOT NULL DEFAULT '';
+ALTER TABLE adapters ADD COLUMN family TEXT NOT NULL DEFAULT '';
+ALTER TABLE adapters ADD COLUMN method TEXT NOT NULL DEFAULT '';
+ALTER TABLE adapters ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE adapters ADD COLUMN words TEXT NOT NULL DEFAULT '';
+CREATE INDEX adapters_by_time ON adapters (trashed, origin, created);
+ALTER TABLE images ADD COLUMN kind TEXT NOT NULL DEFAULT 'picture';
+ALTER TABLE images ADD COLUMN width INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN height INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN words TEXT NOT NULL DEFAULT '';
+ALTER TABLE images ADD COLUMN trashed REAL;
+CREATE TABLE pictures (
+    sha256 TEXT PRIMARY KEY, file TEXT NOT NULL, name TEXT NOT NULL, width INTEGER NOT NULL,
+    height INTEGER NOT NULL, bytes INTEGER NOT NULL, notes TEXT NOT NULL DEFAULT '[]', created REAL NOT NULL
+);
+CREATE TABLE datasets (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL DEFAULT '', settings TEXT NOT NULL DEFAULT '{}',
+    created REAL NOT NULL, changed REAL NOT NULL
+);
+CREATE TABLE dataset_pictures (
+    dataset TEXT NOT NULL, position INTEGER NOT NULL, sha256 TEXT NOT NULL, name TEXT NOT NULL,
+    caption TEXT NOT NULL DEFAULT '', PRIMARY KEY (dataset, position)
+);
+CREATE TABLE recipes (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, created REAL NOT NULL, changed REAL NOT NULL
+);
+""",
 }
 """What leads to each version of the index from the one before; an older index is brought up to date."""
 
 
 def default_root() -> Path:
-    """`$PIGMENT_WORKSPACE`, or the folder `Pigment` in the home folder."""
+    """`$PIGMENT_WORKSPACE`, or `Pigment` in the user's data folder by the platform's convention.
+
+    A workspace in `~/Pigment`, where earlier versions kept it, goes on being used.
+    """
     chosen = os.environ.get("PIGMENT_WORKSPACE")
-    return Path(chosen).expanduser() if chosen else Path.home() / "Pigment"
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_data_path
+
+    earlier = Path.home() / "Pigment"
+    return earlier if (earlier / INDEX_NAME).is_file() else user_data_path("Pigment", appauthor=False)
 
 
 def new_id() -> str:
@@ -138,7 +179,7 @@ class Workspace:
     @property
     def index_path(self) -> Path:
         """The SQLite file."""
-        return self.root / "pigment.sqlite3"
+        return self.root / INDEX_NAME
 
     @property
     def device_lock(self) -> Path:

@@ -26,8 +26,10 @@ STATE_WORDS = {
 }
 
 
-def pieces(context: Context, job: Job | None, newest: Sequence[Job]) -> dict[str, str]:
-    """The HTML of each of PIECES; empty where there is nothing to show."""
+def pieces(context: Context, key: str) -> dict[str, str]:
+    """The card of the run with that id; an empty key is the newest. A piece is empty where it has nothing."""
+    newest = context.jobs.find(kind="train", limit=12)
+    job = context.jobs.get(key) if key else next(iter(newest), None)
     if job is None:
         status = markup.empty(
             "Nothing taught yet",

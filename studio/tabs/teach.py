@@ -10,16 +10,14 @@ from typing import Any
 import gradio as gr
 
 from pipelines.errors import ConfigError, StudioError
-from studio import forms, markup, teaching
+from studio import forms, markup, teaching, widgets
 from studio.context import Context
 from studio.examples import example_sets
 from studio.markup import text
-from studio.tabs import run_card
 from studio.tabs.page import BUSY, QUIET, Page, show, toast
 from trainers import wording
 from trainers.config import PRESET_NAMES
 
-TICK, REST = 1.0, 4.0  # seconds between two looks at a job that runs, and at none
 PRESET_HINTS = {"sketch": "a first look", "standard": "good for most", "thorough": "slow and careful"}
 
 
@@ -32,27 +30,13 @@ def build(context: Context, page: Page) -> None:
             _words(parts)
             _how(parts)
         with gr.Column(scale=5, min_width=320):
-            outputs = [gr.HTML(elem_id=f"run-{name}") for name in run_card.PIECES[:1]]
-            actions = gr.HTML(elem_id="run-actions", js_on_load=markup.CLICKS)
-            outputs += [actions] + [gr.HTML(elem_id=f"run-{name}") for name in run_card.PIECES[2:-1]]
-            earlier = gr.HTML(elem_id="run-earlier", js_on_load=markup.CLICKS)
-            outputs.append(earlier)
-    shown = gr.State("")  # the job shown; empty: the newest
-    seen = gr.State({})  # what this browser has of each piece, so that only changes travel
-    timer = gr.Timer(TICK)
+            run = widgets.part("run", elem_id="run")
     _listen_to_form(context, parts)
-    render = toast(_renderer(context))
-    pieces = [*outputs, seen, timer, page.adapters_changed]
-    for moment in (page.blocks.load, timer.tick):
-        moment(render, [shown, seen], pieces, **QUIET)
-    parts["start"].click(
-        toast(_starter(context, parts)), set(parts["inputs"]), [shown, seen], **BUSY
-    ).success(render, [shown, seen], pieces, **QUIET).success(None, js=show("run-status"), **QUIET)
+    parts["start"].click(toast(_starter(context, parts)), set(parts["inputs"]), run, **BUSY).success(
+        None, js=show("run"), **QUIET
+    )
     parts["check"].click(toast(_checker(context, parts)), set(parts["inputs"]), parts["findings"], **BUSY)
-    for component in (actions, earlier):
-        component.click(
-            toast(_acting(context)), [shown, seen], [shown, seen, page.wish, page.tabs], **QUIET
-        ).then(render, [shown, seen], pieces, **QUIET)
+    run.click(toast(_acting(context)), None, [run, page.wish, page.tabs], **QUIET)
 
 
 def _pictures(context: Context, parts: dict[str, Any]) -> None:
@@ -230,9 +214,9 @@ def _lesson(parts: dict[str, Any], values: dict[Any, Any]) -> teaching.Lesson:
 
 
 def _starter(context: Context, parts: dict[str, Any]) -> Callable[..., Any]:
-    def start_teaching(values: dict[Any, Any]) -> list[Any]:
+    def start_teaching(values: dict[Any, Any]) -> dict[str, str]:
         """Queue the job that the form describes."""
-        return [teaching.start(context, _lesson(parts, values)).id, {}]
+        return {"part": "run", "key": teaching.start(context, _lesson(parts, values)).id}
 
     return start_teaching
 
@@ -247,31 +231,11 @@ def _checker(context: Context, parts: dict[str, Any]) -> Callable[..., Any]:
     return check_pictures
 
 
-def _renderer(context: Context) -> Callable[..., Any]:
-    def render(shown: str, seen: dict[str, int]) -> list[Any]:
-        """The pieces that changed since this browser last saw them."""
-        newest = context.jobs.find(kind="train", limit=12)
-        job = context.jobs.get(shown) if shown else (newest[0] if newest else None)
-        pieces = run_card.pieces(context, job, newest)
-        now = {name: hash(piece) for name, piece in pieces.items()}
-        fresh = [
-            gr.HTML(piece, visible=bool(piece)) if seen.get(name) != now[name] else gr.skip()
-            for name, piece in pieces.items()
-        ]
-        interval = TICK if any(one.active for one in newest) else REST
-        timer = gr.Timer(interval) if seen.get("interval") != interval else gr.skip()
-        changes = context.library.changes()
-        return [*fresh, {**now, "interval": interval, "changes": changes}, timer,
-                changes if seen.get("changes") != changes else gr.skip()]  # fmt: skip
-
-    return render
-
-
 def _acting(context: Context) -> Callable[..., Any]:
-    def act(shown: str, seen: dict[str, int], event: gr.EventData) -> list[Any]:
+    def act(event: gr.EventData) -> list[Any]:
         """A button on the run's card: stop, resume, mix, show."""
         verb, job_id = str(event.act), str(event.id)
-        wish, tab = gr.skip(), gr.skip()
+        shown, wish, tab = gr.skip(), gr.skip(), gr.skip()
         job = context.jobs.get(job_id)
         if verb == "stop":
             context.jobs.stop(job_id)
@@ -279,7 +243,7 @@ def _acting(context: Context) -> Callable[..., Any]:
             context.jobs.resume(job_id)
             context.runner.wake()
         elif verb == "show":
-            shown = job_id
+            shown = {"part": "run", "key": job_id}
         elif verb == "mix":
             adapter = job.result.get("adapter")
             if not adapter:
@@ -288,6 +252,6 @@ def _acting(context: Context) -> Callable[..., Any]:
             tab = gr.Tabs(selected="mix")
         else:
             raise StudioError(f"unknown action {verb!r}; reload the page")
-        return [shown, seen, wish, tab]
+        return [shown, wish, tab]
 
     return act

@@ -12,7 +12,7 @@ import pytest
 from pipelines.bases.source import open_source
 from pipelines.errors import BaseError
 from studio.bases import BaseOptions, Bases
-from studio.workspace import SCHEMA_VERSION, Workspace
+from studio.workspace import _STEPS, SCHEMA_VERSION, Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +25,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_older_index_is_brought_up_to_date(tmp_path: Path) -> None:
     """An index of version 1, with something in it."""
-    Workspace.open(tmp_path / "old").close()
+    (tmp_path / "old").mkdir()
     with sqlite3.connect(tmp_path / "old" / "pigment.sqlite3") as db:
-        db.execute("DROP TABLE bases")
+        db.executescript(_STEPS[1])
         db.execute("INSERT INTO settings VALUES ('k', '7')")
         db.execute("PRAGMA user_version = 1")
     workspace = Workspace.open(tmp_path / "old", own=False)
     assert workspace.setting("k") == 7 and Bases(workspace).entries() == []
     with workspace.read() as db:
-        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION == 2
+        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION == 3
 
 
 def test_a_base_is_listed_by_reference(workspace: Workspace, tiny_folder: Path, tiny_file: Path) -> None:

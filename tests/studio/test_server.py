@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from pipelines.errors import Busy, ConfigError
 from studio import server
 from studio.context import Context
+from studio.routes import files
 from studio.runner import Runner
 from studio.workspace import Workspace
 
@@ -20,7 +21,7 @@ from studio.workspace import Workspace
 @pytest.fixture
 def client(context: Context) -> TestClient:
     app = FastAPI(openapi_url=None)
-    server.add_files(app, context)
+    files.add(app, context)
     return TestClient(
         server.Guard(app, frozenset({"127.0.0.1", "localhost"})), base_url="http://127.0.0.1:7860"
     )

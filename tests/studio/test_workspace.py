@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import Busy, WorkspaceError
-from studio.workspace import FOLDERS, SCHEMA_VERSION, Workspace, default_root
+from studio.workspace import FOLDERS, INDEX_NAME, SCHEMA_VERSION, Workspace, default_root
 
 HOLD = """
 import sys, time
@@ -86,4 +86,10 @@ def test_default_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PIGMENT_WORKSPACE", str(tmp_path / "here"))
     assert default_root() == tmp_path / "here"
     monkeypatch.delenv("PIGMENT_WORKSPACE")
-    assert default_root() == Path.home() / "Pigment"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    if sys.platform.startswith("linux"):
+        assert default_root() == tmp_path / "data" / "Pigment"
+    (tmp_path / "Pigment").mkdir()
+    (tmp_path / "Pigment" / INDEX_NAME).touch()
+    assert default_root() == tmp_path / "Pigment", "where earlier versions kept it"

@@ -1,0 +1,12 @@
+"""What the server answers beside the page: each module's `add(app, context)` puts its routes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from studio.context import Context
+from studio.routes import files, parts
+
+ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (files.add, parts.add)

@@ -1,0 +1,80 @@
+"""The routes under /files: things of the workspace by id, never by path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse
+
+from pipelines.errors import AdapterError, WorkspaceError
+from pipelines.formats import FORMATS
+from studio.context import Context
+from studio.examples import example_sets
+
+_ID = re.compile(r"[0-9a-z-]{1,64}")
+_PREVIEW = re.compile(r"[A-Za-z0-9_-]{1,80}\.png")
+
+
+def add(app: FastAPI, context: Context) -> None:
+    """The routes under /files: things of the workspace by id, never by path."""
+    workspace, jobs, library = context.workspace, context.jobs, context.library
+
+    def checked(value: str, pattern: re.Pattern[str] = _ID) -> str:
+        if not pattern.fullmatch(value):
+            raise HTTPException(404)
+        return value
+
+    def send(path: Path, name: str | None = None, *, media: str | None = None) -> FileResponse:
+        if not path.is_file():
+            raise HTTPException(404)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"} if name is None else {}
+        return FileResponse(path, filename=name, media_type=media, headers=headers)
+
+    @app.get("/files/image/{image_id}")
+    def image(image_id: str) -> FileResponse:
+        return send(workspace.folder("images", f"{checked(image_id)}.png"))
+
+    @app.get("/files/preview/{job_id}/{name}")
+    def preview(job_id: str, name: str) -> FileResponse:
+        return send(workspace.folder("runs", checked(job_id), "previews", checked(name, _PREVIEW)))
+
+    @app.get("/files/picture/{job_id}/{number}")
+    def picture(job_id: str, number: int) -> FileResponse:
+        found = sorted(workspace.folder("pictures", checked(job_id)).glob(f"{number:03d}.*"))
+        return send(next((path for path in found if path.suffix != ".txt"), Path("missing")))
+
+    @app.get("/files/example/{set_id}/{number}")
+    def example(set_id: str, number: int) -> FileResponse:
+        pictures = [path for one in example_sets() if one.id == set_id for path in one.pictures]
+        if not 0 <= number < len(pictures):
+            raise HTTPException(404)
+        return send(pictures[number])
+
+    @app.get("/files/adapter/{adapter_id}")
+    def adapter(adapter_id: str) -> FileResponse:
+        try:
+            entry = library.get(checked(adapter_id))
+        except AdapterError:
+            raise HTTPException(404) from None
+        return send(entry.path, entry.file_name, media="application/octet-stream")
+
+    @app.get("/files/export/{adapter_id}/{format}")
+    def export(adapter_id: str, format: str) -> FileResponse:
+        try:
+            entry = library.get(checked(adapter_id))
+        except AdapterError:
+            raise HTTPException(404) from None
+        if checked(format) not in FORMATS:
+            raise HTTPException(404)
+        path = context.export_path(entry, format)
+        return send(path, path.name, media="application/octet-stream")
+
+    @app.get("/files/run/{job_id}/config.json")
+    def config(job_id: str) -> FileResponse:
+        try:
+            job = jobs.get(checked(job_id))
+        except WorkspaceError:
+            raise HTTPException(404) from None
+        return send(jobs.folder(job) / "config.json", "config.json")
