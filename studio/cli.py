@@ -60,6 +60,7 @@ BENCHES = {
     "generate": "trainers.bench.generate",
     "methods": "trainers.bench.methods",
     "train": "trainers.bench.train",
+    "studio": "studio.bench.studio",
 }
 """Measurements by name: the module whose `main` takes the rest of the command line."""
 

@@ -1,0 +1,1 @@
+"""Measurements of the studio itself: `pigment bench studio`."""
