@@ -31,6 +31,10 @@ _FRAME = """
 """
 
 
+HEAD_SCRIPTS = ("page", "compare")
+"""Run once per page: what all widgets share, and the page's own elements."""
+
+
 def theme() -> gr.themes.Base:
     """Warm paper, ultramarine accents, no gradients and hardly any shadow."""
     return gr.themes.Base(
@@ -77,9 +81,12 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """What stands in the page's head: its frame's style, and the script that all widgets share."""
-    script = (Path(__file__).parent / "js" / "page.js").read_text(encoding="utf-8")
-    return f"{_FRAME}<script>{script}</script>"
+    """What stands in the page's head: its frame's style, and the scripts that come before all widgets."""
+    folder = Path(__file__).parent / "js"
+    scripts = "".join(
+        f"<script>{(folder / f'{name}.js').read_text(encoding='utf-8')}</script>" for name in HEAD_SCRIPTS
+    )
+    return f"{_FRAME}{scripts}"
 
 
 def css() -> str:
