@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-build test-long storm bench-methods lint demo conformance clean install
+.PHONY: studio test test-page test-build test-long storm bench-methods lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -24,6 +24,11 @@ studio: $(INSTALLED)
 test: $(TESTABLE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+# The page in a real browser, whole: some ten minutes. The suite takes the short way through it.
+test-page: $(TESTABLE)
+	PIGMENT_PAGE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
+		$(BIN)/python -m pytest --timeout 1200 tests/e2e $(ARGS)
 
 # The embedded base's recipe from nothing, taken up again, and trained on.
 test-build: $(TESTABLE)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure every part asked for; with `--record` the figures of the others stand as they were measured last.
+    """Measure every part asked for; with `--record` the figures of the others stay as they were.
 
     Raises: ConfigError, StudioError.
     """
