@@ -76,7 +76,7 @@ CREATE TABLE datasets (
 );
 CREATE TABLE dataset_pictures (
     dataset TEXT NOT NULL, position INTEGER NOT NULL, sha256 TEXT NOT NULL, name TEXT NOT NULL,
-    caption TEXT NOT NULL DEFAULT '', PRIMARY KEY (dataset, position)
+    caption TEXT NOT NULL DEFAULT '', mask TEXT NOT NULL DEFAULT '', PRIMARY KEY (dataset, position)
 );
 CREATE TABLE recipes (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, created REAL NOT NULL, changed REAL NOT NULL

@@ -27,6 +27,8 @@ OTHER_SUFFIXES = (
     ".psd", ".xcf", ".svg", ".jxl", ".jp2", ".tga", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".pdf",
 )  # fmt: skip
 """Pictures too, but not read: a person is told so."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+"""Formats by Pillow's name that are read, whatever a file is called; HEIC needs a package of its own."""
 MAX_PIXELS = 64_000_000
 """Pixels of a picture, by its header; larger ones are refused before they are decoded."""
 MAX_BYTES = 512_000_000
@@ -131,10 +133,18 @@ def read_picture(path: Path, background: str = "white") -> Source:
 
     Raises: PictureError naming the file, for what isn't a picture, is damaged, animated or too large.
     """
+    return decode_picture(path, background)[0]
+
+
+def decode_picture(path: Path, background: str = "white") -> tuple[Source, Image.Image, Image.Image | None]:
+    """Read a picture as `read_picture` does, and return what `Source.layers` would decode anew.
+
+    Raises: PictureError as `read_picture`.
+    """
     content = _content(path)
     image, alpha, notes = _to_rgb(_decode(path.name, content), background)
     digest = hashlib.sha256(content).hexdigest()
-    return Source(path, image.size, notes, digest, alpha is not None, background)
+    return Source(path, image.size, notes, digest, alpha is not None, background), image, alpha
 
 
 def _content(path: Path) -> bytes:
@@ -170,8 +180,11 @@ def _decode(name: str, content: bytes) -> Image.Image:
 
 def _open(name: str, content: bytes) -> Image.Image:
     """Open with Pillow, and where it doesn't know HEIC or AVIF, with the package that adds them."""
+    Image.init()
+    # Of what Pillow knows besides, some starts other programs (EPS).
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError:
         brand = content[8:12] if content[4:8] == b"ftyp" else b""
         if brand not in _PLUGINS:

@@ -218,7 +218,7 @@ def test_heic_is_read_where_the_package_is_there(tmp_path: Path, monkeypatch: py
     def register() -> None:
         calls.append(True)
         plain = Image.open
-        monkeypatch.setattr(images.Image, "open", lambda file: plain(io.BytesIO(red.getvalue())))
+        monkeypatch.setattr(images.Image, "open", lambda file, **_: plain(io.BytesIO(red.getvalue())))
 
     module.register_heif_opener = register  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
@@ -256,3 +256,18 @@ def test_pictures_in_a_folder_below_are_pointed_at(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "10_zuv dog" / "a.png")
     with pytest.raises(PictureError, match=r"its folder '10_zuv dog' has; give that one.*data\.subfolders"):
         find_pictures(tmp_path)
+
+
+def test_a_format_that_starts_other_programs_is_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow draws PostScript by running Ghostscript, whatever the file is called."""
+    from PIL import EpsImagePlugin
+
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **_: started.append(True))
+    head = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
+    (tmp_path / "a.png").write_text(head + "showpage\n")
+    with pytest.raises(PictureError, match="isn't a picture"):
+        read_picture(tmp_path / "a.png")
+    assert not started
