@@ -117,19 +117,20 @@ class Maker:
 
     def _draw(self, job: Job) -> dict[str, Any]:
         """The pictures with the adapters, after the same seeds without them where that was asked for."""
-        from pipelines.generate import AdapterUse, GenerationConfig
+        from studio.mixing import request_of
 
         self.jobs.beat(job.id, message="Loading the base" if self._base is None else "Drawing")
         self._load(job.config.get("base", "pocket"))
-        weights = {key: float(weight) for key, weight in job.config["weights"].items() if float(weight) != 0}
-        uses = []
-        self._make_room(set(weights))
-        for key, weight in weights.items():
-            entry = self._attach(key)
-            uses.append(AdapterUse(name=entry.name, sha256=entry.sha256, weight=weight))
-        plain = GenerationConfig.model_validate(job.config["generation"])
-        turns: list[tuple[str, dict[str, float], Any]] = []
-        if job.config.get("compare") and weights:
+        request = request_of(job)
+        uses, weights = [], {}
+        self._make_room({part.id for part in request.mix})
+        for part in request.mix:
+            entry = self._attach(part.id)
+            uses.append(part.use(entry.name, entry.sha256))
+            weights[part.id] = uses[-1].weights()
+        plain = request.generation
+        turns: list[tuple[str, dict[str, Any], Any]] = []
+        if request.compare and weights:
             turns.append(("plain", {}, plain))
         turns.append(("images", weights, plain.model_copy(update={"adapters": tuple(uses)})))
         result: dict[str, Any] = {}

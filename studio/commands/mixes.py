@@ -36,13 +36,11 @@ if TYPE_CHECKING:
 
 
 def _config(args: argparse.Namespace, prompt: str) -> GenerationConfig:
-    from studio.mixing import Request, generation_config
+    from studio.mixing import generation_config
 
     return generation_config(
-        Request(
-            prompt=prompt, negative_prompt=args.negative, seed=args.seed, num_inference_steps=args.steps,
-            guidance_scale=args.guidance, num_images=args.count, sampler=args.sampler, weights={},
-        )
+        prompt=prompt, negative_prompt=args.negative, seed=args.seed, num_inference_steps=args.steps,
+        guidance_scale=args.guidance, num_images=args.count, sampler=args.sampler,
     )  # fmt: skip
 
 

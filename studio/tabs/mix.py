@@ -142,7 +142,7 @@ def _rack(
     if not entries:
         gr.HTML(markup.empty("No adapters yet", "Teach one, or import a .safetensors file in the Library."))
     sliders = {}
-    low, high = mixing.WEIGHT_RANGE
+    low, high = mixing.MIN_WEIGHT, mixing.MAX_WEIGHT
     for entry in entries:
         with gr.Row(elem_classes=["pg-rack-row"], key=f"row-{entry.id}"):
             sliders[entry.id] = slider = gr.Slider(
@@ -192,14 +192,12 @@ def _starter(context: Context, parts: dict[str, Any], sliders: dict[str, gr.Slid
     def start_drawing(values: dict[Any, Any]) -> dict[str, Any]:
         fields = {name: values[part] for name, part in parts.items()}
         seed = fields.pop("seed")
-        mixing.start(
-            context,
-            mixing.Request(
-                **fields,
-                seed=None if seed is None else int(seed),
-                weights={key: values[slider] or 0.0 for key, slider in sliders.items()},
-            ),
+        compare = bool(fields.pop("compare"))
+        generation = mixing.generation_config(**fields, seed=mixing.new_seed() if seed is None else int(seed))
+        mix = tuple(
+            mixing.MixPart(id=key, weight=values[slider] or 0.0) for key, slider in sliders.items()
         )
+        mixing.start(context, mixing.Request(generation=generation, mix=mix, compare=compare))
         return {}
 
     return start_drawing
@@ -213,7 +211,8 @@ def _remembered(context: Context, names: list[str]) -> Callable[[], list[Any]]:
             return [1, {}, *[gr.skip()] * len(names)]
         config = newest[0].config
         settings = {**config["generation"], "compare": config["compare"]}
-        return [1, config["weights"], *(settings[name] for name in names)]
+        weights = {part["id"]: part["weight"] for part in config["mix"]}
+        return [1, weights, *(settings[name] for name in names)]
 
     return remembered
 

@@ -184,13 +184,9 @@ def test_pictures_are_drawn_with_and_without_adapters(
 
     context = studio()
     entry, _ = context.library.add(make_adapter(tmp_path / "a.safetensors"), name="Disc")
+    settings = mixing.generation_config(prompt="a zuv disc", seed=7, num_images=2, num_inference_steps=2)
     request = mixing.Request(
-        prompt="a zuv disc",
-        seed=7,
-        num_images=2,
-        num_inference_steps=2,
-        weights={entry.id: 0.5},
-        compare=True,
+        generation=settings, mix=(mixing.MixPart(id=entry.id, weight=0.5),), compare=True
     )
     job = mixing.start(context, request)
     wait(lambda: state(context, job) not in ("queued", "running"), "the pictures")
@@ -201,16 +197,16 @@ def test_pictures_are_drawn_with_and_without_adapters(
         for name in ("plain", "images")
     }
     assert [len(paths) for paths in files.values()] == [2, 2]
-    settings = read_settings(files["images"][1])["generation"]
-    assert (settings["seed"], settings["prompt"]) == (8, "a zuv disc")
-    [use] = settings["adapters"]
+    written = read_settings(files["images"][1])["generation"]
+    assert (written["seed"], written["prompt"]) == (8, "a zuv disc")
+    [use] = written["adapters"]
     assert (use["name"], use["sha256"], use["weight"]) == ("Disc", entry.sha256, 0.5)
     assert read_settings(files["plain"][0])["generation"]["adapters"] == []
     assert files["plain"][0].read_bytes() != files["images"][0].read_bytes()
 
-    zero = mixing.start(context, mixing.Request(
-        prompt="a zuv disc", seed=7, num_inference_steps=2, weights={entry.id: 0.0}
-    ))  # fmt: skip
+    single = settings.model_copy(update={"num_images": 1})
+    nothing = (mixing.MixPart(id=entry.id, weight=0),)
+    zero = mixing.start(context, mixing.Request(generation=single, mix=nothing))
     wait(lambda: state(context, zero) not in ("queued", "running"), "the base's picture")
     [image] = context.jobs.get(zero.id).result["images"]
     again = context.workspace.folder("images", f"{image}.png")
