@@ -1,84 +1,27 @@
 """The queue: jobs live in SQLite, whatever happens to browsers, servers and child processes.
 
-A job moves `queued → running → done | failed | cancelled | interrupted`; the last three can be queued again
-and then go on from their last checkpoint. Whether a running job is alive is asked of the system (process id
-and start time), never of a browser.
+A job moves `queued → running → done | failed | paused | cancelled | interrupted`; the last four can be
+queued again and then go on where they stopped. What a kind of job is stands in `studio.work.KINDS`, a job's fields in
+`studio.work.job`. Whether a running job is alive is asked of the system (process id and start time), never of
+a browser.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.errors import WorkspaceError
 from studio import processes
+from studio.work import KINDS, keeping, kind_of, order
+from studio.work.job import ACTIVE as ACTIVE
+from studio.work.job import ASKED, RESUMABLE, STATES, Job, job_of
+from studio.work.order import QUEUE_LIMIT as QUEUE_LIMIT
 from studio.workspace import Workspace, new_id
-
-Kind = Literal["train", "generate"]
-PRIORITY: dict[str, int] = {"generate": 0, "train": 1}  # pictures take seconds: they go before waiting runs
-RESUMABLE = ("cancelled", "interrupted", "failed")
-ACTIVE = ("queued", "running")
-QUEUE_LIMIT = 100  # waiting jobs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One row of the queue.
-
-    Attributes:
-        config: what to do (a TrainConfig or a generation request, as JSON values).
-        details: what the page wants to remember beside it.
-        result: what came out of it: `{"adapter": id}` or `{"images": [ids]}`.
-        created, started, finished, heartbeat: seconds since 1970; None when it hasn't happened.
-        pid, pid_started: the child process and its start time in seconds since 1970.
-        step, total: progress; total 0 while unknown.
-        message: the present stage in words. error: one line, why it failed or stopped.
-        position: its place among those that wait, the lowest first.
-        memory: bytes of its process at most; 0 while unknown.
-    """
-
-    id: str
-    kind: str
-    title: str
-    state: str
-    config: dict[str, Any]
-    details: dict[str, Any]
-    result: dict[str, Any]
-    created: float
-    started: float | None
-    finished: float | None
-    pid: int | None
-    pid_started: float | None
-    heartbeat: float | None
-    stop_requested: bool
-    step: int
-    total: int
-    message: str
-    error: str
-    position: float
-    memory: int
-
-    @property
-    def active(self) -> bool:
-        """Waiting or running."""
-        return self.state in ACTIVE
-
-    @property
-    def resumable(self) -> bool:
-        """Ended early, so that `Jobs.resume` can queue it again."""
-        return self.state in RESUMABLE
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values = dict(row)
-    for name in ("config", "details", "result"):
-        values[name] = json.loads(values[name])
-    values["stop_requested"] = bool(values["stop_requested"])
-    return Job(**values)
 
 
 @dataclass(frozen=True)
@@ -87,33 +30,7 @@ class Jobs:
 
     workspace: Workspace
 
-    def submit(
-        self,
-        kind: Kind,
-        title: str,
-        config: dict[str, Any],
-        *,
-        details: dict[str, Any] | None = None,
-        id: str = "",
-    ) -> Job:
-        """Queue a job and return it. `id`: one made before by `new_id`, whose folder is already there.
-
-        Raises:
-            WorkspaceError: `QUEUE_LIMIT` jobs wait already.
-        """
-        job_id, now = id or new_id(), time.time()
-        with self.workspace.write() as db:
-            waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
-            if waiting >= QUEUE_LIMIT:
-                raise WorkspaceError(
-                    f"{waiting} jobs are waiting, the queue holds {QUEUE_LIMIT}; stop some of them first"
-                )
-            db.execute(
-                "INSERT INTO jobs (id, kind, title, state, config, details, created, position) "
-                "VALUES (?, ?, ?, 'queued', ?, ?, ?, ?)",
-                (job_id, kind, title, json.dumps(config), json.dumps(details or {}), now, now),
-            )
-        return self.get(job_id)
+    # ── Looking
 
     def get(self, job_id: str) -> Job:
         """The job of that id.
@@ -125,25 +42,192 @@ class Jobs:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise WorkspaceError(f"no job {job_id!r} in {self.workspace.root}; it may have been removed")
-        return _job(row)
+        return job_of(row)
 
-    def find(self, *, kind: str | None = None, states: tuple[str, ...] = (), limit: int = 100) -> list[Job]:
-        """Jobs, newest first."""
+    def find(
+        self, *, kind: str | None = None, states: Sequence[str] = (), limit: int = 100, offset: int = 0
+    ) -> list[Job]:
+        """Jobs, newest first: `limit` of them after the first `offset`."""
         where, values = ["1"], []
         if kind is not None:
             where.append("kind = ?")
             values.append(kind)
         if states:
-            where.append(f"state IN ({','.join('?' * len(states))})")
+            where.append(f"state IN ({_marks(states)})")
             values.extend(states)
-        query = f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, rowid DESC LIMIT ?"
+        query = f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY created DESC, rowid DESC"
         with self.workspace.read() as db:
-            return [_job(row) for row in db.execute(query, (*values, limit))]
+            return [job_of(row) for row in db.execute(f"{query} LIMIT ? OFFSET ?", (*values, limit, offset))]
 
-    def next(self) -> Job | None:
-        """The job whose turn it is; None when nothing waits."""
-        waiting = self.find(states=("queued",), limit=QUEUE_LIMIT + 1)
-        return min(waiting, key=lambda job: (PRIORITY[job.kind], job.created), default=None)
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each of `STATES`."""
+        with self.workspace.read() as db:
+            found = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+        return {state: int(found.get(state, 0)) for state in STATES}
+
+    def waiting(self) -> list[Job]:
+        """Queued jobs in the order of their turns."""
+        with self.workspace.read() as db:
+            return [job_of(row) for row in order.queued(db)]
+
+    def next(self, *, device: bool | None = None) -> Job | None:
+        """The job whose turn it is; None when nothing waits.
+
+        device: only among those that do, or don't, need the device; None for all.
+        """
+        fitting = (job for job in self.waiting() if device is None or KINDS[job.kind].device == device)
+        return next(fitting, None)
+
+    def holding(self) -> Job | None:
+        """The running job that has the device; None where it is free."""
+        running = self.find(states=("running",))
+        return next((job for job in running if job.kind in KINDS and KINDS[job.kind].device), None)
+
+    def folder(self, job: Job) -> Path:
+        """The run's folder: config, events, checkpoints, previews, log."""
+        return self.workspace.folder("runs", job.id)
+
+    def log_tail(self, job: Job, lines: int = 200) -> str:
+        """The last lines of what a job's process has printed; empty where it printed nothing."""
+        return keeping.log_tail(self.workspace, job, lines)
+
+    # ── What people ask for
+
+    def submit(
+        self,
+        kind: str,
+        title: str,
+        config: dict[str, Any],
+        *,
+        details: dict[str, Any] | None = None,
+        id: str = "",
+    ) -> Job:
+        """Queue a job behind those of its kind's priority and return it.
+
+        id: one made before by `new_id`, whose folder is already there.
+
+        Raises:
+            ConfigError: there is no such kind. WorkspaceError: `QUEUE_LIMIT` jobs wait already.
+        """
+        kind_of(kind)
+        job_id, now = id or new_id(), time.time()
+        with self.workspace.write() as db:
+            order.check_room(db)
+            db.execute(
+                "INSERT INTO jobs (id, kind, title, state, config, details, created) "
+                "VALUES (?, ?, ?, 'queued', ?, ?, ?)",
+                (job_id, kind, title, json.dumps(config), json.dumps(details or {}), now),
+            )
+            order.place(db, job_id, kind)
+        return self.get(job_id)
+
+    def stop(self, job_id: str) -> Job:
+        """Cancel a job: a waiting or paused one at once, a running one after its present step."""
+        return self._end_early(job_id, "cancelled", ("queued", "paused"), "stopped before it began")
+
+    def pause(self, job_id: str) -> Job:
+        """Pause a job until it is resumed: a waiting one at once, a running one after its present step.
+
+        Raises:
+            WorkspaceError: it has ended, or it runs and is of a kind that would begin anew.
+        """
+        job = self.get(job_id)
+        if job.state == "running" and not KINDS[job.kind].resumable:
+            label = KINDS[job.kind].label
+            raise WorkspaceError(
+                f"{label}: this can't be paused, it would begin anew; stop it, or let it end"
+            )
+        if not job.active:
+            raise WorkspaceError(
+                f"job {job.title!r} is {job.state}; only one that waits or runs can be paused"
+            )
+        return self._end_early(job_id, "paused", ("queued",), "paused by you")
+
+    def _end_early(self, job_id: str, state: str, at_once: Sequence[str], error: str) -> Job:
+        with self.workspace.write() as db:
+            db.execute(
+                f"UPDATE jobs SET state = ?, finished = ?, error = ? WHERE id = ? "
+                f"AND state IN ({_marks(at_once)})",
+                (state, time.time(), error, job_id, *at_once),
+            )
+            db.execute(
+                "UPDATE jobs SET stop_requested = ?, message = ? WHERE id = ? AND state = 'running'",
+                (ASKED.index(state), _ENDING[state], job_id),
+            )
+        return self.get(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a job that ended early again: it goes on where it stopped, or begins anew where it can't.
+
+        Raises:
+            WorkspaceError: it is waiting, running or done; or the queue is full.
+        """
+        job = self.get(job_id)
+        with self.workspace.write() as db:
+            order.check_room(db)
+            changed = db.execute(
+                f"UPDATE jobs SET state = 'queued', stop_requested = 0, error = '', message = '', "
+                f"finished = NULL WHERE id = ? AND state IN ({_marks(RESUMABLE)})",
+                (job_id, *RESUMABLE),
+            ).rowcount
+            if changed == 1:
+                order.place(db, job_id, job.kind)
+        job = self.get(job_id)
+        if changed != 1:
+            raise WorkspaceError(
+                f"job {job.title!r} is {job.state}; only a job that ended early can be resumed"
+            )
+        return job
+
+    def retry(self, job_id: str) -> Job:
+        """Do an ended job again: one that can go on goes on; another is copied into a new job.
+
+        Raises:
+            WorkspaceError: it is waiting or running; or the queue is full.
+        """
+        job = self.get(job_id)
+        if job.active:
+            raise WorkspaceError(f"job {job.title!r} is {job.state}; wait until it has ended, or stop it")
+        kind = kind_of(job.kind)
+        if job.resumable and kind.resumable:
+            return self.resume(job_id)
+        fresh = new_id()
+        config = _moved(job.config, kind.home, str(self.workspace.folder("runs", fresh)))
+        return self.submit(job.kind, job.title, config, details=job.details, id=fresh)
+
+    def move(self, job_id: str, where: str) -> Job:
+        """Move a waiting job "up", "down" or "first" among those that wait for the same: the device, or not.
+
+        Raises:
+            WorkspaceError: it isn't waiting (any more), or `where` is no place.
+        """
+        if where not in order.PLACES:
+            raise WorkspaceError(f"unknown place {where!r}; choose one of {', '.join(order.PLACES)}")
+        with self.workspace.write() as db:
+            found = order.move(db, job_id, where)
+        job = self.get(job_id)
+        if not found:
+            raise WorkspaceError(f"job {job.title!r} is {job.state}; only one that waits can be moved")
+        return job
+
+    def remove(self, job_id: str) -> Job:
+        """Take an ended job off the list; its run's folder goes to the trash. Returns what it was.
+
+        Raises:
+            WorkspaceError: it is waiting or running.
+        """
+        return keeping.remove(self.workspace, job_id)
+
+    def restore(self, job_id: str) -> Job:
+        """Bring a removed job back from the trash.
+
+        Raises:
+            WorkspaceError: it isn't in the trash.
+        """
+        keeping.restore(self.workspace, job_id)
+        return self.get(job_id)
+
+    # ── What the server and the processes write
 
     def claim(self, job_id: str, pid: int, pid_started: float) -> bool:
         """Turn a queued job into one that runs in process `pid`; False when it isn't queued any more."""
@@ -151,24 +235,41 @@ class Jobs:
         with self.workspace.write() as db:
             changed = db.execute(
                 "UPDATE jobs SET state = 'running', pid = ?, pid_started = ?, "
-                "started = coalesce(started, ?), "
+                "started = coalesce(started, ?), stop_requested = 0, message = 'Starting', "
                 "heartbeat = ?, finished = NULL, error = '' WHERE id = ? AND state = 'queued'",
                 (pid, pid_started, now, now, job_id),
             ).rowcount
         return changed == 1
 
     def beat(
-        self, job_id: str, *, step: int | None = None, total: int | None = None, message: str | None = None
+        self,
+        job_id: str,
+        *,
+        step: int | None = None,
+        total: int | None = None,
+        message: str | None = None,
+        memory: int = 0,
     ) -> bool:
-        """Write a sign of life and the progress given; returns True when somebody asked the job to stop."""
+        """Write a sign of life and the progress given; returns True when somebody asked the job to stop.
+
+        message: kept as it is while the job is asked to stop. memory: bytes now; the most is kept.
+        """
         with self.workspace.write() as db:
             db.execute(
                 "UPDATE jobs SET heartbeat = ?, step = coalesce(?, step), total = coalesce(?, total), "
-                "message = coalesce(?, message) WHERE id = ?",
-                (time.time(), step, total, message, job_id),
+                "message = CASE WHEN stop_requested THEN message ELSE coalesce(?, message) END, "
+                "memory = max(memory, ?) WHERE id = ?",
+                (time.time(), step, total, message, memory, job_id),
             )
             row = db.execute("SELECT stop_requested FROM jobs WHERE id = ?", (job_id,)).fetchone()
         return bool(row and row["stop_requested"])
+
+    def note(self, job_id: str, **details: Any) -> None:
+        """Remember something beside a job."""
+        with self.workspace.write() as db:
+            db.execute(
+                "UPDATE jobs SET details = json_patch(details, ?) WHERE id = ?", (json.dumps(details), job_id)
+            )
 
     def finish(
         self, job_id: str, state: str, *, error: str = "", result: dict[str, Any] | None = None
@@ -184,53 +285,36 @@ class Jobs:
             ).rowcount
         return changed == 1
 
-    def stop(self, job_id: str) -> Job:
-        """Ask a job to stop: a waiting one is cancelled at once, a running one at its next step."""
-        with self.workspace.write() as db:
-            db.execute(
-                "UPDATE jobs SET state = 'cancelled', finished = ?, error = 'stopped before it began' "
-                "WHERE id = ? AND state = 'queued'",
-                (time.time(), job_id),
-            )
-            db.execute("UPDATE jobs SET stop_requested = 1 WHERE id = ? AND state = 'running'", (job_id,))
-        return self.get(job_id)
-
-    def resume(self, job_id: str) -> Job:
-        """Queue a job that ended early again.
-
-        Raises:
-            WorkspaceError: it is waiting, running or done.
-        """
-        with self.workspace.write() as db:
-            changed = db.execute(
-                f"UPDATE jobs SET state = 'queued', stop_requested = 0, error = '', finished = NULL "
-                f"WHERE id = ? AND state IN ({','.join('?' * len(RESUMABLE))})",
-                (job_id, *RESUMABLE),
-            ).rowcount
-        job = self.get(job_id)
-        if changed != 1:
-            raise WorkspaceError(
-                f"job {job.title!r} is {job.state}; only a job that ended early can be resumed"
-            )
-        return job
-
     def recover(self) -> list[Job]:
-        """Turn "running" jobs whose process is gone into "interrupted"; returns them.
+        """End "running" jobs whose process is gone: as was asked, else as "interrupted"; returns them.
 
-        A training process outlives a server that was killed; such a job stays running.
+        A worker process outlives a server that was killed; such a job stays running.
         """
-        lost = [
-            job for job in self.find(states=("running",)) if not processes.alive(job.pid, job.pid_started)
-        ]
-        ways = {
-            "train": "Resume goes on from the last checkpoint",
-            "generate": "press Generate again",
-        }
+        running = self.find(states=("running",))
+        lost = [job for job in running if not processes.alive(job.pid, job.pid_started)]
         for job in lost:
-            error = f"its process ended without a word; {ways[job.kind]}"
-            self.finish(job.id, "interrupted", error=error)
+            reason = REASONS.get(job.asked) or f"its process ended without a word; {way_on(job)}"
+            self.finish(job.id, job.asked or "interrupted", error=reason)
         return lost
 
-    def folder(self, job: Job) -> Path:
-        """The run's folder: config, events, checkpoints, previews, log."""
-        return self.workspace.folder("runs", job.id)
+
+REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
+_ENDING = {"cancelled": "Stopping after this step", "paused": "Pausing after this step"}
+
+
+def way_on(job: Job) -> str:
+    """What a person can do with a job that was interrupted."""
+    goes_on = job.kind in KINDS and KINDS[job.kind].resumable
+    return "Resume goes on where it stopped" if goes_on else "Retry begins anew"
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _moved(config: dict[str, Any], home: tuple[str, ...], folder: str) -> dict[str, Any]:
+    """A config whose own folder is `folder`; as it is where it names none."""
+    if not home:
+        return config
+    first, *rest = home
+    return {**config, first: _moved(config[first], tuple(rest), folder) if rest else folder}

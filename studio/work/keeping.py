@@ -1,0 +1,103 @@
+"""What a job leaves on the disk: its log, and its folder's way into the trash and back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from pipelines.errors import WorkspaceError
+from pipelines.files import write_atomic
+from studio.work.job import ACTIVE, Job, job_of
+from studio.workspace import Workspace
+
+LOG = "log.txt"
+_ROW = "job.json"
+_TAIL_BYTES = 65_536
+# Colours and movements of a terminal, as progress bars write them.
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def log_tail(workspace: Workspace, job: Job, lines: int = 200) -> str:
+    """The last lines of what a job's process has printed; empty where it printed nothing."""
+    try:
+        with workspace.folder("runs", job.id, LOG).open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(0, size - _TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    whole = text.split("\n")[size > _TAIL_BYTES :]
+    shown = (_ESCAPES.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in whole)
+    return "\n".join([line for line in shown if line][-lines:])
+
+
+def _trashed(workspace: Workspace, job_id: str) -> Path:
+    return workspace.folder("trash", f"run-{job_id}")
+
+
+def remove(workspace: Workspace, job_id: str) -> Job:
+    """Take an ended job off the list, its folder into the trash, and with it what the index said.
+
+    A picture of the run that an adapter has as its cover stays where it is.
+
+    Raises:
+        WorkspaceError: there is no such job, or it is waiting or running.
+    """
+    folder, trash = workspace.folder("runs", job_id), _trashed(workspace, job_id)
+    with workspace.write() as db:
+        row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise WorkspaceError(f"no job {job_id!r} in {workspace.root}; it may have been removed")
+        job = job_of(row)
+        if job.state in ACTIVE:
+            raise WorkspaceError(f"job {job.title!r} is {job.state}; stop it first")
+        covers = db.execute("SELECT cover FROM adapters WHERE cover LIKE ?", (f"preview/{job_id}/%",))
+        kept = {str(one["cover"]).split("/")[2] for one in covers}
+        shutil.rmtree(trash, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / _ROW, [json.dumps(dict(row)).encode()])
+        folder.rename(trash)
+        db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+    for name in kept:
+        with suppress(OSError):
+            (folder / "previews").mkdir(parents=True, exist_ok=True)
+            _link(trash / "previews" / name, folder / "previews" / name)
+    return job
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of a file; a copy where the disk knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def restore(workspace: Workspace, job_id: str) -> None:
+    """Bring a removed job back.
+
+    Raises:
+        WorkspaceError: it isn't in the trash.
+    """
+    folder, trash = workspace.folder("runs", job_id), _trashed(workspace, job_id)
+    missing = WorkspaceError(f"no job {job_id!r} in the trash of {workspace.root}; it may have been emptied")
+    if not re.fullmatch(r"[0-9A-Za-z-]+", job_id):
+        raise missing
+    try:
+        row = json.loads((trash / _ROW).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise missing from None
+    with workspace.write() as db:
+        known = {one["name"] for one in db.execute("PRAGMA table_info(jobs)")}
+        values = {name: value for name, value in row.items() if name in known}
+        names = ", ".join(values)
+        db.execute(
+            f"INSERT INTO jobs ({names}) VALUES ({', '.join('?' * len(values))})", tuple(values.values())
+        )
+        shutil.rmtree(folder, ignore_errors=True)  # the cover that stayed, also in the trash
+        trash.rename(folder)
+    (folder / _ROW).unlink(missing_ok=True)
