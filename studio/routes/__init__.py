@@ -7,6 +7,6 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from studio.context import Context
-from studio.routes import files, parts
+from studio.routes import files, parts, pictures
 
-ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (files.add, parts.add)
+ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (pictures.add, files.add, parts.add)

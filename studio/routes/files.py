@@ -40,11 +40,6 @@ def add(app: FastAPI, context: Context) -> None:
     def preview(job_id: str, name: str) -> FileResponse:
         return send(workspace.folder("runs", checked(job_id), "previews", checked(name, _PREVIEW)))
 
-    @app.get("/files/picture/{job_id}/{number}")
-    def picture(job_id: str, number: int) -> FileResponse:
-        found = sorted(workspace.folder("pictures", checked(job_id)).glob(f"{number:03d}.*"))
-        return send(next((path for path in found if path.suffix != ".txt"), Path("missing")))
-
     @app.get("/files/example/{set_id}/{number}")
     def example(set_id: str, number: int) -> FileResponse:
         pictures = [path for one in example_sets() if one.id == set_id for path in one.pictures]

@@ -1,0 +1,110 @@
+"""Pictures decoded in a process of bounded memory: `python -m studio.decoding`, asked by `studio.ingest`.
+
+A line of JSON in, a line of JSON out, in order. What a hostile file can take or break is this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import PictureError
+
+MEMORY = 4 << 30
+"""Bytes of addresses: a picture of the most pixels in 16 bits takes 2.5 of them."""
+STORED = {
+    "PNG": (".png", "image/png"), "JPEG": (".jpg", "image/jpeg"), "MPO": (".jpg", "image/jpeg"),
+    "WEBP": (".webp", "image/webp"), "BMP": (".bmp", "image/bmp"), "TIFF": (".tif", "image/tiff"),
+    "GIF": (".gif", "image/gif"), "AVIF": (".avif", "image/avif"), "HEIF": (".heic", "image/heic"),
+}  # fmt: skip
+"""What a file is stored and served as, by its content's format."""
+PREVIEW = 1024
+"""Longer side in pixels of the WebP that smaller ones are made from."""
+
+
+def limit(memory: int = MEMORY) -> None:
+    """Bound what this process can take, where the system lets it: addresses, files, no core dumps."""
+    try:
+        import resource
+    except ImportError:  # Windows: the picture's own cap of pixels remains
+        return
+    bounds = {resource.RLIMIT_AS: memory, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20}
+    for name, bound in bounds.items():
+        with suppress(ValueError, OSError):
+            _, hard = resource.getrlimit(name)
+            least = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+            resource.setrlimit(name, (least, least))
+
+
+def decode(path: Path, preview: Path | None) -> dict[str, Any]:
+    """Read a picture whole, keep a smaller one of it in `preview`, and say what it is.
+
+    Returns: sha256, bytes, width and height upright, notes, suffix of its format, `brightest` 0 … 255.
+    Raises: PictureError for what isn't a picture that is read.
+    """
+    from PIL import Image
+
+    from trainers.images import decode_picture
+
+    source, picture, _ = decode_picture(path)
+    with Image.open(path) as opened:
+        suffix, _ = STORED[str(opened.format)]
+    brightest = max(int(high) for _, high in picture.convert("RGB").getextrema())  # type: ignore[misc]
+    if preview is not None:
+        write_preview(picture, preview, PREVIEW)
+    return {
+        "sha256": source.sha256, "bytes": path.stat().st_size, "width": source.size[0],
+        "height": source.size[1], "notes": list(source.notes), "suffix": suffix, "brightest": brightest,
+    }  # fmt: skip
+
+
+def write_preview(picture: Any, target: Path, size: int) -> None:
+    """Write a PIL picture as WebP of at most `size` pixels a side, whole or not at all."""
+    import io
+
+    from PIL import Image
+
+    from pipelines.files import write_atomic
+
+    small = picture.copy()
+    small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    content = io.BytesIO()
+    small.save(content, format="WEBP", quality=88, method=2)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, [content.getvalue()])
+
+
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Do what a line asks; an error becomes its line, without the name that stands beside it anyway."""
+    path = Path(order["path"])
+    try:
+        return decode(path, Path(order["preview"]) if order.get("preview") else None)
+    except PictureError as error:
+        return {"error": str(error).removeprefix(f"picture {path.name!r} ")}
+    except MemoryError:
+        return {"error": "takes too much memory to decode; save it smaller"}
+    except OSError as error:
+        return {"error": f"can't be kept: {error.strerror or error}; make room and drop it again"}
+
+
+def main() -> int:
+    """Answer lines until there are no more."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    from PIL import Image
+
+    import trainers.images  # noqa: F401 (before the limit: libraries reserve more than they take)
+
+    Image.init()
+    limit(int(os.environ.get("PIGMENT_DECODING_BYTES", MEMORY)))
+    for line in sys.stdin.buffer:
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
