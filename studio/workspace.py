@@ -60,7 +60,8 @@ ALTER TABLE adapters ADD COLUMN family TEXT NOT NULL DEFAULT '';
 ALTER TABLE adapters ADD COLUMN method TEXT NOT NULL DEFAULT '';
 ALTER TABLE adapters ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE adapters ADD COLUMN words TEXT NOT NULL DEFAULT '';
-CREATE INDEX adapters_by_time ON adapters (trashed, origin, created);
+CREATE INDEX adapters_searched ON adapters
+    (trashed, origin, created, family, method, name, bytes, sha256, tags, words);
 ALTER TABLE images ADD COLUMN kind TEXT NOT NULL DEFAULT 'picture';
 ALTER TABLE images ADD COLUMN width INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN height INTEGER NOT NULL DEFAULT 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,8 @@ def test_examples_are_listed_once_without_a_copy(
         "adapter": "adapters/disc.safetensors",
     }  # fmt: skip
     (folder / "examples.json").write_text(json.dumps({"sets": [one]}))
-    monkeypatch.setattr(library_module, "EXAMPLES", folder)
-    monkeypatch.setattr(library_module, "example_sets", lambda: examples.example_sets(folder))
+    monkeypatch.setattr(examples, "EXAMPLES", folder)
+    monkeypatch.setattr(examples, "example_sets", partial(examples.example_sets, folder))
     library.add_examples()
     library.add_examples()
     [entry] = library.entries()
