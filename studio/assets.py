@@ -1,4 +1,4 @@
-"""Gradio's scripts, styles and fonts straight from memory: they make up most of what opening the page asks for.
+"""Gradio's scripts, styles and fonts from memory: they make up most of what opening the page asks for.
 
 Gradio answers each through its whole stack and compresses it anew; here a name that is one of its files is
 answered at once, to be kept by the browser for good, since the names carry hashes.

@@ -32,7 +32,7 @@ def training(root: Path, steps: int = STEPS) -> tuple[Jobs, Job]:
         "sketch", example.kind, instance_images=example.pictures[0].parent, trigger=example.trigger,
         instance_prompt=instance, class_prompt=class_prompt, num_class_images=2,
         output=workspace.folder("runs", job_id), cache=workspace.folder("cache"), steps=steps,
-        preview_every=0, checkpoint_every=0,
+        preview_every=0,
     )  # fmt: skip
     jobs = Jobs(workspace)
     return jobs, jobs.submit("train", "measured", config.model_dump(mode="json"), id=job_id)

@@ -22,6 +22,13 @@ SECOND = 1000  # milliseconds, which playwright counts in
 
 
 @pytest.fixture(scope="session")
+def whole() -> None:
+    """For tests that take minutes: only `make test-page` runs them."""
+    if not os.environ.get("PIGMENT_PAGE"):
+        pytest.skip("takes minutes; `make test-page` runs the page's tests whole")
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium or Chrome; without one these tests are skipped."""
     pytest.importorskip("playwright", reason="playwright isn't installed")
