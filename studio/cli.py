@@ -20,12 +20,16 @@ PORT = 7860
 
 
 def _studio(args: argparse.Namespace) -> int:
-    from studio.server import serve
+    from studio.server import Doors, serve
 
+    doors = Doors(
+        host=args.host, port=args.port, auth=args.auth, root_path=args.root_path,
+        allow_hosts=tuple(args.allow_host),
+    )  # fmt: skip
     base, options = chosen_base(args, args.base or "pocket")
     if base != "pocket":
         options.open(base, on_progress=FetchLine())  # refused or fetched now, not behind the page
-    return serve(host=args.host, port=args.port, workspace=args.workspace, base=base, options=options)
+    return serve(doors, workspace=args.workspace, base=base, options=options)
 
 
 def _train(argv: Sequence[str]) -> int:
@@ -80,8 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = shared_options()
     studio = commands.add_parser("studio", parents=[shared], help="open the page")
-    studio.add_argument("--host", default="127.0.0.1", help="an address of this machine alone")
+    studio.add_argument(
+        "--host", default="127.0.0.1", help="default 127.0.0.1, this machine alone; others need --auth"
+    )
     studio.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0 takes a free one")
+    studio.add_argument(
+        "--auth", default="", metavar="USER:PASSWORD|FILE",
+        help="ask for a password; a file holds a line user:password for each account",
+    )  # fmt: skip
+    studio.add_argument(
+        "--root-path", default="", metavar="PATH",
+        help="below which path, or at which whole address, a proxy shows the page",
+    )  # fmt: skip
+    studio.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a name that a proxy calls the studio; may be given several times",
+    )  # fmt: skip
     studio.set_defaults(run=_studio)
     for name, (text, _) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)

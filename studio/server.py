@@ -8,79 +8,81 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from ipaddress import ip_address
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 
 from pipelines.errors import Busy, ConfigError
+from studio.accounts import Accounts
 from studio.bases import BaseOptions
 from studio.context import Context
+from studio.guard import Guard, Hosts, host_name, is_loopback
+from studio.login import Login
 from studio.routes import ROUTES
 from studio.runner import Runner
 from studio.workspace import Workspace
 
 log = logging.getLogger("pigment")
 
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
-
-MAX_UPLOAD = "512mb"
+MAX_UPLOAD = "2gb"
+"""Of one file that is dropped on the page; the largest adapters people share are about as long."""
 
 
-class Guard:
-    """ASGI guard: only requests that name this machine as their host, and come from this page, pass.
+@dataclass(frozen=True, kw_only=True)
+class Doors:
+    """Where the server listens, and whom it lets in.
 
-    A page elsewhere can't reach the studio through a browser, neither by DNS rebinding (its Host isn't ours)
-    nor by a cross-site request (its Origin isn't our host).
+    Attributes:
+        port: 0 takes a free one.
+        auth: `user:password`, or a file of such lines; empty: no accounts, which only this machine may have.
+        root_path: the path below which a proxy shows the page, or its whole address; empty: the root.
+        allow_hosts: names that a proxy calls the studio.
     """
 
-    def __init__(self, app: App, hosts: frozenset[str]) -> None:
-        self.app = app
-        self.hosts = hosts
+    host: str = "127.0.0.1"
+    port: int = 7860
+    auth: str = ""
+    root_path: str = ""
+    allow_hosts: tuple[str, ...] = ()
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] in ("http", "websocket") and not self.allowed(scope):
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-                return
-            head = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 403, "headers": head})
-            await send(
-                {"type": "http.response.body", "body": b"refused: open the studio by its own address\n"}
+    def __post_init__(self) -> None:
+        """Raises: ConfigError: the root path is none."""
+        if not re.fullmatch(r"(https?://[A-Za-z0-9.:\[\]_-]+)?(/[A-Za-z0-9._~-]+)*/?", self.root_path):
+            raise ConfigError(
+                f"root path {self.root_path[:80]!r} is none; say --root-path /pigment, or the page's whole "
+                "address: --root-path https://studio.example.org/pigment"
             )
-            return
-        await self.app(scope, receive, send)
 
-    def allowed(self, scope: Scope) -> bool:
-        """Host is one of ours; Origin, where there is one, is the same."""
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get(b"host", "")
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-        origin = headers.get(b"origin")
-        same = origin is None or origin.partition("://")[2] == host
-        return name in self.hosts and same
+    @property
+    def prefix(self) -> str:
+        """The path of the root path: "/pigment"; empty for the root."""
+        return re.sub(r"^https?://[^/]*", "", self.root_path).rstrip("/")
 
+    def hosts(self) -> Hosts:
+        """The names the studio answers to. Raises: ConfigError: one of them is no name."""
+        also = self.allow_hosts
+        if "://" in self.root_path:
+            also = (*also, host_name(self.root_path.partition("://")[2].partition("/")[0]))
+        return Hosts.of(self.host, also)
 
-def is_loopback(host: str) -> bool:
-    """True for `localhost` and the addresses of this machine alone."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    def login(self, port: int) -> Login | None:
+        """Who may use it; None for anybody on this machine. Raises: ConfigError: see `Accounts.read`."""
+        return Login(Accounts.read(self.auth), f"pigment-{port}") if self.auth else None
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int, *, guarded: bool = False) -> socket.socket:
+    """A listening socket. guarded: whoever comes needs a password.
 
     Raises:
-        ConfigError: `host` is reachable by others, or `port` is no port.
+        ConfigError: `host` is reachable by others and needs no password, or `port` is no port.
         Busy: something listens there already.
     """
-    if not is_loopback(host):
-        raise ConfigError(f"host {host!r} can be reached by others; Pigment has no login yet, use 127.0.0.1")
+    if not guarded and not is_loopback(host):
+        raise ConfigError(
+            f"host {host!r} can be reached by others; give a password with --auth user:password "
+            "(or a file with it), or use 127.0.0.1"
+        )
     if not 0 <= port <= 65535:
         raise ConfigError(f"port {port} is no port; choose one from 1024 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -102,8 +104,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_app(context: Context) -> FastAPI:
-    """The web application: files by id and the page at `/`."""
+def make_app(context: Context, root_path: str = "") -> FastAPI:
+    """The web application: files by id and the page at `/`. root_path: see `Doors`."""
     os.environ["GRADIO_TEMP_DIR"] = str(context.workspace.uploads)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
@@ -123,25 +125,28 @@ def make_app(context: Context) -> FastAPI:
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
+        root_path=root_path or None,
         **look(),
     )
 
 
 def serve(
-    *, host: str, port: int, workspace: str | Path | None, base: str = "pocket",
-    options: BaseOptions | None = None,
-) -> int:  # fmt: skip
+    doors: Doors, *, workspace: str | Path | None, base: str = "pocket", options: BaseOptions | None = None
+) -> int:
     """Serve the page until SIGINT or SIGTERM; child processes end with it. Returns the exit code.
 
     Raises:
-        StudioError: port, workspace or base can't be used; nothing was started.
+        StudioError: port, workspace, base or password can't be used; nothing was started.
     """
     import uvicorn
 
-    listener = bind(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
+    hosts, guarded = doors.hosts(), bool(doors.auth)
+    listener = bind(doors.host, doors.port, guarded=guarded)
     with listener:
+        port = listener.getsockname()[1]
+        login = doors.login(port)
+        shown = f"[{doors.host}]" if ":" in doors.host else doors.host
+        address = f"http://{shown}:{port}{doors.prefix}"
         opened = Workspace.open(workspace, note=address)
         # uvicorn shuts down at a signal and then raises it again: without this, SIGTERM would end the process
         # before the child processes were ended.
@@ -150,13 +155,15 @@ def serve(
         try:
             context = Context(opened, runner, base, options or BaseOptions())
             context.library.add_examples()
-            app = make_app(context)
+            app = make_app(context, doors.root_path.rstrip("/"))
             runner.start()
-            hosts = frozenset({host, shown, "localhost", "127.0.0.1", "[::1]"})
             config = uvicorn.Config(
-                Guard(app, hosts), log_level="warning", timeout_graceful_shutdown=1, ws="auto", lifespan="on"
-            )
+                Guard(app, hosts, login, doors.prefix),
+                log_level="warning", timeout_graceful_shutdown=1, ws="auto", lifespan="on",
+            )  # fmt: skip
             print(f"Pigment is at {address}   (workspace {opened.root}; Ctrl-C ends it)", flush=True)
+            if not is_loopback(doors.host):
+                print("Passwords can be read on the way there: put a proxy with HTTPS in front", flush=True)
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
             pass

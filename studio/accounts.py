@@ -1,0 +1,176 @@
+"""Accounts, sessions and how long to wait after a wrong password; nothing of the web in here."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address, ip_network
+from pathlib import Path
+
+from pipelines.errors import ConfigError
+
+SHORTEST = 8  # characters of a password
+LONGEST = 1000  # characters of a name or password, so that nothing long is looked at
+IDLE, LIFE = (
+    14 * 86400.0,
+    90 * 86400.0,
+)  # seconds: since it was used, and since it began, that a session lasts
+SESSIONS = 1000  # kept at once
+FREE_TRIES = 5  # wrong passwords from one address before it has to wait
+FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0  # seconds; doubled at each further one
+FORGET = 3600.0  # seconds without a wrong one after which an address begins anew
+ALL_TRIES, ALL_SPAN = 60, 60.0  # wrong passwords from all addresses together, within seconds
+ADDRESSES = 4096  # remembered
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Names and passwords; only hashes of them are kept, under a key that ends with the process."""
+
+    _known: Mapping[str, bytes]
+    _key: bytes
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, str]) -> Accounts:
+        """Accounts by name and password."""
+        key = secrets.token_bytes(32)
+        return cls({name: _digest(key, password) for name, password in pairs.items()}, key)
+
+    @classmethod
+    def read(cls, auth: str) -> Accounts:
+        """From `user:password`, or a file with one such line for each account; `#` begins a remark.
+
+        Raises:
+            ConfigError: it is neither, or a password is too short.
+        """
+        path = Path(auth).expanduser()
+        if len(auth) < 4096 and path.is_file():
+            _warn_if_open(path)
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            if not lines:
+                raise ConfigError(f"{path} names nobody; write a line user:password for each account")
+            return cls.of(
+                dict(_pair(line, f"line {number} of {path}") for number, line in enumerate(lines, 1))
+            )
+        if ":" not in auth:
+            raise ConfigError(f"--auth is neither user:password nor a file that is there ({auth[:80]!r})")
+        return cls.of(dict([_pair(auth, "--auth")]))
+
+    def know(self, name: str, password: str) -> bool:
+        """Whether that is somebody's password; takes as long for a name that nobody has."""
+        given = _digest(self._key, password)
+        return hmac.compare_digest(self._known.get(name, b"\0" * len(given)), given)
+
+
+def _digest(key: bytes, password: str) -> bytes:
+    return hmac.digest(key, password.encode("utf-8", "replace"), "sha256")
+
+
+def _pair(line: str, where: str) -> tuple[str, str]:
+    name, colon, password = line.partition(":")
+    if not colon or not name.strip() or len(line) > LONGEST:
+        raise ConfigError(f"{where} isn't of the form user:password")
+    if len(password) < SHORTEST:
+        raise ConfigError(
+            f"the password of {name.strip()[:40]!r} has {len(password)} characters; "
+            f"choose one of {SHORTEST} at least"
+        )
+    return name.strip(), password
+
+
+def _warn_if_open(path: Path) -> None:
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        print(f"warning: others can read the passwords in {path}: chmod 600 {path}", file=sys.stderr)
+
+
+@dataclass
+class Throttle:
+    """How long an address has to wait after wrong passwords, and all of them together.
+
+    Attributes:
+        clock: seconds, only ever growing.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    _wrong: OrderedDict[str, tuple[int, float]] = field(default_factory=OrderedDict)
+    _all: deque[float] = field(default_factory=lambda: deque(maxlen=ALL_TRIES))
+
+    def wait(self, address: str) -> float:
+        """Seconds until an address may try again; 0 when it may now."""
+        now = self.clock()
+        count, last = self._wrong.get(_network(address), (0, now))
+        wait = 0.0
+        if count >= FREE_TRIES and now - last < FORGET:
+            pause = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(count - FREE_TRIES, 30))
+            wait = last + pause - now
+        if len(self._all) == ALL_TRIES:
+            wait = max(wait, self._all[0] + ALL_SPAN - now)
+        return max(0.0, wait)
+
+    def wrong(self, address: str) -> None:
+        """Count a wrong password."""
+        now, network = self.clock(), _network(address)
+        count, last = self._wrong.pop(network, (0, now))
+        self._wrong[network] = (1 if now - last >= FORGET else count + 1, now)
+        while len(self._wrong) > ADDRESSES:
+            self._wrong.popitem(last=False)
+        self._all.append(now)
+
+    def right(self, address: str) -> None:
+        """Forget an address's wrong ones."""
+        self._wrong.pop(_network(address), None)
+
+
+def _network(address: str) -> str:
+    """An address, or the network of an IPv6 one, which is all one person's."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address[:64]
+    return str(ip_network(f"{known}/64", strict=False)) if isinstance(known, IPv6Address) else str(known)
+
+
+@dataclass
+class Sessions:
+    """Who is logged in, by hashes of the cookies; they end with the process."""
+
+    clock: Callable[[], float] = time.monotonic
+    _open: OrderedDict[bytes, tuple[str, float, float]] = field(default_factory=OrderedDict)
+
+    def begin(self, name: str) -> str:
+        """Open a session; returns its token."""
+        token, now = secrets.token_urlsafe(32), self.clock()
+        self._open[_hashed(token)] = (name, now, now)
+        while len(self._open) > SESSIONS:
+            self._open.popitem(last=False)
+        return token
+
+    def user(self, token: str) -> str | None:
+        """Whose session it is; None when it is nobody's or has ended."""
+        key, now = _hashed(token), self.clock()
+        found = self._open.get(key)
+        if found is None:
+            return None
+        name, began, used = found
+        if now - used > IDLE or now - began > LIFE:
+            del self._open[key]
+            return None
+        self._open[key] = (name, began, now)
+        self._open.move_to_end(key)
+        return name
+
+    def end(self, token: str) -> None:
+        """Close a session."""
+        self._open.pop(_hashed(token), None)
+
+
+def _hashed(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
