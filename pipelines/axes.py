@@ -199,6 +199,21 @@ def _set_text_weight(spot: Spot, axis: Axis, value: float) -> Spot:
     return _with_uses(spot, axis, lambda use: use.model_dump() | {"text_weight": value})
 
 
+def _swap_adapter(spot: Spot, axis: Axis, value: str) -> Spot:
+    """Give the weights of the axis' first adapter to the one called `value`; the axis' others are at 0."""
+    uses = {use.name: use for use in spot.config.adapters}
+    for name in axis.values:
+        if name not in uses:
+            raise AdapterError(f"no adapter {name!r} in the mix{nearest(name, uses)}")
+    weights = uses[axis.values[0]].model_dump(exclude={"name", "sha256"})
+    off = {"weight": 0.0, "text_weight": None, "blocks": {}, "begin": 0.0, "end": 0.0}
+    chosen = [
+        use.model_dump() | (weights if name == value else off if name in axis.values else {})
+        for name, use in uses.items()
+    ]
+    return replace(spot, config=changed(spot.config, adapters=chosen))
+
+
 def _share(use: AdapterUse) -> float:
     return use.text_weight / use.weight if use.weight and use.text_weight is not None else 0.0
 
@@ -251,6 +266,10 @@ AXES: dict[str, AxisKind] = {
     "text_weight": AxisKind(
         label="Text", description="An adapter's weight on the text encoders.", target=True, cost=1,
         read=lambda text: _numbers(text, whole=False), apply=_set_text_weight, show=_shown_number,
+    ),
+    "adapter": AxisKind(
+        label="", description="An adapter of the mix, and others of it that take its place and weights.",
+        read=_texts, apply=_swap_adapter, show=str,
     ),
     "prompt": AxisKind(
         label="", description="The first text, and what takes its place in the prompts.",

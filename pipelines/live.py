@@ -24,7 +24,8 @@ from pipelines.drawing.images import drawing_size, to_images
 from pipelines.drawing.plans import make_plan
 from pipelines.drawing.safety import blackened, safety_checker
 from pipelines.errors import Busy, ConfigError
-from pipelines.generation import GenerationConfig
+from pipelines.generate import generate
+from pipelines.generation import GenerationConfig, Inputs
 from pipelines.latent_preview import fit
 from pipelines.prompts import encode, resolve_wildcards, split_tags
 
@@ -43,10 +44,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
-    """A wish: what to draw, at which weights of the mixer's adapters (those not named are at 0)."""
+    """A wish: what to draw, at which weights of the mixer's adapters (those not named are at 0).
+
+    inputs: what is drawn over, and its mask; None draws from noise alone.
+    """
 
     config: GenerationConfig
     weights: Mapping[str, Weight] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,7 +96,7 @@ class Live:
         self._changed = threading.Condition()
         self._using = threading.Lock()
         self._waiting: tuple[int, Request] | None = None
-        self._count, self._answered = 0, 0
+        self._count, self._answered, self._forgotten = 0, 0, 0
         self._latest: Frame | None = None
         self._closed, self._pauses = False, 0
         self._texts: OrderedDict[Any, Conditioning] = OrderedDict()
@@ -101,9 +106,9 @@ class Live:
     def submit(self, request: Request) -> int:
         """Wish for a picture, in the place of the one that is waiting or being drawn. Returns its number.
 
-        Raises: Busy after `close`; ConfigError for settings other than text to one picture in one pass.
+        Raises: Busy after `close`; ConfigError for settings other than one picture in one pass.
         """
-        _check(request.config)
+        _check(request)
         with self._changed:
             if self._closed:
                 raise Busy("the live preview is closed; open another")
@@ -112,18 +117,27 @@ class Live:
             self._changed.notify_all()
             return self._count
 
+    def forget(self) -> None:
+        """Give up the wish that is waiting or being drawn, within a step; there is no answer to it."""
+        with self._changed:
+            self._waiting, self._forgotten = None, self._count
+            self._changed.notify_all()
+
     def latest(self) -> Frame | None:
         """The newest answer; None before the first."""
         with self._changed:
             return self._latest
 
     def wait(self, number: int, timeout: float | None = None) -> Frame | None:
-        """Wait for the final answer to wish `number` or a newer one; None after `timeout` seconds or `close`.
+        """Wait for the final answer to wish `number` or a newer one.
 
+        None after `timeout` seconds, `close`, or where it was forgotten.
         Raises: what its drawing raised.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._answered >= number or self._closed, timeout)
+            self._changed.wait_for(
+                lambda: max(self._answered, self._forgotten) >= number or self._closed, timeout
+            )
             frame = self._latest if self._answered >= number else None
         if frame is not None and frame.error is not None:
             raise frame.error
@@ -181,12 +195,13 @@ class Live:
                 self._tell(frame)
                 continue
             with self._changed:  # stopped: by a pause it waits again, if nothing newer does
-                if self._waiting is None:
+                if self._waiting is None and number > self._forgotten:
                     self._waiting = (number, request)
 
-    def _stopped(self) -> bool:
+    def _stopped(self, number: int) -> bool:
         with self._changed:
-            return self._closed or self._waiting is not None or self._pauses > 0
+            overtaken = self._waiting is not None or number <= self._forgotten
+            return self._closed or overtaken or self._pauses > 0
 
     def _drawn(self, number: int, request: Request) -> Frame | None:
         """Draw a wish; None where something newer stopped it. Errors become an answer."""
@@ -194,7 +209,7 @@ class Live:
         total = request.config.num_inference_steps
 
         def on_step(step: Step) -> bool:
-            if self._stopped():
+            if self._stopped(number):
                 return False
             if self._rough and step.done < step.total:
                 image = self._safe(request.config, fit(self._mixer.base).picture(step.estimate()))
@@ -205,7 +220,7 @@ class Live:
             return True
 
         try:
-            image = self._picture(request, on_step)
+            image = self._picture(number, request, on_step)
         except Exception as error:
             _log.debug("live preview %d failed", number, exc_info=True)
             spent = time.perf_counter() - begun
@@ -214,12 +229,15 @@ class Live:
             return None
         return Frame(id=number, image=image, done=total, total=total, seconds=time.perf_counter() - begun)
 
-    def _picture(self, request: Request, on_step: Callable[[Step], bool]) -> Image | None:
+    def _picture(self, number: int, request: Request, on_step: Callable[[Step], bool]) -> Image | None:
         base, config = self._mixer.base, request.config
         with torch.no_grad(), at_rest_after(base):
             self._mixer.set(request.weights)
-            if self._stopped():
+            if self._stopped(number):
                 return None
+            if request.inputs is not None:
+                drawn = generate(base, config, inputs=request.inputs, on_step=on_step)
+                return drawn[0].image if drawn else None
             size, _ = drawing_size(base, config, None)
             plan = make_plan(base, config, self._context(config), [config.seed], size)
             latents = denoise(base, plan, on_step)
@@ -278,10 +296,11 @@ class Live:
                 _log.exception("what is called with a live preview's answer failed")
 
 
-def _check(config: GenerationConfig) -> None:
+def _check(request: Request) -> None:
     """Raise ConfigError for settings that a live preview leaves out."""
     plain = GenerationConfig.model_fields
-    for name in ("image", "mask", "controls", "image_prompt", "hires_scale", "num_images"):
-        if name in plain and getattr(config, name) != plain[name].get_default():
+    names = ["controls", "image_prompt", "hires_scale", "num_images"]
+    for name in names if request.inputs is not None else [*names, "image", "mask"]:
+        if getattr(request.config, name) != plain[name].get_default():
             title = plain[name].title or name
-            raise ConfigError(f"a live preview is text to one picture in one pass; leave {title!r} out")
+            raise ConfigError(f"a live preview is one picture in one pass; leave {title!r} out")

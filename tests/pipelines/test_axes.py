@@ -11,7 +11,7 @@ import pytest
 from pipelines.adapter import Adapter
 from pipelines.axes import AXES, Axis, Spot, read_axis, spots
 from pipelines.base import Base, load_base
-from pipelines.errors import ConfigError, StudioError
+from pipelines.errors import AdapterError, ConfigError, StudioError
 from pipelines.generate import AdapterUse, GenerationConfig, generate, read_settings
 from pipelines.grid_drawing import MAX_CELLS, draw_grid
 from pipelines.mixer import Mixer
@@ -106,6 +106,12 @@ def test_values_change_just_what_they_name() -> None:
     assert after("prompt=a,the") == {"prompt": "the fox in snow", "negative_prompt": "the dog"}
     assert after("prompt=fox,") == {"prompt": "a  in snow"}
     assert after("prompt=fox,owl", 0) == {}
+    found = after("adapter=fox,ink")["adapters"]
+    assert [(use["name"], use["weight"], use["text_weight"]) for use in found] == [
+        ("fox", 0.0, None), ("ink", 0.8, None),
+    ]  # fmt: skip
+    with pytest.raises(AdapterError, match="no adapter 'inc' in the mix; did you mean 'ink'"):
+        after("adapter=fox,inc")
     found = after("weight:ink=1")["adapters"]
     assert [(use["weight"], use["text_weight"]) for use in found] == [(0.8, None), (1.0, 0.5)]
     found = after("weight=0")["adapters"]

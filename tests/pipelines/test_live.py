@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.base import Base
 from pipelines.errors import AdapterError, Busy, ConfigError
-from pipelines.generate import AdapterUse, GenerationConfig, PictureUse, generate
+from pipelines.generate import AdapterUse, GenerationConfig, Inputs, PictureUse, generate
+from pipelines.generation import recorded
 from pipelines.grids import psnr
 from pipelines.live import Frame, Live, Request, live_config
 from pipelines.mixer import Mixer
@@ -163,9 +165,45 @@ def test_settings_that_it_leaves_out_are_refused_at_once(mixer: Mixer) -> None:
     record = PictureUse(name="a", sha256="0" * 64)
     with Live(mixer) as live:
         for fields in ({"image": record}, {"mask": record}, {"hires_scale": 2.0}, {"num_images": 2}):
-            with pytest.raises(ConfigError, match="text to one picture in one pass; leave"):
+            with pytest.raises(ConfigError, match="one picture in one pass; leave"):
                 live.submit(Request(config=FEW.model_copy(update=fields)))
         assert live.latest() is None
+
+
+def test_what_is_forgotten_stops_within_a_step_and_has_no_answer(mixer: Mixer) -> None:
+    unet = Watched(mixer.base.unet, 0.05)
+    long = FEW.model_copy(update={"num_inference_steps": 100})
+    with Live(mixer) as live:
+        number = live.submit(Request(config=long))
+        assert unet.began.wait(PATIENCE)
+        begun, before = time.perf_counter(), unet.calls
+        live.forget()
+        assert live.wait(number, PATIENCE) is None
+        assert time.perf_counter() - begun < 2.0
+        time.sleep(0.2)
+        assert unet.calls - before <= 1
+        with live.paused():  # one that waits is forgotten too, and a pause doesn't bring it back
+            number = live.submit(Request(config=long))
+            live.forget()
+        assert live.wait(number, PATIENCE) is None
+        assert answer(live).image is not None
+
+
+def test_a_picture_over_another_is_generates_bit_for_bit(mixer: Mixer) -> None:
+    under = Image.effect_noise((16, 16), 60).convert("RGB")
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (0, 0, 8, 16))
+    with Live(mixer) as live:
+        for inputs in (Inputs(image=under), Inputs(image=under, mask=mask)):
+            config = recorded(FEW, inputs)
+            frame = live.wait(
+                live.submit(Request(config=config, weights={"unet": 1.0}, inputs=inputs)), PATIENCE
+            )
+            assert frame is not None and frame.image is not None
+            with live.paused() as lent:
+                lent.set({"unet": 1.0})
+                expected = generate(lent.base, config, inputs=inputs)[0].image
+            assert frame.image.tobytes() == expected.tobytes()
 
 
 def test_a_pause_lends_the_mixer_and_the_wish_goes_on_after_it(mixer: Mixer) -> None:
