@@ -1,0 +1,73 @@
+"""What an adapter's file says about itself, read whole and changed in place; its tensors stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.errors import AdapterError
+from pipelines.files import file_sha256
+from pipelines.formats import edit_metadata, inspect_adapter
+from studio.entries import Entry, columns_of
+from studio.library import Library, copy_file
+
+OFFERED: dict[str, tuple[str, str]] = {
+    "triggers": ("Trigger words", "with commas between; other tools show them too"),
+    "description": ("Description", ""),
+    "notes": ("How to use it", "such as a weight or a prompt that works"),
+    "author": ("Author", ""),
+    "license": ("Licence", ""),
+}
+"""Fields of `pipelines.formats.editing` that the page offers: label and hint."""
+
+
+def stated(entry: Entry) -> dict[str, Any]:
+    """What the file's header says, in full: `inspect_adapter`'s answer.
+
+    Raises:
+        AdapterError: the file can't be read any more.
+    """
+    return inspect_adapter(entry.path, family=entry.family or None)
+
+
+def offered(info: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the fields in OFFERED, empty where the file says nothing."""
+    keys = {"notes": "modelspec.usage_hint"}
+    metadata = info.get("metadata") or {}
+    texts = {name: str(metadata.get(keys.get(name, f"modelspec.{name}"), "")) for name in OFFERED}
+    return {**texts, "triggers": ", ".join(map(str, info.get("triggers") or ()))}
+
+
+def amend(library: Library, adapter_id: str, changes: Mapping[str, str | None]) -> Entry:
+    """Change what an adapter's file says about itself.
+
+    One that comes with Pigment is copied into the workspace first. Pictures drawn before name the file by its
+    older SHA-256, which is remembered.
+
+    Args:
+        changes: as `edit_metadata` takes them; a text that is the same is no change.
+    Raises:
+        AdapterError: an unknown field, or a file that can't be changed; it is as it was then.
+    """
+    entry = library.get(adapter_id)
+    if not changes:
+        return entry
+    path, file = entry.path, {}
+    if entry.path.parent != library.workspace.folder("adapters"):
+        path = library.workspace.folder("adapters", f"{entry.id}.safetensors")
+        copy_file(entry.path, path)
+        file = {"file": f"workspace:adapters/{path.name}"}
+    sha256 = edit_metadata(path, changes)
+    info = inspect_adapter(path, family=entry.family or None)
+    info["former"] = list(dict.fromkeys([*entry.former, entry.sha256]))[-8:]
+    library.update(entry.id, sha256=sha256, **file, **columns_of(info))
+    return library.get(entry.id)
+
+
+def check(entry: Entry) -> None:
+    """Raise AdapterError where an adapter's file isn't the one that was taken in."""
+    if file_sha256(entry.path) != entry.sha256:
+        raise AdapterError(
+            f"the file of {entry.name!r} has changed since it was taken in ({entry.path.name}); put it back "
+            "from a copy, or import it anew"
+        )

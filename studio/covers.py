@@ -1,0 +1,122 @@
+"""Covers: the picture shown for an adapter, kept small beside its file."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import PictureError
+from pipelines.files import write_atomic
+from studio.entries import Entry
+from studio.examples import example_sets
+from studio.library import Library
+from studio.workspace import Workspace
+
+SIDE = 512  # pixels
+MAX_PIXELS = 64_000_000
+THUMBNAILS = ("modelspec.thumbnail", "ssmd_cover_images")
+"""Where other tools keep a picture in a file's metadata; a data URL, or JSON with one in it."""
+
+_DATA_URL = re.compile(r"data:image/(?:png|jpe?g|webp);base64,([A-Za-z0-9+/=\s]+)")
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,80}(\.png)?")
+
+
+def address_file(workspace: Workspace, address: str) -> Path | None:
+    """The file of an address as `Entry.cover` has them, or None where there is none (any more)."""
+    kind, *rest = address.split("/")
+    if not all(_SAFE.fullmatch(part) for part in rest):
+        return None
+    found = _PLACES[kind](workspace, *rest) if kind in _PLACES and len(rest) == _PARTS[kind] else None
+    return found if found is not None and found.is_file() else None
+
+
+def _example(workspace: Workspace, set_id: str, number: str) -> Path | None:
+    found = [picture for one in example_sets() if one.id == set_id for picture in one.pictures]
+    return found[int(number)] if number.isdecimal() and int(number) < len(found) else None
+
+
+def _picture(workspace: Workspace, sha256: str) -> Path | None:
+    with workspace.read() as db:
+        row = db.execute("SELECT file FROM pictures WHERE sha256 = ?", (sha256,)).fetchone()
+    return None if row is None else workspace.root / row["file"]
+
+
+_PLACES: dict[str, Any] = {
+    "preview": lambda workspace, job, name: workspace.folder("runs", job, "previews", name),
+    "image": lambda workspace, image: workspace.folder("images", f"{image}.png"),
+    "cover": lambda workspace, adapter, name: workspace.folder("adapters", f"{adapter}.{name}.jpg"),
+    "example": _example,
+    "picture": _picture,
+}
+_PARTS = {"preview": 2, "image": 1, "cover": 2, "example": 2, "picture": 1}
+
+
+def cover_file(workspace: Workspace, entry: Entry) -> Path | None:
+    """The picture shown for an adapter, or None where it has none (any more)."""
+    return address_file(workspace, entry.cover) if entry.cover else None
+
+
+def set_cover(library: Library, adapter_id: str, source: str | Path | bytes) -> str:
+    """Show a picture for an adapter: a small copy is kept, so that the picture itself may go.
+
+    Args:
+        source: an address ("image/ID", "preview/JOB/FILE" …), a picture's file, or its bytes.
+    Returns:
+        The address of the copy.
+    Raises:
+        AdapterError: no such adapter.
+        PictureError: no such picture, or it can't be read.
+    """
+    entry = library.get(adapter_id)
+    if isinstance(source, str):
+        found = address_file(library.workspace, source)
+        if found is None:
+            raise PictureError(f"picture {source[:80]!r} is gone; choose another one")
+        source = found
+    small = _small(source)
+    name = hashlib.sha256(small).hexdigest()[:12]
+    folder = library.workspace.folder("adapters")
+    write_atomic(folder / f"{entry.id}.{name}.jpg", [small])
+    library.set_cover(entry.id, f"cover/{entry.id}/{name}")
+    for old in folder.glob(f"{entry.id}.*.jpg"):
+        if old.name != f"{entry.id}.{name}.jpg":
+            old.unlink(missing_ok=True)
+    return f"cover/{entry.id}/{name}"
+
+
+def embedded(metadata: dict[str, str]) -> bytes | None:
+    """The picture that other tools put into a file's metadata; None where there is none."""
+    for key in THUMBNAILS:
+        found = _DATA_URL.search(str(metadata.get(key, "")))
+        try:
+            if found:
+                return base64.b64decode(found[1], validate=False)
+        except (ValueError, binascii.Error):
+            continue
+    return None
+
+
+def _small(source: Path | bytes) -> bytes:
+    """A picture as JPEG, at most `SIDE` pixels wide and high, upright, on white."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = repr(source.name) if isinstance(source, Path) else "the picture"
+    try:
+        opened_from = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(opened_from, formats=["PNG", "JPEG", "WEBP"]) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise PictureError(f"{name} has {opened.width}×{opened.height} pixels; make it smaller")
+            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise PictureError(f"{name} can't be read as a picture; give a PNG, JPEG or WebP") from None
+    picture.thumbnail((SIDE, SIDE))
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    buffer = io.BytesIO()
+    white.convert("RGB").save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
