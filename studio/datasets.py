@@ -8,18 +8,19 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import PictureError, WorkspaceError, nearest
 from pipelines.files import write_atomic
+from studio.dropped import Refused
 from studio.examples import example_sets
-from studio.ingest import Dropped, Good, Refused, Sorted, ingest, key, read_caption
 from studio.pictures import Pictures
 from studio.workspace import Workspace, new_id
 
 MAX_PICTURES = 1000
+"""In one set."""
 NAME_LENGTH = 100
 
 
@@ -74,14 +75,6 @@ class Taken:
     added: int
     refused: tuple[Refused, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _Change:
-    """What one drop changes: counted while it is written."""
-
-    added: int = 0
-    refused: list[Refused] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -164,66 +157,9 @@ class Datasets:
         Raises:
             WorkspaceError: there is no such dataset.
         """
-        dataset = self.get(dataset_id)
-        good, rest = ingest(self.pictures, [Dropped(path, name) for path, name in files])
-        change = _Change(refused=rest.refused)
-        with self._changing(dataset_id) as db:
-            self._add(db, dataset_id, good, change)
-        later = self._beside(dataset, rest)
-        notes = list(rest.notes)
-        captions = sum(bool(one.caption) for one in good) + later
-        if captions:
-            notes.append(f"{captions} caption{'s' if captions != 1 else ''} from text files")
-        masks = sum(one.mask is not None for one in good)
-        if masks:
-            notes.append(f"{masks} mask{'s' if masks != 1 else ''}: set “Masks” to “file” to use them")
-        return Taken(change.added, tuple(change.refused), tuple(notes))
+        from studio.taking import take
 
-    def _add(self, db: sqlite3.Connection, dataset_id: str, good: Sequence[Good], change: _Change) -> None:
-        rows = db.execute(
-            "SELECT position, sha256, name FROM dataset_pictures WHERE dataset = ?", (dataset_id,)
-        ).fetchall()
-        known = {row["sha256"]: row["name"] for row in rows}
-        position = max((row["position"] for row in rows), default=-1) + 1
-        for one in good:
-            sha256 = one.picture.sha256
-            if sha256 in known:
-                same = "is in the set already" if known[sha256] == one.name else (
-                    f"is the same picture as {known[sha256]!r}, which is in the set"
-                )  # fmt: skip
-                change.refused.append(Refused(one.name, f"{same}; once is enough"))
-                continue
-            if len(known) >= MAX_PICTURES:
-                change.refused.append(Refused(one.name, f"is one too many: a set holds {MAX_PICTURES}"))
-                continue
-            db.execute(
-                "INSERT INTO dataset_pictures (dataset, position, sha256, name, caption, mask) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    dataset_id,
-                    position,
-                    sha256,
-                    one.name,
-                    one.caption or "",
-                    one.mask.sha256 if one.mask else "",
-                ),
-            )
-            known[sha256] = one.name
-            position += 1
-            change.added += 1
-
-    def _beside(self, dataset: Dataset, rest: Sorted) -> int:
-        """Give captions that came alone to the pictures that were there; returns how many."""
-        there = {key("", item.name): item for item in dataset.items}
-        given = 0
-        for name, one in rest.captions.items():
-            item = there.get(("", name[1]))
-            if item is None:
-                rest.refused.append(Refused(one.shown, "has no picture of its name; drop both together"))
-            elif (text := read_caption(one, rest.refused)) is not None:
-                self.caption(dataset.id, item.sha256, text)
-                given += 1
-        return given
+        return take(self, dataset_id, files)
 
     def caption(self, dataset_id: str, sha256: str, text: str) -> None:
         """Write what a picture shows; line breaks become spaces. Empty: nothing is said.
@@ -238,6 +174,16 @@ class Datasets:
             raise PictureError(f"the caption is longer than {MAX_CAPTION_BYTES} bytes; shorten it")
         self._update(dataset_id, sha256, "UPDATE dataset_pictures SET caption = ?", said)
 
+    def mask(self, dataset_id: str, sha256: str, mask: str) -> None:
+        """Say which part of a picture counts: by the content hash of another one; empty: all of it.
+
+        Raises:
+            PictureError: the set hasn't got the picture, or there is no such mask.
+        """
+        if mask:
+            self.pictures.get(mask)
+        self._update(dataset_id, sha256, "UPDATE dataset_pictures SET mask = ?", mask)
+
     def remove(self, dataset_id: str, sha256: str) -> None:
         """Take a picture out of a set; its file stays in the workspace.
 
@@ -247,7 +193,7 @@ class Datasets:
         self._update(dataset_id, sha256, "DELETE FROM dataset_pictures")
 
     def _update(self, dataset_id: str, sha256: str, statement: str, *values: str) -> None:
-        with self._changing(dataset_id) as db:
+        with self.changing(dataset_id) as db:
             where = f"{statement} WHERE dataset = ? AND sha256 = ?"
             if not db.execute(where, (*values, dataset_id, sha256)).rowcount:
                 raise PictureError(f"no picture {sha256[:12]!r} in this set; it may have been removed")
@@ -258,7 +204,7 @@ class Datasets:
         Raises:
             WorkspaceError: there is no such dataset.
         """
-        with self._changing(dataset_id) as db:
+        with self.changing(dataset_id) as db:
             row = db.execute("SELECT settings FROM datasets WHERE id = ?", (dataset_id,)).fetchone()
             kept = {**json.loads(row["settings"]), **values}
             kept = {name: value for name, value in kept.items() if value is not None}
@@ -271,7 +217,7 @@ class Datasets:
         Raises:
             WorkspaceError: there is no such dataset.
         """
-        with self._changing(dataset_id) as db:
+        with self.changing(dataset_id) as db:
             called = " ".join(name.split())[:NAME_LENGTH]
             db.execute("UPDATE datasets SET name = ? WHERE id = ?", (called, dataset_id))
         return self.get(dataset_id)
@@ -282,12 +228,12 @@ class Datasets:
         Raises:
             WorkspaceError: there is no such dataset.
         """
-        with self._changing(dataset_id) as db:
+        with self.changing(dataset_id) as db:
             db.execute("DELETE FROM dataset_pictures WHERE dataset = ?", (dataset_id,))
             db.execute("DELETE FROM datasets WHERE id = ?", (dataset_id,))
 
     @contextmanager
-    def _changing(self, dataset_id: str) -> Iterator[sqlite3.Connection]:
+    def changing(self, dataset_id: str) -> Iterator[sqlite3.Connection]:
         """One transaction on a set that is there."""
         with self.workspace.write() as db:
             found = db.execute(
