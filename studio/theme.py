@@ -31,7 +31,7 @@ _FRAME = """
 """
 
 
-HEAD_SCRIPTS = ("page", "compare")
+HEAD_SCRIPTS = ("page", "compare", "mix")
 """Run once per page: what all widgets share, and the page's own elements."""
 
 

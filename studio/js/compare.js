@@ -43,6 +43,7 @@ window.customElements.define('pg-compare', class extends HTMLElement {
       const frame = this.getBoundingClientRect();
       this.move(Math.min(100, Math.max(0, 100 * (event.clientX - frame.left) / frame.width)));
     };
+    this.addEventListener('mousedown', (event) => event.preventDefault());  // it would take the focus away again
     this.addEventListener('pointerdown', (event) => {
       if (event.button) return;
       held = event.pointerId;

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from studio.context import Context
-from studio.routes import files, parts, pictures
+from studio.routes import files, mix, parts, pictures
 
-ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (pictures.add, files.add, parts.add)
+ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (
+    pictures.add, files.add, parts.add, mix.add,
+)  # fmt: skip

@@ -1,220 +1,138 @@
-"""Mix: a slider per adapter, a prompt, pictures. The pictures are drawn by a job, so a reload loses none."""
+"""Mix: a rack of adapters, a prompt, a picture that follows. The widgets' scripts hold what is asked for
+(js/mix.js) and go to the server's routes by themselves (routes/mix.py, routes/live.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
 
+from pipelines.axes import AXES
+from pipelines.drawing.hires import UPSCALERS
+from pipelines.generation import GenerationConfig
 from pipelines.samplers import SAMPLERS
-from studio import markup, mixing
+from studio import forms, widgets
 from studio.context import Context
-from studio.library import Entry
-from studio.tabs import drawn
-from studio.tabs.page import BUSY, QUIET, Page, show, toast
+from studio.examples import example_sets
+from studio.tabs.page import QUIET, Page, toast
 
-TICK, REST = 0.5, 4.0  # seconds between two looks at the pictures
+BASIC = ("num_images", "width", "height", "num_inference_steps", "guidance_scale", "sampler", "seed")
+OVER = ("strength", "mask_blur", "mask_padding", "mask_invert")
+"""Fields that act only where something is drawn over."""
+WORDS = ("prompt", "negative_prompt")
+
+LABELS: dict[str, dict[str, str]] = {
+    "sampler": {name: row.label for name, row in SAMPLERS.items()},
+    "hires_upscaler": {name: row.label for name, row in UPSCALERS.items()},
+}
+"""What the values of a choice are called."""
+PLACEHOLDERS = {
+    "prompt": "a photo of a fox in the snow",
+    "negative_prompt": "nothing in particular",
+    "width": "as the base",
+    "height": "as the base",
+}
+OWN_WIDGETS = ("adapters", "image", "mask", "controls", "image_prompt")
+"""What is chosen in widgets of its own, or by the command line alone."""
+NO_AXES = ("text_weight", "base")
+"""Axes that the page leaves to the command line and the API."""
+FIRST_AXES = ("weight", "adapter", "seed", "num_inference_steps", "guidance_scale")
+AXIS_LABELS = {
+    "weight": "Weight", "adapter": "Checkpoint, or another adapter", "prompt": "Words of the prompt",
+    "sampler": "Sampler",
+}  # fmt: skip
+AXIS_HINTS = {"prompt": "cat, dog, fox (the first stands in the prompt)", "sampler": "DDIM, Euler a"}
+FIRST_SCENE = "in the snow"
 
 
 def build(context: Context, page: Page) -> None:
     """Add the tab's components and listeners."""
-    weights = gr.State({})
-    rack_turn = gr.State(0)  # counts up when the rack must be shown anew, after `weights` is set
-    seen = gr.State({})
-    with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=320):
-            parts = _words()
-            gr.HTML('<div class="pg-step">Adapters <small>0 leaves one out, 1 is as taught</small></div>')
-            rack = gr.Column(elem_id="rack")
-            parts.update(_settings())
-            generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate")
-        with gr.Column(scale=6, min_width=320):
-            status = gr.HTML(elem_id="mix-status", js_on_load=markup.CLICKS)
-            pictures = gr.HTML(elem_id="mix-pictures")
-            earlier = gr.HTML(elem_id="mix-earlier")
-    timer = gr.Timer(REST)
-    render = toast(_renderer(context))
-    pieces = [status, pictures, earlier, seen, timer]
-
-    with rack:
-
-        # One at a time: Gradio keeps a render's ids on the object that all browsers share.
-        @gr.render(
-            inputs=[weights],
-            triggers=[rack_turn.change, page.adapters_changed.change],
-            concurrency_limit=1,
-            concurrency_id="rack",
-        )
-        def show_rack(known: dict[str, float]) -> None:
-            sliders = _rack(context, known, weights, parts["prompt"])
-            event = gr.on(
-                [generate.click, parts["prompt"].submit],
-                toast(_starter(context, parts, sliders)),
-                {*parts.values(), *sliders.values()},
-                [seen],
-                key="generate",
-                **BUSY,
-            )
-            event.success(render, [seen], pieces, key="after-generate", **QUIET).success(
-                None, js=show("mix-status"), key="show-pictures", **QUIET
-            )
-
-    page.wish.change(_grant, [page.wish, rack_turn], [weights, parts["prompt"], rack_turn], **QUIET)
-    page.blocks.load(
-        toast(_remembered(context, list(parts))), None, [rack_turn, weights, *parts.values()], **QUIET
-    )
-    for moment in (page.blocks.load, timer.tick):
-        moment(render, [seen], pieces, **QUIET)
-    status.click(toast(_stop(context)), None, None, **QUIET)
-
-
-def _words() -> dict[str, Any]:
-    """The texts, by the names that `mixing.Request` has for them."""
-    return {
-        "prompt": gr.Textbox(
-            interactive=True,
-            label="Prompt",
-            placeholder="a photo of a fox in the snow",
-            lines=2,
-            max_lines=6,
-            elem_id="prompt",
-        ),
-        "negative_prompt": gr.Textbox(
-            interactive=True,
-            label="Not in the picture",
-            placeholder="nothing in particular",
-            lines=1,
-            elem_id="negative",
-        ),
-    }
-
-
-def _settings() -> dict[str, Any]:
-    """The numbers, by the names that `mixing.Request` has for them."""
-    parts: dict[str, Any] = {}
-    with gr.Row(elem_classes=["pg-rack-row"]):
-        parts["num_images"] = gr.Slider(
-            1, 16, value=4, step=1, label="Pictures", interactive=True, min_width=140, buttons=[],
-            elem_id="count",
-        )  # fmt: skip
-        parts["seed"] = gr.Number(
-            value=0, precision=0, label="Seed", interactive=True, min_width=100, elem_id="seed"
-        )
-        another = gr.Button("Other seed", size="sm", min_width=90, scale=0, elem_id="other-seed")
-    another.click(mixing.new_seed, None, parts["seed"], **QUIET)
-    with gr.Accordion("More settings", open=False):
-        with gr.Row():
-            parts["num_inference_steps"] = gr.Slider(
-                4,
-                60,
-                value=20,
-                step=1,
-                label="Steps",
-                info="More is finer, slower",
-                min_width=140,
-                buttons=[],
-            )
-            parts["guidance_scale"] = gr.Slider(
-                1, 12, value=3, step=0.5, label="Guidance", interactive=True,
-                info="How strictly the prompt is followed", min_width=140, buttons=[],
+    with gr.Row(equal_height=False, elem_classes=["pg-mix"]):
+        with gr.Column(scale=5, min_width=320, elem_classes=["pg-mix-side"]):
+            for name, elem_id in zip(WORDS, ("prompt", "negative"), strict=True):
+                _fields([name], elem_id=elem_id)
+            gr.HTML('<h2 class="pg-step">Adapters <small>0 leaves one out, 1 is as taught</small></h2>')
+            rack = widgets.widget("rack", {"start": _start(context)}, elem_id="rack")
+            widgets.widget("picker", {}, elem_id="picker")
+            gr.HTML('<h2 class="pg-step">Picture</h2>')
+            _fields(BASIC, elem_id="settings", layout="tight")
+            _fields(
+                _others(), elem_id="more", fold="More settings",
+                check=[["compare", "Draw the same seeds without adapters too"]],
             )  # fmt: skip
-        parts["sampler"] = gr.Dropdown(
-            [(row.label, name) for name, row in SAMPLERS.items()],
-            value=next(iter(SAMPLERS)),
-            label="Sampler",
-            interactive=True,
-        )
-    parts["compare"] = gr.Checkbox(
-        value=False,
-        label="Show the same seeds without adapters beside them",
-        interactive=True,
-        elem_id="compare",
-    )
-    return parts
+            widgets.widget("over", {}, elem_id="over")
+            _fields(OVER, elem_id="over-fields", layout="tight")
+            widgets.widget("grid", {"kinds": axis_kinds()}, elem_id="grid-box")
+            widgets.widget("recipes", {}, elem_id="recipes-box")
+        with gr.Column(scale=6, min_width=320, elem_classes=["pg-mix-main"]):
+            widgets.widget("live", {}, elem_id="live")
+            drawn = widgets.part("drawn", elem_id="drawn")
+    page.wish.change(_granted, page.wish, rack, **QUIET)
+    drawn.click(toast(_stop(context)), None, None, **QUIET)
 
 
-def _rack(
-    context: Context, known: dict[str, float], weights: gr.State, prompt: gr.Textbox
-) -> dict[str, gr.Slider]:
-    """One row per adapter; what a slider is moved to is kept in `weights` for the next rendering."""
-    entries = context.library.entries()
-    if not entries:
-        gr.HTML(markup.empty("No adapters yet", "Teach one, or import a .safetensors file in the Library."))
-    sliders = {}
-    low, high = mixing.MIN_WEIGHT, mixing.MAX_WEIGHT
-    for entry in entries:
-        with gr.Row(elem_classes=["pg-rack-row"], key=f"row-{entry.id}"):
-            sliders[entry.id] = slider = gr.Slider(
-                low, high, value=known.get(entry.id, 0.0), step=0.05, label=entry.name, interactive=True,
-                key=f"weight-{entry.id}", preserved_by_key=[], min_width=200, scale=5, buttons=[],
-                elem_classes=["pg-weight"],
-            )  # fmt: skip
-            if entry.triggers:
-                word = gr.Button(
-                    f"+ {entry.triggers[0][:24]}", size="sm", scale=1, min_width=70, key=f"word-{entry.id}",
-                    elem_classes=["pg-word"],
-                )  # fmt: skip
-                word.click(_add_word(entry), prompt, prompt, key=f"say-{entry.id}", **QUIET)
-        slider.input(
-            _keep(entry.id), [weights, slider], weights,
-            key=f"keep-{entry.id}", trigger_mode="always_last", **QUIET,
-        )  # fmt: skip
-    return sliders
+def specs(names: Iterable[str]) -> list[dict[str, Any]]:
+    """What js/fields.js needs to know of settings, out of the config's own metadata."""
+    found = []
+    for name in names:
+        info = GenerationConfig.model_fields[name]
+        spec = forms.spec_of(name, info)
+        labels = LABELS.get(name) or {value: str(value) for value in spec.choices}
+        needs = "" if name not in OVER else "image" if name == "strength" else "mask"
+        found.append({
+            "name": name, "kind": "choice" if labels else spec.kind, "label": spec.label, "help": spec.help,
+            "optional": spec.optional, "minimum": spec.minimum, "maximum": spec.maximum,
+            "choices": list(labels.items()), "placeholder": PLACEHOLDERS.get(name, ""), "needs": needs,
+            "value": "" if name in WORDS else info.get_default(), "rows": 2 if name == "prompt" else 1,
+        })  # fmt: skip
+    return found
 
 
-def _add_word(entry: Entry) -> Callable[[str], str]:
-    def add_word(prompt: str) -> str:
-        """The prompt with the adapter's trigger in it."""
-        word = entry.triggers[0]
-        if word.casefold() in prompt.casefold():
-            return prompt
-        return f"{prompt.strip()} {word}".strip()
-
-    return add_word
+def _fields(names: Iterable[str], *, elem_id: str, **more: Any) -> None:
+    widgets.widget("fields", {"specs": specs(names), **more}, elem_id=elem_id)
 
 
-def _keep(adapter_id: str) -> Callable[[dict[str, float], float], dict[str, float]]:
-    def keep(weights: dict[str, float], weight: float) -> dict[str, float]:
-        return {**weights, adapter_id: weight}
-
-    return keep
-
-
-def _grant(wish: dict[str, Any], rack_turn: int) -> list[Any]:
-    """What another tab asked for: that adapter alone at 1, its words in the prompt."""
-    if not wish:
-        return [gr.skip()] * 3
-    return [{wish["adapter"]: 1.0}, wish["prompt"], rack_turn + 1]
+def _others() -> list[str]:
+    """Every other setting."""
+    told = (*WORDS, *BASIC, *OVER, *OWN_WIDGETS)
+    return [name for name in GenerationConfig.model_fields if name not in told]
 
 
-def _starter(context: Context, parts: dict[str, Any], sliders: dict[str, gr.Slider]) -> Callable[..., Any]:
-    def start_drawing(values: dict[Any, Any]) -> dict[str, Any]:
-        fields = {name: values[part] for name, part in parts.items()}
-        seed = fields.pop("seed")
-        compare = bool(fields.pop("compare"))
-        generation = mixing.generation_config(**fields, seed=mixing.new_seed() if seed is None else int(seed))
-        mix = tuple(
-            mixing.MixPart(id=key, weight=values[slider] or 0.0) for key, slider in sliders.items()
-        )
-        mixing.start(context, mixing.Request(generation=generation, mix=mix, compare=compare))
+def axis_kinds() -> list[dict[str, Any]]:
+    """What a grid can vary, the usual first."""
+    names = [*FIRST_AXES, *(name for name in AXES if name not in (*FIRST_AXES, *NO_AXES))]
+    return [
+        {
+            "id": name, "label": AXIS_LABELS.get(name) or AXES[name].label or name,
+            "about": AXES[name].description, "target": AXES[name].target,
+            "hint": AXIS_HINTS.get(name, "1, 2, 5 or 0:1:0.25"),
+        }
+        for name in names
+    ]  # fmt: skip
+
+
+def _start(context: Context) -> dict[str, Any]:
+    """What somebody who comes for the first time finds: an example subject, and a style to pull at."""
+    here = {entry.id: entry for entry in context.library.entries() if entry.origin == "example"}
+    chosen: dict[str, Any] = {}
+    for one in example_sets():
+        if f"example-{one.id}" in here:
+            chosen.setdefault(one.kind, one)
+    if "subject" not in chosen:
         return {}
+    subject, style = chosen["subject"], chosen.get("style")
+    mix = [{"id": f"example-{subject.id}", "weight": 1.0}]
+    if style is not None:
+        mix.append({"id": f"example-{style.id}", "weight": 0.0})
+    whole = {"text": None, "blocks": {}, "begin": 0.0, "end": 0.0, "on": True}
+    prompt = f"{subject.instance_prompt} {FIRST_SCENE}"
+    return {"mix": [{**part, **whole} for part in mix], "generation": {"prompt": prompt, "seed": 1}}
 
-    return start_drawing
 
-
-def _remembered(context: Context, names: list[str]) -> Callable[[], list[Any]]:
-    def remembered() -> list[Any]:
-        """The weights and settings of the newest pictures, so that a reload goes on where it was."""
-        newest = context.jobs.find(kind="generate", limit=1)
-        if not newest:
-            return [1, {}, *[gr.skip()] * len(names)]
-        config = newest[0].config
-        settings = {**config["generation"], "compare": config["compare"]}
-        weights = {part["id"]: part["weight"] for part in config["mix"]}
-        return [1, weights, *(settings[name] for name in names)]
-
-    return remembered
+def _granted(wish: dict[str, Any]) -> Any:
+    """Hand what another tab asked for to the rack."""
+    return {"wish": wish} if wish else gr.skip()
 
 
 def _stop(context: Context) -> Callable[..., None]:
@@ -222,26 +140,3 @@ def _stop(context: Context) -> Callable[..., None]:
         context.jobs.stop(str(event.id))
 
     return stop
-
-
-def _renderer(context: Context) -> Callable[..., Any]:
-    def render(seen: dict[str, Any]) -> list[Any]:
-        """The pieces that changed since this browser last saw them."""
-        newest = context.jobs.find(kind="generate", limit=1)
-        job = newest[0] if newest else None
-        done = context.jobs.find(kind="generate", states=("done",), limit=1)
-        parts = {
-            "status": drawn.status(context, job),
-            "pictures": drawn.pictures(context, done[0] if done else None),
-            "earlier": drawn.earlier(context, done[0] if done else None),
-        }
-        now: dict[str, Any] = {name: hash(part) for name, part in parts.items()}
-        fresh = [
-            gr.HTML(part, visible=bool(part)) if seen.get(name) != now[name] else gr.skip()
-            for name, part in parts.items()
-        ]
-        interval = TICK if job is not None and job.active else REST
-        timer = gr.Timer(interval) if seen.get("interval") != interval else gr.skip()
-        return [*fresh, {**now, "interval": interval}, timer]
-
-    return render

@@ -1,0 +1,162 @@
+// The stage: a picture that follows every move, fed by POST live; the newest wish wins. And “Generate”.
+const {mix} = window.pigment;
+const client = [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+const LEAST = 120;  // milliseconds between two wishes of a drag, or as long as a drawing takes
+const AGAIN = 4000;  // until a wish that was refused for now is asked once more
+
+const picture = make('img', {alt: '', hidden: true});
+const pair = make('pg-compare', {'before-label': 'without adapters', 'after-label': 'your mix', hidden: true});
+const empty = make('div', {class: 'pg-stage-empty'}, make('div', {class: 'pg-dots', 'aria-hidden': 'true'}, ...[1, 2, 3].map(() => make('i'))),
+  make('span', {}, 'Your picture appears here'));
+const busy = make('i', {class: 'pg-stage-busy', 'aria-hidden': 'true'});
+const frame = make('div', {class: 'pg-stage-frame'}, empty, picture, pair, busy);
+const note = make('div', {class: 'pg-stage-note', role: 'status', 'aria-live': 'polite'});
+const time = make('span', {class: 'pg-stage-time'});
+const toggle = (label, field, title) => {
+  const at = make('button', {type: 'button', class: 'pg-btn small pg-toggle', title, 'data-toggle': field, onclick: () => mix.set({[field]: !mix.state[field]})}, label);
+  return {at, field};
+};
+const toggles = [toggle('Before / after', 'beside', 'Compare with the base alone by a divider'),
+  toggle('Final on release', 'final', 'Draw with all steps when a slider is let go')];
+const generate = make('button', {type: 'button', class: 'pg-btn main pg-generate', id: 'generate', onclick: draw}, 'Generate');
+const bar = make('div', {class: 'pg-stage-bar'}, time, ...toggles.map((one) => one.at), generate);
+box.append(make('div', {class: 'pg-stage'}, frame, note, bar));
+
+let flying = 0;            // wishes that are under way
+let begun = 0, last = -1e9, took = 0;  // number of the newest wish, when it was sent, milliseconds of the last drawing
+let shownNumber = 0, asked = '', timer = null, retry = null, held = false;
+const addresses = {now: '', base: ''}, baseKey = '';
+
+const inView = () => document.visibilityState === 'visible' && element.getClientRects().length > 0;
+// What a preview needs of the settings: one picture, at the size it is generated first.
+function wishOf(exact, mixed = true) {
+  const wish = mix.request({num_images: 1, batch_size: 1, hires_scale: 1});
+  return {...wish, mix: mixed ? wish.mix : [], exact};
+}
+
+async function fetched(wish, who) {
+  let answer;
+  try {
+    answer = await fetch('live', {method: 'POST', headers: {'content-type': 'application/json'},
+      body: JSON.stringify({client: who, request: wish})});
+  } catch { throw Object.assign(new Error('The server doesn’t answer; is it still running?'), {later: true}); }
+  if (answer.status === 401) location.reload();
+  if (answer.status === 204) return null;
+  if (!answer.ok) {
+    const text = (await answer.text()).slice(0, 400);
+    throw Object.assign(new Error(answer.status >= 500 ? 'The preview failed; the server’s output says why.' : text), {later: answer.status === 409});
+  }
+  return {blob: await answer.blob(), seconds: +answer.headers.get('x-seconds') || 0};
+}
+
+async function decoded(blob) {
+  const address = URL.createObjectURL(blob), image = new Image();
+  image.src = address;
+  try { await image.decode(); } catch { /* shown as it is */ }
+  return {address, width: image.naturalWidth, height: image.naturalHeight};
+}
+
+function put(which, found) {
+  const old = addresses[which];
+  addresses[which] = found.address;
+  if (which === 'now') frame.style.setProperty('--ratio', `${found.width} / ${found.height}`);
+  arrange();
+  if (old) setTimeout(() => URL.revokeObjectURL(old), 2000);
+}
+
+function arrange() {
+  const {now, base} = addresses, beside = mix.state.beside && now && base;
+  empty.hidden = Boolean(now);
+  picture.hidden = !now || beside;
+  pair.hidden = !beside;
+  if (now) picture.src = now;
+  if (beside) { pair.setAttribute('before', base); pair.setAttribute('after', now); }
+  const about = mix.state.generation.prompt || 'no words';
+  picture.alt = `Preview: ${about}`;
+  pair.setAttribute('alt', picture.alt);
+  element.dataset.shown = String(shownNumber);
+}
+
+async function send(exact = false) {
+  clearTimeout(timer); clearTimeout(retry); timer = retry = null;
+  if (!inView()) { asked = ''; return; }
+  const wish = wishOf(exact), key = JSON.stringify(wish);
+  if (key === asked) return;
+  asked = key;
+  const number = ++begun;
+  last = performance.now();
+  flying += 1;
+  sign();
+  try {
+    const found = await fetched(wish, client);
+    if (found && number > shownNumber) {
+      const image = await decoded(found.blob);
+      if (number > shownNumber) {
+        shownNumber = number;
+        if (number === begun) took = performance.now() - last;
+        put('now', image);
+        note.textContent = '';
+        time.textContent = `${found.seconds.toFixed(found.seconds < 1 ? 2 : 1)} s`;
+        time.title = exact ? 'Drawn with all steps' : 'Drawn with few steps';
+      }
+    }
+  } catch (error) {
+    if (number === begun) refused(error);
+  }
+  flying -= 1;
+  sign();
+  if (number === begun && asked === key && mix.state.beside) base(exact);
+}
+
+// The base's own picture, for the divider: drawn once per settings, when nothing else is.
+async function base(exact) {
+  const wish = wishOf(exact, false), key = JSON.stringify({...wish, exact: false});
+  if (key === baseKey || flying || held) return;
+  flying += 1; sign();
+  try {
+    const found = await fetched(wish, `${client}b`);
+    if (found) { put('base', await decoded(found.blob)); baseKey = key; }
+  } catch (error) { refused(error); }
+  flying -= 1; sign();
+}
+
+function refused(error) {
+  asked = '';
+  note.textContent = error.message;
+  if (error.later) retry = setTimeout(() => send(), AGAIN);
+}
+
+function sign() { frame.classList.toggle('busy', flying > 0); frame.setAttribute('aria-busy', String(flying > 0)); }
+
+// While something moves: at most one wish per drawing; the last one always.
+function wishSoon() {
+  const wait = Math.max(LEAST, Math.min(took, 4000)) - (performance.now() - last);
+  if (timer) return;
+  if (wait <= 0) send();
+  else timer = setTimeout(() => { timer = null; send(); }, wait);
+}
+const rested = quiet(() => send(mix.state.final && !held), 150);
+
+mix.follow((keys, how) => {
+  if (keys.includes('generate')) draw();
+  if (keys.includes('beside') || keys.includes('final')) { marks(); arrange(); if (keys.includes('beside')) { baseKey = ''; base(false); } }
+  if (!keys.some((key) => ['mix', 'generation', 'image', 'mask'].includes(key))) return;
+  held = Boolean(how.moving);
+  if (held) { wishSoon(); rested(); } else if (how.typing) rested(); else { clearTimeout(timer); timer = null; send(mix.state.final); }
+});
+
+function marks() { for (const {at, field} of toggles) at.setAttribute('aria-pressed', String(mix.state[field])); }
+
+async function draw() {
+  generate.disabled = true;
+  note.textContent = '';
+  try {
+    await mix.ask('mix/generate', {...mix.request(), compare: mix.state.compare, axes: mix.gridAxes?.() || []});
+    if (!mix.state.locked) mix.dice?.();
+  } catch (error) { note.textContent = error.message; }
+  setTimeout(() => { generate.disabled = false; }, 400);
+}
+
+new IntersectionObserver(([one]) => { if (one.isIntersecting) send(); }).observe(element);
+document.addEventListener('visibilitychange', () => { if (inView()) send(); });
+marks();
