@@ -7,13 +7,18 @@ from typing import Any
 import gradio as gr
 
 from studio.context import Context
-from studio.tabs import library, mix, teach
+from studio.tabs import gallery, library, mix, teach
 from studio.tabs.page import Page
 from studio.theme import HEADER, css, head, theme
 
 UPLOADS_KEPT = (3600, 86400)  # seconds: how often to look, and the age at which an unused upload goes
 
-TABS = (("teach", "Teach", teach.build), ("mix", "Mix", mix.build), ("library", "Library", library.build))
+TABS = (
+    ("teach", "Teach", teach.build),
+    ("mix", "Mix", mix.build),
+    ("library", "Library", library.build),
+    ("gallery", "Gallery", gallery.build),
+)
 
 
 def build(context: Context) -> gr.Blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["picture", "grid"]
 PAGE = 48  # pictures
+SIZES = (320, 640)  # pixels of a small picture's longer side
 MAX_WORDS = 20_000  # characters that are kept for searching
 MAX_TERMS = 12  # words of a search
+_DECODING = threading.Semaphore(2)  # the pixels of a large grid take memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ def words_of(settings: Mapping[str, Any], seed: int) -> str:
     base = settings.get("base")
     uses = [use for use in generation.get("adapters") or () if isinstance(use, dict)]
     parts = [
+        "grid" if "grid" in settings else None,
         generation.get("prompt"),
         generation.get("negative_prompt"),
         *(use.get("name") for use in uses),
@@ -190,6 +194,31 @@ class Gallery:
 
         return neighbour(">", "ASC"), neighbour("<", "DESC")
 
+    def small(self, image_id: str, size: int) -> Path:
+        """A WebP of the picture with `size` pixels on its longer side, made where it is missing.
+
+        size: one of SIZES. A picture that is as small is itself the answer.
+        Raises: PictureError: there is no such picture, or its file is damaged.
+        """
+        assert size in SIZES, size
+        target = self._kept(image_id, size)
+        if target.is_file():
+            return target
+        from PIL import Image
+
+        from studio.decoding import write_preview
+
+        path = self.get(image_id).path
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                if max(image.size) <= size:
+                    return path
+                with _DECODING:
+                    write_preview(image.convert("RGB"), target, size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise PictureError(f"the file of picture {image_id!r} is gone or damaged") from None
+        return target
+
     def trash(self, image_ids: Sequence[str]) -> int:
         """Put pictures into the trash; `restore` brings them back. Returns how many went."""
         return self._move(image_ids, time.time())
@@ -218,8 +247,12 @@ class Gallery:
         freed = 0
         for one in rows:
             freed += one.path.stat().st_size if one.path.is_file() else 0
-            one.path.unlink(missing_ok=True)
+            for path in (one.path, *(self._kept(one.id, size) for size in SIZES)):
+                path.unlink(missing_ok=True)
         return len(rows), freed
+
+    def _kept(self, image_id: str, size: int) -> Path:
+        return self.workspace.folder("cache", "images", f"{image_id}-{size}.webp")
 
     def _drawn(self, row: sqlite3.Row) -> Drawn:
         values = dict(row)
@@ -232,9 +265,8 @@ def _condition(text: str, kind: str, trashed: bool) -> tuple[str, list[str]]:
     """SQL for a search, and its values. Rows that an older version wrote have no words, only settings."""
     where, values = [f"trashed IS {'NOT ' * trashed}NULL"], []
     for term in text.casefold().split()[:MAX_TERMS]:
-        pattern = "%" + term.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
-        where.append(r"CASE words WHEN '' THEN settings ELSE words END LIKE ? ESCAPE '\'")
-        values.append(pattern)
+        where.append("instr(CASE words WHEN '' THEN lower(settings) ELSE words END, ?)")
+        values.append(term)
     if kind:
         where.append("kind = ?")
         values.append(kind)

@@ -36,8 +36,14 @@ part is about, such as a job's id; it comes from the browser, so a part checks i
 
 PARTS = {
     "run": "studio.tabs.run_card:pieces",
+    "dataset": "studio.tabs.dataset:pieces",
+    "hint": "studio.tabs.hint:pieces",
     "drawn": "studio.tabs.drawn:pieces",
     "adapters": "studio.tabs.library:pieces",
+    "gallery": "studio.tabs.gallery_pieces:pieces",
+    "gallery-picture": "studio.tabs.gallery_pieces:picture",
+    "gallery-pair": "studio.tabs.gallery_pieces:pair",
+    "gallery-cover": "studio.tabs.gallery_pieces:covers",
 }
 """By name: the module and the function."""
 

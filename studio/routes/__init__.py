@@ -7,8 +7,8 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from studio.context import Context
-from studio.routes import files, mix, parts, pictures
+from studio.routes import files, images, mix, parts, pictures
 
 ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (
-    pictures.add, files.add, parts.add, mix.add,
+    pictures.add, images.add, files.add, parts.add, mix.add,
 )  # fmt: skip
