@@ -1,9 +1,8 @@
 """The queue: jobs live in SQLite, whatever happens to browsers, servers and child processes.
 
 A job moves `queued → running → done | failed | paused | cancelled | interrupted`; the last four can be
-queued again and then go on where they stopped. What a kind of job is stands in `studio.work.KINDS`, a job's fields in
-`studio.work.job`. Whether a running job is alive is asked of the system (process id and start time), never of
-a browser.
+queued again and then go on where they stopped. Kinds stand in `studio.work.KINDS`, a job's fields in
+`studio.work.job`. Whether a running job is alive is asked of the system (process id and start time).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pipelines.errors import WorkspaceError
 from studio import processes
 from studio.work import KINDS, keeping, kind_of, order
 from studio.work.job import ACTIVE as ACTIVE
-from studio.work.job import ASKED, RESUMABLE, STATES, Job, job_of
+from studio.work.job import ASKED, ENDING, REASONS, RESUMABLE, STATES, Job, job_of
 from studio.work.order import QUEUE_LIMIT as QUEUE_LIMIT
 from studio.workspace import Workspace, new_id
 
@@ -152,7 +151,7 @@ class Jobs:
             )
             db.execute(
                 "UPDATE jobs SET stop_requested = ?, message = ? WHERE id = ? AND state = 'running'",
-                (ASKED.index(state), _ENDING[state], job_id),
+                (ASKED.index(state), ENDING[state], job_id),
             )
         return self.get(job_id)
 
@@ -192,7 +191,7 @@ class Jobs:
         if job.resumable and kind.resumable:
             return self.resume(job_id)
         fresh = new_id()
-        config = _moved(job.config, kind.home, str(self.workspace.folder("runs", fresh)))
+        config = kind.moved(job.config, str(self.workspace.folder("runs", fresh)))
         return self.submit(job.kind, job.title, config, details=job.details, id=fresh)
 
     def move(self, job_id: str, where: str) -> Job:
@@ -293,28 +292,10 @@ class Jobs:
         running = self.find(states=("running",))
         lost = [job for job in running if not processes.alive(job.pid, job.pid_started)]
         for job in lost:
-            reason = REASONS.get(job.asked) or f"its process ended without a word; {way_on(job)}"
+            reason = REASONS.get(job.asked) or f"its process ended without a word; {job.way_on}"
             self.finish(job.id, job.asked or "interrupted", error=reason)
         return lost
 
 
-REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
-_ENDING = {"cancelled": "Stopping after this step", "paused": "Pausing after this step"}
-
-
-def way_on(job: Job) -> str:
-    """What a person can do with a job that was interrupted."""
-    goes_on = job.kind in KINDS and KINDS[job.kind].resumable
-    return "Resume goes on where it stopped" if goes_on else "Retry begins anew"
-
-
 def _marks(values: Sequence[str]) -> str:
     return ",".join("?" * len(values))
-
-
-def _moved(config: dict[str, Any], home: tuple[str, ...], folder: str) -> dict[str, Any]:
-    """A config whose own folder is `folder`; as it is where it names none."""
-    if not home:
-        return config
-    first, *rest = home
-    return {**config, first: _moved(config[first], tuple(rest), folder) if rest else folder}

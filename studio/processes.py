@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +73,55 @@ def end_tree(process: Any, *, grace: float = GRACE) -> None:
     except psutil.NoSuchProcess:
         return
     _, left = psutil.wait_procs(family, timeout=grace)
-    for survivor in left:
-        try:
+    _kill(left)
+
+
+def ask_to_stop(process: Any) -> None:
+    """Send a process SIGTERM; nothing where it is gone."""
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
+
+
+def kill_tree(process: Any) -> None:
+    """End a process and all its children now."""
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    _kill(family)
+
+
+def kill_left_behind(pid: int) -> None:
+    """End what a process that is gone has left running in the session that it was started in."""
+    if os.name == "nt":
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _kill(family: list[Any]) -> None:
+    for survivor in family:
+        with suppress(psutil.NoSuchProcess):
             survivor.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(left, timeout=5)
+    psutil.wait_procs(family, timeout=5)
+
+
+def peak_memory(pid: int | None = None) -> int:
+    """The most memory (bytes, resident) that a process has had, as far as the system says; else what it has.
+
+    None: this process. 0 where it is gone.
+    """
+    try:
+        now = int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid or 'self'}/status").read_text())
+    except OSError:
+        return now
+    return max(now, 1024 * int(found.group(1))) if found else now
+
+
+def memory_total() -> int:
+    """Bytes of this machine's memory."""
+    return int(psutil.virtual_memory().total)

@@ -1,9 +1,16 @@
-"""The server's side of the queue: one thread that starts and watches child processes, one at a time."""
+"""The server's side of the queue: threads that start and watch child processes.
+
+One of them has the device: it draws, teaches, and whatever else computes there, one job at a time. The others
+run what needs no device beside it.
+"""
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
+import time
+from contextlib import nullcontext
 from typing import Any
 
 from pipelines.errors import StudioError
@@ -11,15 +18,25 @@ from studio import processes
 from studio.bases import BaseOptions
 from studio.jobs import Job, Jobs
 from studio.warm import MakerProcess
+from studio.work import KINDS
+from studio.work.job import REASONS
+from studio.work.keeping import LOG
+from studio.worker import DISK_FULL, DISK_FULL_SAID
 from studio.workspace import Workspace
 
 log = logging.getLogger("pigment")
 
-CLOSING = 30.0  # seconds that the queue has to end its child
+WORKER = "studio.worker"
+BESIDE = 2  # jobs without the device that run at a time
+LOOK = 1.0  # seconds between two looks at an empty queue, which other processes may have added to
+CLOSING = 30.0  # seconds that the queue has to end its children
+PATIENCE = {"cancelled": 60.0, "paused": 600.0, "closing": processes.GRACE}
+"""Seconds that a process which was asked to stop has until it is ended: a step on a slow machine may be long,
+and only what stops by itself keeps its last step."""
 
 
 class Runner:
-    """Runs the jobs of a workspace, one at a time, until it is closed."""
+    """Runs the jobs of a workspace until it is closed."""
 
     def __init__(
         self, workspace: Workspace, *, base: str = "pocket", options: BaseOptions | None = None
@@ -30,50 +47,88 @@ class Runner:
         self.jobs = Jobs(workspace)
         self.maker = MakerProcess(workspace, options or BaseOptions())
         self._closing = threading.Event()
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="runner", daemon=True)
+        self._waking = threading.Condition()
+        self._wakes = 0
+        self._picking = threading.Lock()
+        lanes = [True, *[False] * BESIDE]
+        self._threads = [
+            threading.Thread(target=self._lane, args=(device,), name=f"runner-{number}", daemon=True)
+            for number, device in enumerate(lanes)
+        ]
+        self._survivors: list[Job] = []
 
     def start(self) -> None:
         """Mark what died while no server ran, load the base in the background, begin with the queue."""
         for job in self.jobs.recover():
             log.warning("job %s (%s) was interrupted", job.id, job.title)
-        self._thread.start()
+        self._survivors = self.jobs.find(states=("running",))  # outlived the server that started them
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
-        """Look at the queue again: something was added."""
-        self._wake.set()
+        """Look at the queue now: something was added."""
+        with self._waking:
+            self._wakes += 1
+            self._waking.notify_all()
 
     def close(self) -> None:
         """Stop what runs (it becomes "interrupted") and end all child processes."""
         self._closing.set()
-        self._wake.set()
+        self.wake()
         self.maker.close()
-        if self._thread.is_alive():
-            self._thread.join(CLOSING)
+        deadline = time.monotonic() + CLOSING
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _loop(self) -> None:
-        for job in self.jobs.find(states=("running",)):  # outlived the server that started them
+    # ── Whose turn it is
+
+    def _lane(self, device: bool) -> None:
+        """Run one job after the other: those that need the device, or those that don't."""
+        while (job := self._survivor(device)) is not None and not self._closing.is_set():
             process = None if job.pid is None else processes.attach(job.pid)
             if process is not None:
                 self._watch(job.id, process)
-        self._warm()
+        if device:
+            self._warm()
         while not self._closing.is_set():
+            seen = self._wakes
             try:
-                job_next = self.jobs.next()
-                if job_next is None:
-                    self._wake.wait()
-                    self._wake.clear()
-                elif job_next.kind == "train":
-                    self._train(job_next)
-                else:
-                    self._draw(job_next)
+                if not self._one(device):
+                    with self._waking:
+                        if self._wakes == seen:
+                            self._waking.wait(LOOK)
             except Exception:
                 log.exception("the queue stumbled")
                 self._closing.wait(1)
 
+    def _survivor(self, device: bool) -> Job | None:
+        with self._picking:
+            for job in self._survivors:
+                if (job.kind in KINDS and KINDS[job.kind].device) == device:
+                    self._survivors.remove(job)
+                    return job
+        return None
+
+    def _one(self, device: bool) -> bool:
+        """Run the job whose turn it is to its end; False where none waits."""
+        with nullcontext() if device else self._picking:  # this one alone has the device
+            job = self.jobs.next(device=device)
+            if job is None or self._closing.is_set():
+                return False
+            drawn = not KINDS[job.kind].run
+            process = None if drawn else self._begin(job, rests=device)
+        if drawn:
+            self._draw(job)
+        elif process is not None:
+            self._watch(job.id, process)
+            if device:
+                self._warm()
+        return True
+
     def _warm(self) -> None:
         """Load the base for the first picture, unless something is waiting; nobody waits for this."""
-        if self._closing.is_set() or self.jobs.next() is not None:
+        if self._closing.is_set() or self.jobs.next(device=True) is not None:
             return
 
         def warm() -> None:
@@ -85,55 +140,78 @@ class Runner:
 
         threading.Thread(target=warm, name="warm", daemon=True).start()
 
-    def _train(self, job: Job) -> None:
-        self.maker.rest()
+    # ── Doing it
+
+    def _begin(self, job: Job, *, rests: bool) -> Any | None:
+        """Start the process of a job; None where the job was taken away meanwhile.
+
+        rests: the drawing process gives its memory to this one first.
+        """
+        if rests:
+            self.maker.rest()
         folder = self.jobs.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
         process = processes.spawn(
-            "studio.worker",
+            WORKER,
             "--workspace",
             str(self.workspace.root),
             "--job",
             job.id,
-            output=folder / "log.txt",
+            output=folder / LOG,
         )
         if not self.jobs.claim(job.id, process.pid, process.create_time()):
-            processes.end_tree(process)
-            return
-        self._watch(job.id, process)
-        self._warm()
+            processes.kill_tree(process)
+            return None
+        return process
 
     def _watch(self, job_id: str, process: Any) -> None:
-        """Wait for a training process, pass a wish to stop on, write its end down if it didn't itself."""
-        gone, code = False, None
+        """Wait for a process, pass a wish to stop on, write its end down if it didn't itself."""
+        asked, deadline = "", float("inf")
+        gone, code = processes.ended(process)
         while not gone:
+            wish = "closing" if self._closing.is_set() else self._asked(job_id)
+            if wish and wish != asked:
+                asked, deadline = wish, min(deadline, time.monotonic() + PATIENCE[wish])
+                processes.ask_to_stop(process)
+            if time.monotonic() > deadline:
+                processes.kill_tree(process)
             gone, code = processes.ended(process)
-            if not gone and (self._closing.is_set() or self.jobs.get(job_id).stop_requested):
-                processes.end_tree(process)
+        processes.kill_left_behind(process.pid)
         self._settle(job_id, code)
 
+    def _asked(self, job_id: str) -> str:
+        try:
+            return self.jobs.get(job_id).asked
+        except (sqlite3.Error, StudioError):  # a full disk; the next look may pass
+            return ""
+
     def _settle(self, job_id: str, code: int | None) -> None:
-        """End a job whose process ended without doing so."""
-        job = self.jobs.get(job_id)
-        if job.state != "running":
-            return
-        if job.stop_requested:
-            self.jobs.finish(job_id, "cancelled", error="stopped by you")
-        elif self._closing.is_set():
-            self.jobs.finish(job_id, "interrupted", error="stopped with the studio")
-        elif code is None or code < 0:
-            signal_name = "" if code is None else f" (signal {-code}; often for lack of memory)"
-            self.jobs.finish(
-                job_id,
-                "interrupted",
-                error=f"its process was ended{signal_name}; Resume goes on from the last checkpoint",
-            )
-        else:
-            self.jobs.finish(
-                job_id,
-                "failed",
-                error=f"its process ended with code {code} (details in runs/{job_id}/log.txt)",
-            )
+        """End a job whose process ended without doing so; as long as it takes where the disk is full."""
+        while True:
+            try:
+                job = self.jobs.get(job_id)
+                if job.state == "running":
+                    state, error = self._ending(job, code)
+                    self.jobs.finish(job_id, state, error=error)
+                return
+            except sqlite3.Error:
+                log.exception("the end of job %s can't be written yet", job_id)
+                if self._closing.wait(2):
+                    return
+
+    def _ending(self, job: Job, code: int | None) -> tuple[str, str]:
+        """(state, one line) of a job whose process ended with `code`; None: nobody knows with which."""
+        if job.asked:
+            return job.asked, REASONS[job.asked]
+        if self._closing.is_set():
+            return "interrupted", "stopped with the studio"
+        if code == DISK_FULL:
+            return "paused", DISK_FULL_SAID
+        if code is None:
+            return "interrupted", f"its process was ended; {job.way_on}"
+        if code < 0:
+            return "interrupted", f"its process was ended (signal {-code}{_memory(job)}); {job.way_on}"
+        return "failed", f"its process ended with code {code} (details in runs/{job.id}/{LOG})"
 
     def _draw(self, job: Job) -> None:
         process = self.maker.start()
@@ -144,3 +222,12 @@ class Runner:
         except StudioError as error:
             state = "interrupted" if self._closing.is_set() else "failed"
             self.jobs.finish(job.id, state, error=str(error))
+        self.jobs.beat(job.id, memory=processes.peak_memory(process.pid))
+
+
+def _memory(job: Job) -> str:
+    """What to do where a process was ended by a signal, most likely by a system that ran out of memory."""
+    lower = job.details.get("lower")
+    used = f" at {job.memory / 2**30:.1f} of {processes.memory_total() / 2**30:.1f} GB" if job.memory else ""
+    said = f"; often for lack of memory{used}"
+    return f"{said}: {lower}" if lower else said

@@ -1,7 +1,7 @@
-"""One training job in a process of its own: `python -m studio.worker --workspace DIR --job ID`.
+"""One job in a process of its own: `python -m studio.worker --workspace DIR --job ID`.
 
-The process outlives the page and the server. It writes events to the run's log, progress and heartbeat to the
-index, and ends the job there. SIGTERM asks it to stop after the present step.
+The process outlives the page and the server. It writes progress and heartbeat to the index, and ends the job
+there. SIGTERM, or the wish of a person in the index, asks it to stop after the present step.
 """
 
 from __future__ import annotations
@@ -9,34 +9,42 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StudioError
-from studio.jobs import Job, Jobs
-from studio.library import Library
+from studio import processes
+from studio.jobs import Jobs
 from studio.locks import FileLock
+from studio.work import Ended, kind_of
+from studio.work.following import stopped
+from studio.work.job import REASONS, Job
 from studio.workspace import Workspace
 
 HEARTBEAT = 5.0  # seconds
-PROGRESS = 0.5  # seconds between two writes of the progress
 HANDOVER = 15.0  # seconds until the server must have written this process into the index
+LAST_WORDS = 10.0  # seconds that the end of a job is tried to be written
+DISK_FULL = 75  # exit code of a process that could not write even its end down
+DISK_FULL_SAID = "paused: disk full; what was kept so far stays: make room and resume to go on"
 
 
 @contextmanager
-def _heartbeat(jobs: Jobs, job_id: str) -> Iterator[None]:
-    """Write a sign of life every `HEARTBEAT` seconds, also during a long step."""
+def _heartbeat(jobs: Jobs, job_id: str, stop: threading.Event) -> Iterator[None]:
+    """Write a sign of life every `HEARTBEAT` seconds, also during a long step; hear of a wish to stop."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
-            jobs.beat(job_id)
+            with suppress(sqlite3.Error):  # a full disk; the next may pass
+                if jobs.beat(job_id, memory=processes.peak_memory()):
+                    stop.set()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -45,6 +53,8 @@ def _heartbeat(jobs: Jobs, job_id: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+        with suppress(sqlite3.Error):
+            jobs.beat(job_id, memory=processes.peak_memory())
 
 
 def _handed_over(jobs: Jobs, job_id: str) -> Job | None:
@@ -69,44 +79,43 @@ def _take_device(lock: FileLock, jobs: Jobs, job_id: str, stop: threading.Event)
     return True
 
 
-def _stopped(jobs: Jobs, job_id: str) -> tuple[str, dict[str, Any]]:
-    """The end of a job that was asked to stop: by a person, or because the studio closes."""
-    return "cancelled" if jobs.get(job_id).stop_requested else "interrupted", {}
+def _done(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
+    """Do the job, with the device in hand where it needs that."""
+    kind, jobs = kind_of(job.kind), Jobs(workspace)
+    with _heartbeat(jobs, job.id, stop), FileLock(workspace.device_lock) as device:
+        if kind.device and not _take_device(device, jobs, job.id, stop):
+            return stopped(workspace, job)
+        return kind.work()(workspace, job, stop)
 
 
-def train_job(workspace: Workspace, job: Job, stop: threading.Event) -> tuple[str, dict[str, Any]]:
-    """Train what the job says; returns its final state and result.
+def ended_by(error: Exception, job_id: str) -> tuple[str, str, int]:
+    """(state, one line, exit code) of a job that an error has ended."""
+    from trainers.room import disk_full
 
-    Raises:
-        StudioError: something a person can mend.
-    """
-    from pipelines.bases.libraries import load_libraries
-    from trainers import events
-    from trainers.config import TrainConfig
-    from trainers.listeners import heard
+    if isinstance(error, StudioError):
+        state = "paused" if str(error).startswith("paused:") else "failed"
+        return state, str(error), error.exit_code
+    full = isinstance(error, OSError) and disk_full(error) is not None
+    if full or (isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)):
+        return "paused", DISK_FULL_SAID, StudioError.exit_code
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "failed", "out of memory; close other programs or ask for less at once, then try again", 2
+    line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return "failed", f"{line} (details in {Path('runs') / job_id / 'log.txt'})", 1
 
-    load_libraries()
-    from trainers.loop import train
 
-    jobs, folder = Jobs(workspace), Jobs(workspace).folder(job)
-    config = TrainConfig.model_validate(job.config)
-    written = 0.0
-    with closing(heard(train(config), config)) as run:
-        for event in run:
-            events.append(folder, event)
-            now = time.monotonic()
-            if event.kind != "step" or now - written > PROGRESS:
-                message = "Learning" if event.kind == "step" else event.message
-                jobs.beat(job.id, step=event.step, total=event.total, message=message[:200])
-                written = now
-            if stop.is_set():
-                return _stopped(jobs, job.id)
-    library = Library(workspace)
-    entry, new = library.add(folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id)
-    previews = sorted((folder / "previews").glob("*-00.png"))
-    if new and previews:
-        library.set_cover(entry.id, f"preview/{job.id}/{previews[-1].name}")
-    return "done", {"adapter": entry.id}
+def _write_end(jobs: Jobs, job_id: str, state: str, error: str, result: dict[str, Any]) -> bool:
+    """Write a job's end into the index, trying for a while where the disk is full."""
+    deadline = time.monotonic() + LAST_WORDS
+    while True:
+        try:
+            jobs.finish(job_id, state, error=error, result=result or None)
+            return True
+        except sqlite3.OperationalError:
+            traceback.print_exc()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
 
 
 def run(workspace: Workspace, job_id: str, stop: threading.Event) -> int:
@@ -116,22 +125,14 @@ def run(workspace: Workspace, job_id: str, stop: threading.Event) -> int:
     if job is None:
         return 3
     try:
-        with _heartbeat(jobs, job_id), FileLock(workspace.device_lock) as device:
-            if not _take_device(device, jobs, job_id, stop):
-                state, result = _stopped(jobs, job_id)
-            else:
-                state, result = train_job(workspace, job, stop)
-    except StudioError as error:
-        jobs.finish(job_id, "failed", error=str(error))
-        return error.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        jobs.finish(job_id, "failed", error=f"{line} (details in {Path('runs') / job_id / 'log.txt'})")
-        return 1
-    reasons = {"cancelled": "stopped by you", "interrupted": "stopped with the studio", "done": ""}
-    jobs.finish(job_id, state, error=reasons[state], result=result)
-    return 0
+        state, result = _done(workspace, job, stop)
+        error, code = {**REASONS, "interrupted": "stopped with the studio"}.get(state, ""), 0
+    except Exception as raised:
+        if not isinstance(raised, StudioError):
+            traceback.print_exc()
+        state, error, code = ended_by(raised, job_id)
+        result = {}
+    return code if _write_end(jobs, job_id, state, error, result) else DISK_FULL
 
 
 def main(argv: list[str] | None = None) -> int:

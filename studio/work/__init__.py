@@ -31,7 +31,7 @@ class Kind:
         resumable: goes on where it stopped, so that it can be paused; others begin anew.
         device: computes on the device, which one job has at a time; others run beside it.
         run: "module:function" of its Work; empty where the warm drawing process does it.
-        home: where its config names its own folder, as ("run", "output"); a copy of the job gets its own.
+        home: section and name of the setting that names its own folder; a copy of the job gets another.
     """
 
     label: str
@@ -40,13 +40,20 @@ class Kind:
     resumable: bool
     device: bool
     run: str
-    home: tuple[str, ...] = ()
+    home: tuple[str, str] | None = None
 
     def work(self) -> Work:
         """The function that does it."""
         module, _, function = self.run.partition(":")
         found: Work = getattr(importlib.import_module(module), function)
         return found
+
+    def moved(self, config: dict[str, Any], folder: str) -> dict[str, Any]:
+        """A job's config with `folder` as its own; as it is where it has none."""
+        if not self.home:
+            return config
+        section, name = self.home
+        return {**config, section: {**config[section], name: folder}}
 
 
 KINDS: dict[str, Kind] = {
@@ -71,19 +78,23 @@ KINDS: dict[str, Kind] = {
     ),
     "resize": Kind(
         label="Resize", doing="is being resized", priority=0, resumable=False, device=False,
-        run="studio.work.reworking:run",
+        run="studio.work.reworking:resize",
     ),
     "merge": Kind(
         label="Merge", doing="is being merged", priority=0, resumable=False, device=False,
-        run="studio.work.reworking:run",
+        run="studio.work.reworking:merge",
     ),
     "convert": Kind(
         label="Convert", doing="is being converted", priority=0, resumable=False, device=False,
-        run="studio.work.reworking:run",
+        run="studio.work.reworking:convert",
+    ),
+    "import": Kind(
+        label="Import", doing="is being read", priority=0, resumable=False, device=False,
+        run="studio.work.adding:adapters",
     ),
     "add_base": Kind(
         label="Base", doing="is being added", priority=1, resumable=True, device=False,
-        run="studio.work.adding:run",
+        run="studio.work.adding:base",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the functions of `studio.work` share: how a job that is asked to stop ends, and how events are kept."""
+"""What the functions of `studio.work` share: how a job that is to stop ends, and how events are kept."""
 
 from __future__ import annotations
 

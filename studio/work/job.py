@@ -25,6 +25,9 @@ RESUMABLE = ("paused", "cancelled", "interrupted", "failed")
 
 ASKED = ("", "cancelled", "paused")
 """What a running job can be asked to become, by the number in the column `stop_requested`."""
+ENDING = {"cancelled": "Stopping after this step", "paused": "Pausing after this step"}
+REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
+"""By what was asked: the message until then, and the line that stays."""
 
 ACTS: dict[str, tuple[str, ...]] = {
     "queued": ("stop", "pause", "move"),
@@ -88,6 +91,12 @@ class Job:
     def resumable(self) -> bool:
         """Ended early, so that `Jobs.resume` can queue it again."""
         return self.state in RESUMABLE
+
+    @property
+    def way_on(self) -> str:
+        """What a person can do where it was interrupted."""
+        goes_on = self.kind in KINDS and KINDS[self.kind].resumable
+        return "Resume goes on where it stopped" if goes_on else "Retry begins anew"
 
     @property
     def acts(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ PLACES = ("up", "down", "first")
 
 
 def queued(db: sqlite3.Connection) -> list[sqlite3.Row]:
-    """Waiting jobs in the order of their turns; those of a kind that only a newer Pigment knows are left out."""
+    """Waiting jobs in the order of their turns; without kinds that only a newer Pigment knows."""
     query = "SELECT * FROM jobs WHERE state = 'queued' ORDER BY position, created, rowid"
     return [row for row in db.execute(query) if row["kind"] in KINDS]
 

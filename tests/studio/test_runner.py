@@ -1,27 +1,43 @@
-"""The queue with real child processes and a tiny base: done, killed, stopped, closed, resumed."""
+"""The queue with real child processes that only pretend to work: one at a time, paused, killed, taken up."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
-from studio import mixing, teaching
-from studio.context import Context
-from studio.jobs import Job
+from studio import processes, runner
+from studio.jobs import Job, Jobs
 from studio.runner import Runner
+from studio.work import KINDS
 from studio.workspace import Workspace
-from tests.studio.test_teaching import advanced
+from tests.studio.pretend_worker import ENDS, PRETEND
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
-WAIT = 120.0  # seconds; a child takes some five to load its libraries
+WAIT = 60.0  # seconds
+SERVER = """
+import sys, time
+from studio import runner
+from studio.work import KINDS
+from studio.workspace import Workspace
+from tests.studio.pretend_worker import PRETEND
+KINDS.update(PRETEND)
+runner.WORKER = "tests.studio.pretend_worker"
+runner.Runner._warm = lambda self: None
+served = runner.Runner(Workspace.open(sys.argv[1]))
+served.start()
+print("open", flush=True)
+time.sleep(60)
+"""
 
 
 def wait(condition: Callable[[], Any], what: str) -> None:
@@ -31,191 +47,209 @@ def wait(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def studio(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[], Context]]:
-    """Start the studio's queue on one workspace, as often as wanted: the earlier one is closed first."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # The base is loaded when it is asked for: warming it would only take time from the tests.
+class PretendMaker:
+    """Stands where the drawing process does; knows how often it was asked to rest."""
+
+    alive, rests = False, 0
+
+    def rest(self) -> None:
+        self.rests += 1
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _pretending(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, kind in PRETEND.items():
+        monkeypatch.setitem(KINDS, name, kind)
+    monkeypatch.setattr(runner, "WORKER", "tests.studio.pretend_worker")
+    monkeypatch.setattr(runner, "LOOK", 0.1)
+    monkeypatch.setattr(processes, "POLL", 0.05)
     monkeypatch.setattr(Runner, "_warm", lambda self: None)
-    opened: list[Context] = []
+
+
+@pytest.fixture
+def serve(workspace: Workspace) -> Iterator[Callable[[], Runner]]:
+    """Start the queue on the workspace; an earlier one is closed first."""
+    opened: list[Runner] = []
+
+    def start() -> Runner:
+        close()
+        opened.append(Runner(workspace))
+        opened[-1].maker = PretendMaker()  # type: ignore[assignment]
+        opened[-1].start()
+        return opened[-1]
 
     def close() -> None:
         while opened:
-            context = opened.pop()
-            context.runner.close()
-            context.workspace.close()
-
-    def start() -> Context:
-        close()
-        workspace = Workspace.open(tmp_path / "workspace")
-        opened.append(Context(workspace, Runner(workspace, base=str(tiny_folder)), str(tiny_folder)))
-        opened[-1].runner.start()
-        return opened[-1]
+            opened.pop().close()
 
     yield start
     close()
 
 
-def lesson(pictures: list[Path], **changes: Any) -> teaching.Lesson:
-    few: dict[str, Any] = {
-        "run__steps": 6, "run__batch_size": 1, "run__checkpoint_every": 2, "run__preview_every": 6,
-        "run__preview_prompts": "a zuv disc", "data__prior_weight": 0, "adapter__rank": 2,
-        "run__threads": "1",
-    }  # fmt: skip
-    return teaching.Lesson(
-        pictures=[(path, "") for path in pictures], kind="subject", trigger="zuv", class_name="disc",
-        preset="sketch", name="", advanced=advanced(**{**few, **changes}),
-    )  # fmt: skip
+def ended(jobs: Jobs, job: Job) -> Job:
+    wait(lambda: not jobs.get(job.id).active, f"the end of {job.title}")
+    return jobs.get(job.id)
 
 
-def state(context: Context, job: Job) -> str:
-    return context.jobs.get(job.id).state
-
-
-def trained_hash(context: Context, job: Job) -> str:
-    found = context.jobs.get(job.id)
-    assert found.state == "done", f"{found.state}: {found.error}"
-    entry = context.library.get(found.result["adapter"])
-    assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
-    return entry.sha256
-
-
-def running_at(context: Context, job: Job, step: int) -> Job:
-    """The job once it has taken `step` steps; fails when it ended before."""
-    wait(lambda: context.run_log(job).step >= step or not context.jobs.get(job.id).active, f"step {step}")
-    found = context.jobs.get(job.id)
+def at_step(jobs: Jobs, job: Job, step: int) -> Job:
+    wait(lambda: jobs.get(job.id).step >= step, f"step {step} of {job.title}")
+    found = jobs.get(job.id)
     assert found.state == "running", f"too late to disturb it: {found.state} {found.error}"
     return found
 
 
-def test_a_killed_training_is_interrupted_resumed_and_ends_like_an_undisturbed_one(
-    studio: Callable[[], Context], pictures: list[Path]
-) -> None:
-    context = studio()
-    undisturbed = teaching.start(context, lesson(pictures))
-    wait(lambda: state(context, undisturbed) not in ("queued", "running"), "the undisturbed run")
-    expected = trained_hash(context, undisturbed)
-    entry = context.library.get(context.jobs.get(undisturbed.id).result["adapter"])
-    assert entry.cover == f"preview/{undisturbed.id}/step-000006-00.png"
-    assert entry.triggers == ["zuv"]
-
-    killed = teaching.start(context, lesson(pictures))
-    found = running_at(context, killed, 1)
-    assert found.pid is not None
-    os.kill(found.pid, signal.SIGKILL)
-    wait(lambda: state(context, killed) != "running", "the kill to be noticed")
-    found = context.jobs.get(killed.id)
-    assert found.state == "interrupted", found
-    assert "signal 9" in found.error
-    assert not (context.jobs.folder(killed) / "adapter.safetensors").exists(), (
-        "killed too late to prove anything"
-    )
-
-    context = studio()  # and all that after a restart
-    context.jobs.resume(killed.id)
-    context.runner.wake()
-    wait(lambda: state(context, killed) not in ("queued", "running"), "the resumed run")
-    assert trained_hash(context, killed) == expected
-
-
-def test_stop_cancels_and_closing_interrupts_both_with_a_checkpoint(
-    studio: Callable[[], Context], pictures: list[Path]
-) -> None:
-    context = studio()
-    long = lesson(pictures, run__steps=5000, run__checkpoint_every=5000, run__preview_every=0)
-    job = teaching.start(context, long)
-    running_at(context, job, 3)
-    context.jobs.stop(job.id)
-    wait(lambda: state(context, job) != "running", "the stop")
-    assert state(context, job) == "cancelled"
-    assert list((context.jobs.folder(job) / "checkpoints").iterdir()), "a stop keeps the last step"
-    stopped_at = context.run_log(job).step
-
-    context.jobs.resume(job.id)
-    context.runner.wake()
-    pid = running_at(context, job, stopped_at + 3).pid
-    workspace = context.workspace
-    context.runner.close()
-    assert context.jobs.get(job.id).state == "interrupted"
-    assert pid is not None
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    workspace.close()
-
-
-def test_a_training_that_outlived_its_server_is_taken_up_again(
-    studio: Callable[[], Context], pictures: list[Path]
-) -> None:
-    context = studio()
-    job = teaching.start(context, lesson(pictures, run__steps=60, run__preview_every=0))
-    pid = running_at(context, job, 1).pid
-    # What a killed server leaves: nobody watches, the lock is free.
-    monitor = context.runner
-    monitor._watch = lambda *_: None  # type: ignore[method-assign]
-    context.workspace.close()
-    workspace = Workspace.open(context.workspace.root)
-    fresh = Context(workspace, Runner(workspace, base=context.base), context.base)
-    fresh.runner.start()
+def gone(pid: int | None) -> bool:
     try:
-        assert fresh.jobs.get(job.id).pid in (pid, None)
-        wait(lambda: state(fresh, job) != "running", "the run to end by itself")
-        assert trained_hash(fresh, job)
-    finally:
-        fresh.runner.close()
-        workspace.close()
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
-def test_a_failing_training_says_why_in_one_line(studio: Callable[[], Context], pictures: list[Path]) -> None:
-    context = studio()
-    job = teaching.start(context, lesson(pictures, data__resolution="17"))
-    wait(lambda: state(context, job) not in ("queued", "running"), "the failure")
-    found = context.jobs.get(job.id)
-    assert found.state == "failed"
-    assert "resolution" in found.error
-    assert "\n" not in found.error
+def test_one_job_has_the_device_and_others_run_beside_it(serve: Callable[[], Runner]) -> None:
+    served = serve()
+    jobs = served.jobs
+    first = jobs.submit("pretend", "first", {"steps": 300})
+    second = jobs.submit("pretend", "second", {})
+    aside = jobs.submit("aside", "aside", {})  # nobody wakes the queue: it looks by itself
+    done = ended(jobs, aside)
+    assert (done.state, done.result, done.step, done.total) == ("done", {"counted": 2}, 2, 2)
+    assert done.memory > 5e6
+    holding = jobs.holding()
+    assert holding is not None
+    assert holding.id == first.id
+    assert jobs.get(second.id).state == "queued"
+    jobs.stop(first.id)
+    stopped, finished = ended(jobs, first), ended(jobs, second)
+    assert (stopped.state, stopped.error, finished.state) == ("cancelled", "stopped by you", "done")
+    assert stopped.finished is not None
+    assert finished.started is not None
+    assert finished.started >= stopped.finished
+    assert served.maker.rests == 2  # type: ignore[attr-defined]
+    assert jobs.holding() is None
 
 
-def test_pictures_are_drawn_with_and_without_adapters(
-    studio: Callable[[], Context], make_adapter: Callable[..., Path], tmp_path: Path
+def test_a_paused_job_goes_on_where_it_stopped_also_after_the_studio_was_closed(
+    serve: Callable[[], Runner],
 ) -> None:
-    from pipelines.generate import read_settings
+    served = serve()
+    jobs = served.jobs
+    job = jobs.submit("pretend", "long", {"steps": 5000})
+    at_step(jobs, job, 3)
+    assert jobs.pause(job.id).asked == "paused"
+    paused = ended(jobs, job)
+    assert (paused.state, paused.error) == ("paused", "paused by you")
+    assert "step 3" in jobs.log_tail(job).splitlines()
+    jobs.resume(job.id)
+    served.wake()
+    assert at_step(jobs, job, paused.step + 3).pid is not None
+    again = serve()
+    closed = jobs.get(job.id)
+    assert (closed.state, closed.error) == ("interrupted", "stopped with the studio")
+    assert closed.step > paused.step
+    jobs.resume(job.id)
+    again.wake()
+    at_step(jobs, job, closed.step + 1)
 
-    context = studio()
-    entry, _ = context.library.add(make_adapter(tmp_path / "a.safetensors"), name="Disc")
-    settings = mixing.generation_config(prompt="a zuv disc", seed=7, num_images=2, num_inference_steps=2)
-    request = mixing.Request(
-        generation=settings, mix=(mixing.MixPart(id=entry.id, weight=0.5),), compare=True
-    )
-    job = mixing.start(context, request)
-    wait(lambda: state(context, job) not in ("queued", "running"), "the pictures")
-    found = context.jobs.get(job.id)
-    assert found.state == "done", found.error
-    files = {
-        name: [context.workspace.folder("images", f"{image}.png") for image in found.result[name]]
-        for name in ("plain", "images")
-    }
-    assert [len(paths) for paths in files.values()] == [2, 2]
-    written = read_settings(files["images"][1])["generation"]
-    assert (written["seed"], written["prompt"]) == (8, "a zuv disc")
-    [use] = written["adapters"]
-    assert (use["name"], use["sha256"], use["weight"]) == ("Disc", entry.sha256, 0.5)
-    assert read_settings(files["plain"][0])["generation"]["adapters"] == []
-    assert files["plain"][0].read_bytes() != files["images"][0].read_bytes()
 
-    single = settings.model_copy(update={"num_images": 1})
-    nothing = (mixing.MixPart(id=entry.id, weight=0),)
-    zero = mixing.start(context, mixing.Request(generation=single, mix=nothing))
-    wait(lambda: state(context, zero) not in ("queued", "running"), "the base's picture")
-    [image] = context.jobs.get(zero.id).result["images"]
-    again = context.workspace.folder("images", f"{image}.png")
-    assert again.read_bytes() == files["plain"][0].read_bytes(), "at zero the base is there again"
+SAID = {
+    "disk full": ("paused", "paused: disk full"),
+    "paused": ("paused", "disk full at step 3"),
+    "memory": ("failed", "out of memory; close other programs"),
+    "bug": ("failed", "all wrong (details in runs/"),
+    "no sense": ("failed", "a setting makes no sense; change it"),
+    "exit": ("failed", "its process ended with code 9 (details in runs/"),
+    "killed": ("interrupted", "(signal 9; often for lack of memory"),
+}
 
-    target = tmp_path / "out.safetensors"
-    answer = context.runner.maker.ask(
-        "export", adapter=entry.id, format="diffusers", target=str(target), base=context.base
-    )
-    assert target.is_file()
-    assert answer["report"]["keys_matched"] == answer["report"]["keys_expected"]
-    assert answer["report"]["loaded_modules"] == answer["report"]["modules"]
+
+def test_every_end_has_its_state_and_its_line(serve: Callable[[], Runner]) -> None:
+    assert set(SAID) | {"", "child"} == set(ENDS)
+    jobs = serve().jobs
+    started = {end: jobs.submit("aside", end, {"end": end}) for end in SAID}
+    jobs.note(started["killed"].id, lower="lower data.resolution")
+    found = {end: ended(jobs, job) for end, job in started.items()}
+    for end, (state, words) in SAID.items():
+        assert (found[end].state, "\n" in found[end].error) == (state, False), found[end].error
+        assert words in found[end].error
+    assert "lower data.resolution; Resume goes on" in found["killed"].error.replace(")", "")
+    log = jobs.log_tail(found["bug"])
+    assert "Traceback" in log
+    assert log.endswith("and more")
+
+
+def test_what_a_killed_worker_leaves_is_ended(serve: Callable[[], Runner]) -> None:
+    jobs = serve().jobs
+    job = jobs.submit("pretend", "with a child", {"end": "child", "steps": 5000})
+    pid = at_step(jobs, job, 1).pid
+    child = int(jobs.log_tail(job).split()[1])
+    assert pid is not None
+    assert not gone(child)
+    os.kill(pid, signal.SIGKILL)
+    assert ended(jobs, job).state == "interrupted"
+    wait(lambda: gone(child), "the child's end")
+
+
+def test_a_worker_that_hears_nothing_is_ended(
+    serve: Callable[[], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runner.PATIENCE, "paused", 30.0)
+    monkeypatch.setitem(runner.PATIENCE, "cancelled", 0.1)
+    jobs = serve().jobs
+    job = jobs.submit("pretend", "deaf", {"deaf": True, "steps": 5000})
+    pid = at_step(jobs, job, 1).pid
+    jobs.pause(job.id)
+    time.sleep(0.3)
+    assert jobs.get(job.id).message == "Pausing after this step"
+    assert not gone(pid), "it has its time to end by itself"
+    jobs.stop(job.id)
+    assert ended(jobs, job).state == "cancelled"
+    assert gone(pid)
+
+
+def killed_server(root: Path, submit: Callable[[], Job]) -> Job:
+    """A job that was running when its server was killed."""
+    with subprocess.Popen([sys.executable, "-c", SERVER, str(root)], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"open\n"
+        try:
+            job = submit()
+            return at_step(Jobs(Workspace.open(root, own=False)), job, job.step + 1)
+        finally:
+            server.kill()
+
+
+def test_a_job_outlives_its_killed_server_and_is_taken_up(tmp_path: Path) -> None:
+    root = tmp_path / "workspace"
+    workspace = Workspace.open(root, own=False)
+    jobs = Jobs(workspace)
+    job = killed_server(root, lambda: jobs.submit("pretend", "long", {"steps": 5000}))
+    assert not gone(job.pid)
+    again = Runner(Workspace.open(root))
+    again.maker = PretendMaker()  # type: ignore[assignment]
+    again.start()
+    try:
+        taken = at_step(jobs, job, jobs.get(job.id).step + 1)
+        assert taken.pid == job.pid
+        jobs.stop(job.id)
+        assert ended(jobs, job).state == "cancelled"
+    finally:
+        again.close()
+        assert again.workspace.lock is not None
+        again.workspace.close()
+
+    # Without any server the worker itself hears a wish; and what dies with all of them is found at the start.
+    job = killed_server(root, lambda: jobs.submit("pretend", "longer", {"steps": 5000}))
+    jobs.pause(job.id)
+    assert ended(jobs, job).state == "paused"
+    jobs.resume(job.id)
+    job = killed_server(root, lambda: jobs.get(job.id))
+    assert job.pid is not None
+    os.kill(job.pid, signal.SIGKILL)
+    wait(lambda: gone(job.pid), "the worker's end")
+    assert jobs.get(job.id).state == "running", "nobody is there to see it"
+    [lost] = jobs.recover()
+    assert (lost.id, jobs.get(job.id).state) == (job.id, "interrupted")
+    assert "Resume" in jobs.get(job.id).error

@@ -1,0 +1,74 @@
+"""A training: a TrainConfig in, an adapter in the library out."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studio.jobs import Jobs
+from studio.library import Library
+from studio.work import Ended
+from studio.work.following import follow, stopped
+from studio.work.job import Job
+from studio.workspace import FOLDERS, Workspace
+
+if TYPE_CHECKING:
+    from trainers.config import TrainConfig
+
+
+def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
+    """Train what the job says, and add what was learned to the library.
+
+    Raises:
+        StudioError: something a person can mend.
+    """
+    from pipelines.bases.libraries import load_libraries
+    from trainers.listeners import heard
+    from trainers.memory import advice
+
+    load_libraries()
+    from trainers.loop import train
+
+    config = config_of(workspace, job)
+    Jobs(workspace).note(job.id, lower=advice(config))
+    if follow(workspace, job, heard(train(config), config), stop):
+        return stopped(workspace, job)
+    folder, library = config.run.output, Library(workspace)
+    entry, new = library.add(folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id)
+    previews = sorted((folder / "previews").glob("*-00.png"))
+    if new and previews:
+        library.set_cover(entry.id, f"preview/{job.id}/{previews[-1].name}")
+    return "done", {"adapter": entry.id}
+
+
+def config_of(workspace: Workspace, job: Job) -> TrainConfig:
+    """The config of a job, with its folders where the workspace is now: it may have been moved since.
+
+    Raises:
+        ConfigError: it isn't one of a training.
+    """
+    from trainers.config import validate
+
+    config = validate(job.config)
+    sections = {}
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        paths = {key: value for key, value in section if isinstance(value, Path)}
+        if moved := {key: _here(workspace.root, path) for key, path in paths.items()}:
+            sections[name] = section.model_copy(update=moved)
+    found = config.model_copy(update=sections)
+    return found.model_copy(
+        update={"run": found.run.model_copy(update={"output": Jobs(workspace).folder(job)})}
+    )
+
+
+def _here(root: Path, path: Path) -> Path:
+    """A path that isn't there, below the workspace's present root where it is found there."""
+    if path.exists():
+        return path
+    for index, part in enumerate(path.parts):
+        below = root.joinpath(*path.parts[index:])
+        if part in FOLDERS and below.exists():
+            return below
+    return path
