@@ -206,7 +206,7 @@ def _swap_adapter(spot: Spot, axis: Axis, value: str) -> Spot:
         if name not in uses:
             raise AdapterError(f"no adapter {name!r} in the mix{nearest(name, uses)}")
     weights = uses[axis.values[0]].model_dump(exclude={"name", "sha256"})
-    off = {"weight": 0.0, "text_weight": None, "blocks": {}, "begin": 0.0, "end": 0.0}
+    off: dict[str, Any] = {"weight": 0.0, "text_weight": None, "blocks": {}, "begin": 0.0, "end": 0.0}
     chosen = [
         use.model_dump() | (weights if name == value else off if name in axis.values else {})
         for name, use in uses.items()

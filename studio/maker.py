@@ -1,7 +1,11 @@
-"""The warm child process that draws pictures and checks and exports files: `python -m studio.maker`.
+"""The warm child process that draws, previews and compares: `python -m studio.maker`.
 
-It keeps the base and the mixer loaded, so that a picture after a slider move costs only the picture. One JSON
-request a line comes in on stdin, one answer a line goes out on stdout; it ends when stdin does.
+It keeps the base and the mixer loaded, so that a picture after a slider move costs only the picture. JSON
+requests `{"id", "verb", …}` come in on stdin, a line each; answers `{"id", "ok", …}` go out on stdout as they
+get ready. What is loaded is told in between, as `{"loaded": {…}}`. The process ends when stdin does.
+
+Wishes of the live preview go past what else is asked, to a thread of their own; the others are done one after
+the other.
 """
 
 from __future__ import annotations
@@ -9,54 +13,64 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import sys
-import time
+import threading
 import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines.errors import StudioError
+from pipelines.errors import ConfigError, StudioError, nearest
 from studio.bases import BaseOptions
-from studio.jobs import Job, Jobs
-from studio.library import Library
-from studio.locks import FileLock
-from studio.workspace import Workspace, new_id
+from studio.jobs import Jobs
+from studio.making import advice
+from studio.making.drawing import Drawing, Stopped
+from studio.making.held import Held
+from studio.making.previews import Previews, Wish
+from studio.making.sources import Sources
+from studio.mixing import MixPart, read_request
+from studio.workspace import Workspace
 
-if TYPE_CHECKING:
-    from pipelines.denoise import Step
-
-POLL = 0.2  # seconds between two looks at the stop flag
-KEPT_ADAPTERS = 16  # loaded adapters beyond which unused ones are dropped
-
-
-class Stopped(Exception):
-    """Somebody asked the running job to stop."""
+Answer = Callable[[dict[str, Any] | Exception], object]
 
 
 class Maker:
     """The verbs of the child process; each takes JSON values and returns a dict of JSON values."""
 
-    def __init__(self, workspace: Workspace, options: BaseOptions | None = None) -> None:
-        """options: how bases are loaded."""
+    def __init__(
+        self,
+        workspace: Workspace,
+        options: BaseOptions | None = None,
+        on_load: Callable[[Any], object] | None = None,
+    ) -> None:
+        """options: how bases are loaded. on_load: as `Held` has it."""
         self.workspace = workspace
-        self.options = options or BaseOptions()
         self.jobs = Jobs(workspace)
-        self.library = Library(workspace)
-        self._base: Any = None
-        self._base_ref = ""
-        self._mixer: Any = None
+        self.held = Held(workspace, options, on_load)
+        self.sources = Sources(workspace)
+        self._previews: Previews | None = None
 
     def warm(self, base: str = "pocket") -> dict[str, Any]:
         """Load the base, so that the first picture doesn't wait for it."""
-        self._load(base)
-        return {"device": str(self._base.device)}
+        with self.held.lent(base) as (mixer, _):
+            return {"device": str(mixer.base.device)}
+
+    def about(self, base: str = "pocket") -> dict[str, Any]:
+        """What a base is, without loading it: "ref", "family", "sha256", "prediction_type"."""
+        source = self.held.options_of(base).open(base)
+        return {
+            "ref": source.ref,
+            "family": source.family.id,
+            "sha256": source.sha256,
+            "prediction_type": source.prediction_type,
+        }
 
     def check(self, path: str) -> dict[str, Any]:
         """Read a whole adapter file and raise where something is wrong with it."""
         from pipelines.formats import read_adapter
 
-        adapter = read_adapter(Path(path))
-        return {"modules": len(adapter.factors)}
+        return {"modules": len(read_adapter(Path(path)).factors)}
 
     def export(
         self, adapter: str, format: str, target: str, base: str = "pocket", as_lora: int | None = None
@@ -68,151 +82,123 @@ class Maker:
         from pipelines.formats import read_adapter
         from pipelines.tools import half
         from studio.exporting import cover_file, halves, with_cover, write
+        from studio.library import Library
 
-        entry = self.library.get(adapter)
+        entry = Library(self.workspace).get(adapter)
         loaded = with_cover(read_adapter(entry.path), cover_file(self.workspace, entry))
         if which := halves(format, entry):
             loaded = half(loaded, which)
-        with FileLock(self.workspace.device_lock) as device:
-            with_base = device.acquire(note="export")
-            if with_base:
-                self._load(base)
-                self._mixer.restore()
-            report = write(loaded, Path(target), format, self._base if with_base else None, as_lora)
+        if not self.held.device.take("export"):
+            report = write(loaded, Path(target), format, None, as_lora)
+        else:
+            try:
+                with self.held.lent(base) as (mixer, _):
+                    mixer.restore()
+                    report = write(loaded, Path(target), format, mixer.base, as_lora)
+            finally:
+                self.held.device.give()
         return {"text": report.as_text(), "report": report.as_dict()}
 
     def generate(self, job: str) -> dict[str, Any]:
         """Draw the pictures of a job and end it; the pictures' ids are its result."""
-        found = self.jobs.get(job)
+        drawing = Drawing(self.held, self.sources, self.jobs, self.jobs.get(job))
         try:
-            with FileLock(self.workspace.device_lock) as device:
-                while not device.acquire(note=f"job {job}"):
-                    if self.jobs.beat(job, message="Waiting for the device"):
-                        raise Stopped
-                    time.sleep(POLL)
-                result = self._draw(found)
+            result = drawing.run()
         except Stopped:
-            self.jobs.finish(job, "cancelled", error="stopped by you")
-            return {}
-        except StudioError as error:
-            self.jobs.finish(job, "failed", error=str(error))
+            self.jobs.finish(job, "cancelled", error="stopped by you", result=drawing.result)
             return {}
         except Exception as error:
-            traceback.print_exc()
-            line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            self.jobs.finish(job, "failed", error=f"{line} (details in cache/maker.log)")
+            self.jobs.finish(job, "failed", error=in_one_line(error), result=drawing.result)
             return {}
         self.jobs.finish(job, "done", result=result)
         return result
 
-    def _load(self, base: str) -> None:
-        if self._base is not None and self._base_ref == base:
-            return
-        from pipelines.mixer import Mixer
+    def balance(self, mix: Sequence[Any], base: str = "pocket", measure: str = "effect") -> dict[str, Any]:
+        """Weights at which adapters change as much as each other; see `advice.balance`."""
+        return advice.balance(self.held, base, [MixPart.model_validate(part) for part in mix], measure)
 
-        self._base, self._mixer = None, None
-        self._base = self.options.load(base)
-        self._mixer = Mixer(self._base)
-        self._base_ref = base
+    def interference(self, mix: Sequence[Any], base: str = "pocket") -> dict[str, Any]:
+        """What adapters do to each other; see `advice.interference`."""
+        return advice.interference(self.held, base, [MixPart.model_validate(part) for part in mix])
 
-    def _draw(self, job: Job) -> dict[str, Any]:
-        """The pictures with the adapters, after the same seeds without them where that was asked for."""
-        from studio.mixing import request_of
+    def blocks(self, adapters: Sequence[str]) -> dict[str, Any]:
+        """The blocks that adapters reach; see `advice.blocks`."""
+        return advice.blocks(self.held, adapters)
 
-        self.jobs.beat(job.id, message="Loading the base" if self._base is None else "Drawing")
-        self._load(job.config.get("base", "pocket"))
-        request = request_of(job)
-        uses, weights = [], {}
-        self._make_room({part.id for part in request.mix})
-        for part in request.mix:
-            entry = self._attach(part.id)
-            uses.append(part.use(entry.name, entry.sha256))
-            weights[part.id] = uses[-1].weights()
-        plain = request.generation
-        turns: list[tuple[str, dict[str, Any], Any]] = []
-        if request.compare and weights:
-            turns.append(("plain", {}, plain))
-        turns.append(("images", weights, plain.model_copy(update={"adapters": tuple(uses)})))
-        result: dict[str, Any] = {}
-        for turn, (name, mix, config) in enumerate(turns):
-            self._mixer.set(mix)
-            result[name] = self._pictures(job, config, turn, len(turns))
-        return result
-
-    def _make_room(self, wanted: set[str]) -> None:
-        """Drop adapters that this mix doesn't use, where more than `KEPT_ADAPTERS` would be loaded."""
-        if len(wanted.union(self._mixer.names)) > KEPT_ADAPTERS:
-            for name in set(self._mixer.names) - wanted:
-                self._mixer.remove(name)
-
-    def _attach(self, adapter_id: str) -> Any:
-        """The library's entry, after its file is in the mixer."""
-        from pipelines.formats import read_adapter
-
-        entry = self.library.get(adapter_id)
-        if adapter_id not in self._mixer.names:
-            self._mixer.add(adapter_id, read_adapter(entry.path))
-        return entry
-
-    def _pictures(self, job: Job, config: Any, turn: int, turns: int) -> list[str]:
-        """Draw one configuration's pictures into `images/` and the index; returns their ids."""
-        from pipelines.generate import generate
-
-        looked = 0.0
-
-        def on_step(step: Step) -> bool:
-            nonlocal looked
-            now = time.monotonic()
-            if now - looked > POLL:
-                looked = now
-                done, total = turn * step.total + step.done, turns * step.total
-                if self.jobs.beat(job.id, step=done, total=total, message="Drawing"):
-                    raise Stopped
-            return True
-
-        ids = []
-        for picture in generate(self._base, config, on_step=on_step):
-            image_id = new_id()
-            path = self.workspace.folder("images", f"{image_id}.png")
-            picture.save(path)
-            with self.workspace.write() as db:
-                db.execute(
-                    "INSERT INTO images (id, file, job, seed, settings, created) VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        image_id,
-                        f"images/{path.name}",
-                        job.id,
-                        picture.seed,
-                        json.dumps(picture.settings),
-                        time.time(),
-                    ),
-                )
-            ids.append(image_id)
-        return ids
+    def live(self, answer: Answer, client: str, request: Any, base: str = "pocket") -> None:
+        """Take up a wish of a window; `answer` gets {"picture", "seconds", "number"} or {"overtaken"}."""
+        if self._previews is None:
+            self._previews = Previews(self.held, self.sources)
+        self._previews.wish(Wish(client, base, read_request(request), answer))
 
 
-VERBS = ("warm", "check", "export", "generate")
+VERBS = ("warm", "about", "check", "export", "generate", "balance", "interference", "blocks")
 
 
-def serve(maker: Maker, requests: Any, answers: Any) -> None:
-    """Answer requests until the input ends."""
+def in_one_line(error: Exception) -> str:
+    """An error for people; what they can't mend is printed whole into the log too."""
+    if isinstance(error, StudioError):
+        return str(error)
+    traceback.print_exception(error)
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "the memory doesn't suffice for this; draw smaller pictures, or fewer at once (Batch)"
+    line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return f"{line} (details in cache/maker.log)"
+
+
+class Answers:
+    """Writes answers, of any thread, a line each."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._turn = stream, threading.Lock()
+
+    def tell(self, **values: Any) -> None:
+        """Write a line. Nobody may be there any more; then nothing happens."""
+        with self._turn:
+            try:
+                self._stream.write(json.dumps(values) + "\n")
+                self._stream.flush()
+            except OSError:
+                pass
+
+    def to(self, number: int) -> Answer:
+        """What answers request `number`."""
+
+        def answer(found: dict[str, Any] | Exception) -> None:
+            if isinstance(found, Exception):
+                kind = type(found).__name__ if isinstance(found, StudioError) else ""
+                self.tell(id=number, ok=False, error=in_one_line(found), kind=kind)
+            else:
+                self.tell(**{**found, "id": number, "ok": True})
+
+        return answer
+
+
+def serve(maker: Maker, requests: Iterable[str], answers: Answers) -> None:
+    """Answer requests until the input ends; what is being done then isn't waited for."""
+    waiting: queue.Queue[tuple[str, dict[str, Any], Answer]] = queue.Queue()
+
+    def work() -> None:
+        while True:
+            verb, request, answer = waiting.get()
+            try:
+                answer(getattr(maker, verb)(**request))
+            except Exception as error:
+                answer(error)
+
+    threading.Thread(target=work, name="work", daemon=True).start()
     for line in requests:
         request = json.loads(line)
-        verb = request.pop("verb")
-        assert verb in VERBS, verb
+        answer, verb = answers.to(request.pop("id")), request.pop("verb")
         try:
-            answer = {"ok": True, **getattr(maker, verb)(**request)}
-        except StudioError as error:
-            answer = {"ok": False, "error": str(error), "kind": type(error).__name__}
+            if verb == "live":
+                maker.live(answer, **request)
+            elif verb in VERBS:
+                waiting.put((verb, request, answer))
+            else:
+                raise ConfigError(f"unknown verb {verb!r}{nearest(verb, (*VERBS, 'live'))}")
         except Exception as error:
-            traceback.print_exc()
-            answer = {
-                "ok": False,
-                "error": f"{type(error).__name__}: {error}".splitlines()[0][:200],
-                "kind": "",
-            }
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            answer(error)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -221,11 +207,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--base-options", default="{}")
     args = parser.parse_args(argv)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)  # what libraries print must not get between the answers
     opened, options = Workspace.open(args.workspace, own=False), BaseOptions.from_text(args.base_options)
-    serve(Maker(opened, options), sys.stdin, answers)
-    return 0
+    maker = Maker(opened, options, on_load=lambda loaded: answers.tell(loaded=loaded))
+    serve(maker, sys.stdin, answers)
+    sys.stderr.flush()
+    os._exit(0)  # threads may be in the middle of a step, which nobody waits for any more
 
 
 if __name__ == "__main__":

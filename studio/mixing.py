@@ -17,6 +17,7 @@ from studio.bases import POCKET, Bases
 from studio.context import Context
 from studio.jobs import Job
 from studio.library import Entry
+from studio.work import KINDS
 
 MIN_WEIGHT, MAX_WEIGHT = -2.0, 3.0
 MAX_ADAPTERS = 16
@@ -269,19 +270,21 @@ def _mistake(error: ValidationError) -> str:
 
 def waiting_for(context: Context, job: Job) -> str:
     """Why a queued job hasn't begun, in words; empty when nothing is in its way."""
-    running = context.jobs.find(states=("running",), limit=1)
-    if job.state != "queued" or not running:
+    if job.state != "queued":
         return ""
-    return f"Waiting: {taught}. The pictures come after it." if (taught := busy_with(context)) else (
-        "Waiting for the pictures before these"
-    )  # fmt: skip
+    if taken := occupied(context):
+        return f"Waiting: {taken}. The pictures come after it."
+    running = context.jobs.find(kind="generate", states=("running",), limit=1)
+    return "Waiting for the pictures before these" if running else ""
 
 
-def busy_with(context: Context) -> str:
-    """What the device is taken by for long, in words such as “Zib” is being taught; empty when it is free."""
-    trainings = context.jobs.find(kind="train", states=("running",), limit=1)
-    if not trainings:
-        return ""
-    left = context.run_log(trainings[0]).seconds_left
-    about = f", about {round(left / 60) or 1} min left" if left else ""
-    return f"“{trainings[0].title}” is being taught{about}"
+def occupied(context: Context) -> str:
+    """What has the device for long, in words such as: “Zib” is being taught, about 3 min left; else empty."""
+    for job in context.jobs.find(states=("running",), limit=20):
+        kind = KINDS.get(job.kind)
+        if kind is None or not kind.device or not kind.run:
+            continue
+        left = context.run_log(job).seconds_left if job.kind == "train" else None
+        about = f", about {round(left / 60) or 1} min left" if left else ""
+        return f"“{job.title}” {kind.doing}{about}"
+    return ""

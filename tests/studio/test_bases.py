@@ -121,10 +121,11 @@ def test_the_pages_options_reach_drawing_and_teaching(
     with pytest.raises(AssertionError):  # nothing was started
         runner.maker.start()
     assert BaseOptions.from_text(seen[seen.index("--base-options") + 1]) == options
-    drawing = maker.Maker(workspace, options)
-    drawing.warm(str(tiny_folder))
-    assert str(drawing._base.dtype) == "torch.bfloat16" and drawing._base.source.vae_path == tiny_file
-    assert drawing._base.vae.use_slicing
+    with maker.Maker(workspace, options).held.lent(str(tiny_folder)) as (mixer, _):
+        base = mixer.base
+    assert str(base.dtype) == "torch.bfloat16"
+    assert base.source is not None and base.source.vae_path == tiny_file
+    assert base.vae.use_slicing
     lesson = teaching.Lesson(
         pictures=[(path, "") for path in pictures],
         kind="subject",
