@@ -190,6 +190,18 @@ def field_id(path: str) -> str:
     return "field-" + path.replace(".", "-").replace("_", "-")
 
 
+def described(spec: FieldSpec, placeholder: str = "") -> dict[str, Any]:
+    """A field as `js/fields.js` draws it: JSON values.
+
+    placeholder: what an empty one shows.
+    """
+    return {
+        "path": spec.path, "id": field_id(spec.path), "kind": spec.kind, "title": spec.title,
+        "label": spec.label, "help": spec.help, "optional": spec.optional, "choices": list(spec.choices),
+        "minimum": spec.minimum, "maximum": spec.maximum, "placeholder": placeholder,
+    }  # fmt: skip
+
+
 def component(spec: FieldSpec, value: Any) -> Any:
     """The Gradio component for a field, showing `value` (as from `show`)."""
     import gradio as gr

@@ -1,0 +1,40 @@
+"""The three steps that lead a newcomer to a first adapter, as a part: each is ticked when it is done."""
+
+from __future__ import annotations
+
+from studio import markup
+from studio.context import Context
+from studio.datasets import Datasets
+from studio.markup import text
+
+DISMISSED = "hint dismissed"
+STEPS = (
+    ("Choose pictures", "an example is one click"),
+    ("Start teaching", "about two minutes on a laptop"),
+    ("Mix it", "move a slider, watch it change"),
+)
+
+
+def pieces(context: Context, key: str) -> dict[str, str]:
+    """Nothing where it was dismissed, or when an adapter has been taught and tried."""
+    workspace = context.workspace
+    if workspace.setting(DISMISSED, False):
+        return {"steps": ""}
+    recent = Datasets(workspace).recent(1)
+    started = context.jobs.find(kind="train", limit=1)
+    done = context.jobs.find(kind="train", states=("done",), limit=1)
+    drawn = done and context.jobs.find(kind="generate", limit=1)
+    if drawn:
+        return {"steps": ""}
+    pictures = bool(recent and Datasets(workspace).get(recent[0].id).items)
+    reached = 2 if done else 1 if started and started[0].active else 0
+    ticks = (pictures or reached > 0, reached > 1, False)
+    now = ticks.index(False)
+    steps = "".join(
+        f'<li class="{"done" if tick else ""}"{" aria-current=step" if number == now else ""}>'
+        f'<i aria-hidden="true">{"✓" if tick else ""}</i>'
+        f"<span><b>{text(title)}</b> <small>{text(hint)}</small></span></li>"
+        for number, ((title, hint), tick) in enumerate(zip(STEPS, ticks, strict=True))
+    )
+    close = markup.button("×", "dismiss", "hint", style="close", title="Don't show these steps again")
+    return {"steps": f'<div class="pgt-hints"><ol aria-label="To a first adapter">{steps}</ol>{close}</div>'}
