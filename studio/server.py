@@ -111,11 +111,12 @@ def make_app(context: Context, root_path: str = "") -> FastAPI:
     import gradio as gr
 
     from studio.build import build, look
+    from studio.narrowing import narrow
 
     app = FastAPI(title="Pigment", docs_url=None, redoc_url=None, openapi_url=None)
     for add in ROUTES:
         add(app, context)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         build(context),
         path="/",
@@ -125,9 +126,12 @@ def make_app(context: Context, root_path: str = "") -> FastAPI:
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
+        run_history=False,
         root_path=root_path or None,
         **look(),
     )
+    narrow(app)
+    return app
 
 
 def serve(

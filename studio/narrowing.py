@@ -1,0 +1,53 @@
+"""What of Gradio is open: the routes that the page and the API use; nothing that fetches an address.
+
+Gradio brings many more: it edits its own source by wish, proxies, keeps runs in buckets, measures.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pipelines.errors import ConfigError
+
+OPEN = re.compile(
+    r"/|/(config|theme\.css|manifest\.json|robots\.txt|favicon\.ico)/?"
+    r"|/(assets|static|svelte)/.+"
+    r"|/gradio_api/(info|openapi\.json|queue/join|queue/data|upload|upload_progress|reset|cancel|startup-events"
+    r"|app_id|login_check|theme\.css|component_server)/?"
+    r"|/gradio_api/(call|heartbeat)/.+"
+    r"|/gradio_api/file=(?!https?:).+"
+)
+"""Paths, from their beginning to their end."""
+
+
+class Narrowed:
+    """ASGI layer: Gradio answers on the paths of OPEN; whatever else it has isn't there."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
+            if not OPEN.fullmatch(path):
+                from starlette.responses import PlainTextResponse
+
+                await PlainTextResponse("there is nothing here\n", 404)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+async def _fetch_nothing(url: str) -> Any:
+    """Instead of Gradio's fetching of addresses that stand in the place of files."""
+    raise ConfigError("files are sent, not fetched from an address; upload it")
+
+
+def narrow(app: Any) -> None:
+    """Narrow the Gradio app that was mounted last on `app`."""
+    from gradio import processing_utils
+    from starlette.routing import Mount
+
+    processing_utils.async_ssrf_protected_get = _fetch_nothing
+    mount = next(route for route in reversed(app.routes) if isinstance(route, Mount))
+    mount.app = Narrowed(mount.app)
