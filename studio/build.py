@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio import api
 from studio.context import Context
 from studio.tabs import gallery, library, mix, teach
 from studio.tabs.page import Page
@@ -34,6 +35,7 @@ def build(context: Context) -> gr.Blocks:
             for tab_id, title, build_tab in TABS:
                 with gr.Tab(title, id=tab_id, elem_id=f"tab-{tab_id}"):
                     build_tab(context, page)
+        api.add(context)
     return blocks
 
 
