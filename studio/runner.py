@@ -45,7 +45,7 @@ class Runner:
         self.workspace = workspace
         self.base = base
         self.jobs = Jobs(workspace)
-        self.maker = MakerProcess(workspace, options or BaseOptions())
+        self.maker = MakerProcess(workspace, options or BaseOptions(), base)
         self._closing = threading.Event()
         self._waking = threading.Condition()
         self._wakes = 0
