@@ -25,8 +25,10 @@ class Shape:
         resolution: native side in pixels. multiple: what sides must be multiples of, in pixels.
         forward, step: FLOPs of a UNet's pass, and of learning, for one picture of the native side; again:
             of learning where every block is computed a second time.
-        weights: numbers of all networks. kept: bytes of activations per picture in 32 bits; kept_again:
-            where every block is computed a second time.
+        weights: numbers of all networks; unet: of the UNet. attention, feed_forward: of an adapter of rank 1
+            there, those of the text encoders' attention among the first.
+        kept: bytes of activations per picture in 32 bits; kept_again: where every block is computed a
+            second time.
     """
 
     name: str
@@ -36,6 +38,9 @@ class Shape:
     step: float
     again: float
     weights: int
+    unet: int
+    attention: int
+    feed_forward: int
     kept: float
     kept_again: float
 
@@ -43,19 +48,23 @@ class Shape:
 PUBLISHED = {
     POCKET: Shape(
         name=POCKET, resolution=64, multiple=16, forward=0.894e9, step=2.05e9, again=2.9e9,
-        weights=15_151_627, kept=9.5 * 2**20, kept_again=3.0 * 2**20,
+        weights=15_151_627, unet=11_008_132, attention=21_888, feed_forward=20_736,
+        kept=9.5 * 2**20, kept_again=3.0 * 2**20,
     ),
     "sd15": Shape(
         name="sd15", resolution=512, multiple=64, forward=0.803e12, step=1.720e12, again=2.312e12,
-        weights=1_066_235_307, kept=2 * 0.781 * GIB, kept_again=2 * 0.216 * GIB,
+        weights=1_066_235_307, unet=859_520_964, attention=273_024, feed_forward=224_640,
+        kept=2 * 0.781 * GIB, kept_again=2 * 0.216 * GIB,
     ),
     "sd2": Shape(
         name="sd2", resolution=768, multiple=64, forward=2.149e12, step=4.901e12, again=6.574e12,
-        weights=1_289_952_427, kept=2 * 1.659 * GIB, kept_again=2 * 0.400 * GIB,
+        weights=1_289_952_427, unet=865_910_724, attention=395_904, feed_forward=224_640,
+        kept=2 * 1.659 * GIB, kept_again=2 * 0.400 * GIB,
     ),
     "sdxl": Shape(
         name="sdxl", resolution=1024, multiple=32, forward=6.761e12, step=14.147e12, again=19.305e12,
-        weights=3_468_837_867, kept=2 * 5.328 * GIB, kept_again=2 * 0.509 * GIB,
+        weights=3_468_837_867, unet=2_567_463_684, attention=1_852_928, feed_forward=1_208_320,
+        kept=2 * 5.328 * GIB, kept_again=2 * 0.509 * GIB,
     ),
 }  # fmt: skip
 """Published models, and the embedded base.
@@ -97,6 +106,7 @@ def _of_folder(folder: Path, changed: float) -> Shape:
         row,
         multiple=scale * 2 ** (len(unet["block_out_channels"]) - 1),
         weights=int(row.weights * thinner),
+        unet=int(row.unet * thinner),
         **{name: getattr(row, name) * thinner for name in ("forward", "step", "again")},
         **{name: getattr(row, name) * thinner**0.5 for name in ("kept", "kept_again")},
     )
