@@ -157,7 +157,7 @@ class Datasets:
         Raises:
             WorkspaceError: there is no such dataset.
         """
-        from studio.taking import take
+        from studio.dropping import take
 
         return take(self, dataset_id, files)
 
