@@ -18,7 +18,7 @@ from pipelines.errors import WorkspaceError
 from studio import processes
 from studio.work import KINDS, keeping, kind_of, order
 from studio.work.job import ACTIVE as ACTIVE
-from studio.work.job import ASKED, ENDING, REASONS, RESUMABLE, STATES, Job, job_of
+from studio.work.job import ASKED, ENDING, OF_A_PROCESS, REASONS, RESUMABLE, STATES, Job, job_of
 from studio.work.order import QUEUE_LIMIT as QUEUE_LIMIT
 from studio.workspace import Workspace, new_id
 
@@ -192,7 +192,8 @@ class Jobs:
             return self.resume(job_id)
         fresh = new_id()
         config = kind.moved(job.config, str(self.workspace.folder("runs", fresh)))
-        return self.submit(job.kind, job.title, config, details=job.details, id=fresh)
+        details = {name: value for name, value in job.details.items() if name not in OF_A_PROCESS}
+        return self.submit(job.kind, job.title, config, details=details, id=fresh)
 
     def move(self, job_id: str, where: str) -> Job:
         """Move a waiting job "up", "down" or "first" among those that wait for the same: the device, or not.
@@ -231,12 +232,18 @@ class Jobs:
     def claim(self, job_id: str, pid: int, pid_started: float) -> bool:
         """Turn a queued job into one that runs in process `pid`; False when it isn't queued any more."""
         now = time.time()
+        anew = [name for name, kind in KINDS.items() if not kind.resumable]
         with self.workspace.write() as db:
+            db.execute(
+                f"UPDATE jobs SET step = 0, total = 0 WHERE id = ? AND kind IN ({_marks(anew)})",
+                (job_id, *anew),
+            )
             changed = db.execute(
                 "UPDATE jobs SET state = 'running', pid = ?, pid_started = ?, "
                 "started = coalesce(started, ?), stop_requested = 0, message = 'Starting', "
+                "details = json_set(details, '$.session', json_object('at', ?, 'step', step)), "
                 "heartbeat = ?, finished = NULL, error = '' WHERE id = ? AND state = 'queued'",
-                (pid, pid_started, now, now, job_id),
+                (pid, pid_started, now, now, now, job_id),
             ).rowcount
         return changed == 1
 

@@ -28,6 +28,8 @@ ASKED = ("", "cancelled", "paused")
 ENDING = {"cancelled": "Stopping after this step", "paused": "Pausing after this step"}
 REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
 """By what was asked: the message until then, and the line that stays."""
+OF_A_PROCESS = ("session", "lower")
+"""Details that a process leaves: when it began and at which step, and what to lower if its memory is full."""
 
 ACTS: dict[str, tuple[str, ...]] = {
     "queued": ("stop", "pause", "move"),
@@ -47,7 +49,7 @@ class Job:
 
     Attributes:
         config: what to do, as JSON values: a TrainConfig, a `mixing.Request` …, by kind.
-        details: what the page wants to remember beside it.
+        details: what the page wants to remember beside it, and `OF_A_PROCESS`.
         result: what came out of it: `{"adapter": id}`, `{"images": [ids]}` …
         created, started, finished, heartbeat: seconds since 1970; None when it hasn't happened. Started is
             when its first process began.

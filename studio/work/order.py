@@ -28,13 +28,12 @@ def check_room(db: sqlite3.Connection) -> None:
 
 
 def place(db: sqlite3.Connection, job_id: str, kind: str) -> None:
-    """Put a queued job behind the last that is as urgent or more; before all where none is."""
-    others = [row for row in queued(db) if row["id"] != job_id]
-    own = KINDS[kind].priority
-    urgent = [n for n, row in enumerate(others, 1) if KINDS[row["kind"]].priority <= own]
-    order = [row["id"] for row in others]
+    """Put a queued job behind the last that is as urgent or more, of those that wait for the same."""
+    mates, rest = _lanes(db, KINDS[kind].device, without=job_id)
+    urgent = [n for n, row in enumerate(mates, 1) if KINDS[row["kind"]].priority <= KINDS[kind].priority]
+    order = [row["id"] for row in mates]
     order.insert(max(urgent, default=0), job_id)
-    _number(db, order)
+    _number(db, [*order, *(row["id"] for row in rest)])
 
 
 def move(db: sqlite3.Connection, job_id: str, where: str) -> bool:
@@ -42,17 +41,25 @@ def move(db: sqlite3.Connection, job_id: str, where: str) -> bool:
 
     where: one of PLACES.
     """
-    rows = queued(db)
-    found = next((row for row in rows if row["id"] == job_id), None)
+    found = next((row for row in queued(db) if row["id"] == job_id), None)
     if found is None:
         return False
-    device = KINDS[found["kind"]].device
-    mates = [row["id"] for row in rows if KINDS[row["kind"]].device == device]
-    index = mates.index(job_id)
+    mates, rest = _lanes(db, KINDS[found["kind"]].device)
+    order = [row["id"] for row in mates]
+    index = order.index(job_id)
     target = {"up": max(index - 1, 0), "down": index + 1, "first": 0}[where]
-    mates.insert(target, mates.pop(index))
-    _number(db, [*mates, *(row["id"] for row in rows if KINDS[row["kind"]].device != device)])
+    order.insert(target, order.pop(index))
+    _number(db, [*order, *(row["id"] for row in rest)])
     return True
+
+
+def _lanes(
+    db: sqlite3.Connection, device: bool, without: str = ""
+) -> tuple[list[sqlite3.Row], list[sqlite3.Row]]:
+    """Waiting jobs that need the device, or that don't; and the others."""
+    rows = [row for row in queued(db) if row["id"] != without]
+    mates = [row for row in rows if KINDS[row["kind"]].device == device]
+    return mates, [row for row in rows if KINDS[row["kind"]].device != device]
 
 
 def _number(db: sqlite3.Connection, order: Sequence[str]) -> None:

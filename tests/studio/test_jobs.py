@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from pipelines.errors import WorkspaceError
+from pipelines.errors import ConfigError, WorkspaceError
 from studio import processes
 from studio.jobs import QUEUE_LIMIT, Jobs
+from studio.work import KINDS
+from studio.work.job import ACTS, STATES, Job
 from studio.workspace import Workspace
 
 
@@ -39,6 +41,16 @@ def test_a_job_goes_through_the_queue(jobs: Jobs) -> None:
     assert not jobs.finish(job.id, "failed", error="late"), "ended twice"
     done = jobs.get(job.id)
     assert (done.state, done.result, done.pid, done.error) == ("done", {"adapter": "x"}, None, "")
+
+
+def run(jobs: Jobs, job: Job) -> Job:
+    """The job as one that runs in this process."""
+    assert jobs.claim(job.id, os.getpid(), processes.start_time())
+    return jobs.get(job.id)
+
+
+def titles(jobs: Jobs) -> list[str]:
+    return [job.title for job in jobs.waiting()]
 
 
 def test_pictures_go_before_waiting_trainings_and_otherwise_the_first_comes_first(jobs: Jobs) -> None:
@@ -85,6 +97,186 @@ def test_only_what_ended_early_can_be_resumed(jobs: Jobs) -> None:
         jobs.resume(job.id)
 
 
+def test_a_pause_lasts_until_it_is_resumed(jobs: Jobs) -> None:
+    waiting, running = jobs.submit("train", "w", {}), run(jobs, jobs.submit("train", "r", {}))
+    paused = jobs.pause(waiting.id)
+    assert (paused.state, paused.error, paused.resumable, jobs.next()) == (
+        "paused",
+        "paused by you",
+        True,
+        None,
+    )
+    asked = jobs.pause(running.id)
+    assert (asked.state, asked.asked, asked.message) == ("running", "paused", "Pausing after this step")
+    assert jobs.beat(running.id, message="Learning") is True
+    assert jobs.get(running.id).message == "Pausing after this step"
+    assert jobs.stop(running.id).asked == "cancelled", "who stops it doesn't want it any more"
+    jobs.finish(running.id, "paused", error="paused by you")
+    assert jobs.stop(running.id).state == "cancelled"
+    assert jobs.resume(waiting.id).state == "queued"
+    again = run(jobs, waiting)
+    assert (again.asked, again.error, again.message) == ("", "", "Starting")
+
+
+def test_only_what_would_go_on_is_paused(jobs: Jobs) -> None:
+    drawn = run(jobs, jobs.submit("generate", "a cat", {}))
+    with pytest.raises(WorkspaceError, match="begin anew"):
+        jobs.pause(drawn.id)
+    jobs.finish(drawn.id, "done")
+    with pytest.raises(WorkspaceError, match="done"):
+        jobs.pause(drawn.id)
+
+
+def test_a_person_moves_what_waits_for_the_same(jobs: Jobs) -> None:
+    ids = {title: jobs.submit(kind, title, {}).id for kind, title in (
+        ("train", "a"), ("train", "b"), ("export", "x"), ("train", "c"), ("export", "y"), ("generate", "g"),
+    )}  # fmt: skip
+    assert [title for title in titles(jobs) if title in "abcg"] == ["g", "a", "b", "c"]
+    for title, where, order in (
+        ("c", "up", "gacb"), ("c", "first", "cgab"), ("c", "up", "cgab"), ("c", "down", "gcab"),
+        ("b", "down", "gcab"),
+    ):  # fmt: skip
+        jobs.move(ids[title], where)
+        assert "".join(title for title in titles(jobs) if title in "abcg") == order
+    jobs.submit("generate", "h", {})
+    assert titles(jobs).index("h") == titles(jobs).index("g") + 1, (
+        "not before those that were asked for first"
+    )
+    assert (jobs.next(device=False) or jobs.get("none")).title == "x"
+    jobs.move(ids["y"], "up")
+    assert (jobs.next(device=False) or jobs.get("none")).title == "y"
+    run(jobs, jobs.get(ids["a"]))
+    with pytest.raises(WorkspaceError, match="running"):
+        jobs.move(ids["a"], "up")
+    with pytest.raises(WorkspaceError, match="up, down, first"):
+        jobs.move(ids["b"], "last")
+
+
+def test_retry_goes_on_or_copies_the_job_with_a_folder_of_its_own(jobs: Jobs) -> None:
+    config = {"run": {"output": "somewhere", "steps": 3}, "data": {}}
+    training = run(jobs, jobs.submit("train", "zib", config, details={"kind": "subject"}))
+    with pytest.raises(WorkspaceError, match="running"):
+        jobs.retry(training.id)
+    jobs.finish(training.id, "failed", error="out of memory")
+    assert jobs.retry(training.id).id == training.id
+    jobs.finish(run(jobs, training).id, "done", result={"adapter": "x"})
+    copy = jobs.retry(training.id)
+    assert (copy.id != training.id, copy.state, copy.result) == (True, "queued", {})
+    assert copy.config == {"run": {"output": str(jobs.folder(copy)), "steps": 3}, "data": {}}
+    assert copy.details == {"kind": "subject"}
+    picture = run(jobs, jobs.submit("generate", "a cat", {"a": 1}))
+    jobs.beat(picture.id, step=3, total=8)
+    jobs.finish(picture.id, "failed")
+    copy = jobs.retry(picture.id)
+    assert (copy.id != picture.id, copy.config) == (True, {"a": 1})
+    jobs.resume(picture.id)
+    assert run(jobs, picture).step == 0, "it begins anew"
+
+
+def test_what_is_removed_lies_in_the_trash_and_comes_back(jobs: Jobs) -> None:
+    job = run(jobs, jobs.submit("train", "zib", {"a": 1}, details={"b": 2}))
+    folder = jobs.folder(job)
+    (folder / "previews").mkdir(parents=True)
+    for name in ("first.png", "last.png"):
+        (folder / "previews" / name).write_bytes(name.encode())
+    with jobs.workspace.write() as db:
+        db.execute(
+            "INSERT INTO adapters (id, name, file, origin, cover, created) VALUES ('1', 'zib', '', '', ?, 0)",
+            (f"preview/{job.id}/last.png",),
+        )
+    with pytest.raises(WorkspaceError, match="stop it first"):
+        jobs.remove(job.id)
+    jobs.finish(job.id, "failed", error="why")
+    before = jobs.get(job.id)
+    assert jobs.remove(job.id) == before
+    assert jobs.find() == []
+    kept = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert kept == ["last.png"], "it is the adapter's cover"
+    with pytest.raises(WorkspaceError, match="removed"):
+        jobs.get(job.id)
+    assert jobs.restore(job.id) == before
+    assert sorted(path.name for path in (folder / "previews").iterdir()) == ["first.png", "last.png"]
+    assert not list(jobs.workspace.folder("trash").iterdir())
+    for gone in (job.id, "../runs", ""):
+        with pytest.raises(WorkspaceError, match="trash"):
+            jobs.restore(gone)
+
+
+def test_what_can_be_done_with_a_job_can_be_done(jobs: Jobs) -> None:
+    calls = {
+        "stop": jobs.stop, "pause": jobs.pause, "resume": jobs.resume, "retry": jobs.retry,
+        "remove": jobs.remove, "move": lambda job_id: jobs.move(job_id, "first"),
+    }  # fmt: skip
+    tried = set()
+    for kind in ("train", "generate"):
+        for state in STATES:
+            for act in sorted({act for acts in ACTS.values() for act in acts}):
+                job = jobs.submit(kind, "job", {"run": {}})
+                with jobs.workspace.write() as db:
+                    db.execute("UPDATE jobs SET state = ? WHERE id = ?", (state, job.id))
+                if act in jobs.get(job.id).acts:
+                    calls[act](job.id)
+                    tried.add((state, act))
+                with jobs.workspace.write() as db:
+                    db.execute("DELETE FROM jobs")
+    assert tried == {(state, act) for state, acts in ACTS.items() for act in acts}
+
+
+def test_acts_offer_what_means_something(jobs: Jobs) -> None:
+    job = jobs.submit("train", "zib", {})
+    assert job.acts == ("stop", "pause", "move")
+    assert run(jobs, job).acts == ("stop", "pause")
+    assert jobs.pause(job.id).acts == ("stop",)
+    jobs.finish(job.id, "interrupted")
+    assert jobs.get(job.id).acts == ("resume", "remove")
+    picture = run(jobs, jobs.submit("generate", "a cat", {}))
+    assert picture.acts == ("stop",)
+    jobs.finish(picture.id, "failed")
+    assert jobs.get(picture.id).acts == ("retry", "remove")
+
+
+def test_a_stop_that_its_process_did_not_live_to_see_counts(jobs: Jobs) -> None:
+    job = run(jobs, jobs.submit("train", "zib", {}))
+    jobs.pause(job.id)
+    with jobs.workspace.write() as db:
+        db.execute("UPDATE jobs SET pid = ?, pid_started = 1.0", (dead_process(),))
+    assert [one.id for one in jobs.recover()] == [job.id]
+    assert (jobs.get(job.id).state, jobs.get(job.id).error) == ("paused", "paused by you")
+
+
+def test_the_list_is_read_in_pages_and_counted(jobs: Jobs) -> None:
+    for number in range(5):
+        jobs.submit("train" if number % 2 else "generate", str(number), {})
+    run(jobs, jobs.find(limit=1)[0])
+    assert [job.title for job in jobs.find(limit=2, offset=1)] == ["3", "2"]
+    assert [job.title for job in jobs.find(kind="train", limit=5)] == ["3", "1"]
+    assert jobs.counts() == {**dict.fromkeys(STATES, 0), "queued": 4, "running": 1}
+    assert (jobs.holding() or jobs.get("none")).title == "4"
+
+
+def test_an_unknown_kind_is_named(jobs: Jobs) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'train'"):
+        jobs.submit("trian", "zib", {})
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_every_kind_has_its_function(name: str) -> None:
+    kind = KINDS[name]
+    assert callable(kind.work()) if kind.run else kind.device
+
+
+def test_the_log_is_what_a_terminal_would_show_at_its_end(jobs: Jobs) -> None:
+    job = jobs.submit("train", "zib", {})
+    assert jobs.log_tail(job) == ""
+    jobs.folder(job).mkdir()
+    lines = [f"line {number} " + "x" * 90 for number in range(1000)]
+    text = "\n".join(lines) + "\n\n 10%\r 50%\r\x1b[32m100%\x1b[0m\r\nend \xff<b>\n"
+    (jobs.folder(job) / "log.txt").write_bytes(text.encode("latin-1"))
+    shown = jobs.log_tail(job, 3).splitlines()
+    assert shown == [lines[-1], "100%", "end \N{REPLACEMENT CHARACTER}<b>"]
+    assert len(jobs.log_tail(job, 10_000)) < 70_000
+
+
 def test_the_queue_is_bounded(jobs: Jobs) -> None:
     with jobs.workspace.write() as db:
         for number in range(QUEUE_LIMIT):
@@ -93,6 +285,10 @@ def test_the_queue_is_bounded(jobs: Jobs) -> None:
                 "VALUES (?, 'train', '', 'queued', '{}', 0)",
                 (str(number),),
             )
+        db.execute("INSERT INTO jobs (id, kind, title, state, config, created) "
+                   "VALUES ('x', 'train', '', 'paused', '{}', 0)")  # fmt: skip
+    with pytest.raises(WorkspaceError, match=f"holds {QUEUE_LIMIT}"):
+        jobs.resume("x")
     with pytest.raises(WorkspaceError, match=f"holds {QUEUE_LIMIT}"):
         jobs.submit("train", "one more", {})
 
