@@ -87,8 +87,8 @@ class Api:
 
         pictures: uploaded pictures, or a zip of them. example: the id of an example set instead. trigger: the
         word that will call what is learned. class_name: what a subject is, such as "dog". captions: one for
-        each picture, in their order. preset: sketch, standard or thorough. settings: others by their paths in
-        a training's config, such as {"adapter.rank": 8, "optimizer.steps": 200}. wait: seconds to wait for
+        each picture, in their order. preset: sketch, standard or thorough. settings: others of a training's
+        config by name, such as {"rank": 8, "steps": 200}. wait: seconds to wait for
         its end at most.
         """
         given = Lesson(pictures or [], example, captions or [])
@@ -227,7 +227,7 @@ class Lesson:
         if bool(self.pictures) == bool(self.example):
             raise PictureError("give either pictures or the id of an example set")
         datasets = Datasets(context.workspace)
-        files = [uploaded(context, file) for file in self.pictures]
+        files, advanced = [uploaded(context, file) for file in self.pictures], advanced_values(settings)
         dataset = datasets.from_example(self.example) if self.example else datasets.new()
         try:
             taken = datasets.take(dataset.id, files) if files else None
@@ -240,10 +240,29 @@ class Lesson:
                 datasets.caption(dataset.id, item.sha256, caption)
             told = {name: value or str(dataset.settings.get(name, "")) for name, value in asked.items()}
             told["kind"] = told["kind"] or "subject"
-            return teaching.start(context, teaching.Lesson(dataset=dataset.id, advanced=settings, **told))
+            return teaching.start(context, teaching.Lesson(dataset=dataset.id, advanced=advanced, **told))
         except BaseException:
             datasets.delete(dataset.id)
             raise
+
+
+def advanced_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's settings by their paths, such as "adapter.rank"; the last part alone does as well.
+
+    Raises:
+        ConfigError: there is no such setting, or it names a folder of this machine.
+    """
+    specs = {spec.path: spec for _, _, group in teaching.advanced_sections() for spec in group}
+    short = {path.rpartition(".")[2]: path for path in specs}
+    found = {}
+    for name, value in settings.items():
+        path = name if name in specs else short.get(name, "")
+        if not path:
+            raise ConfigError(f"unknown setting {name[:80]!r}{nearest(name, [*short, *specs])}")
+        if specs[path].kind == "path":
+            raise ConfigError(f"{path} names a folder of the studio's machine; set it on the page")
+        found[path] = value
+    return found
 
 
 def uploaded(context: Context, file: File) -> tuple[Path, str]:
