@@ -10,15 +10,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import BaseError, ConfigError, nearest
+from pipelines.errors import BaseError, nearest
+from studio.base_refs import NAME_LENGTH, POCKET, clean, hub_id, local_ref, name_of
 from studio.workspace import Workspace
+
+__all__ = ["POCKET", "BaseEntry", "BaseOptions", "Bases", "hub_id", "local_ref"]
 
 if TYPE_CHECKING:
     from pipelines.base import Base
     from pipelines.bases.source import Source
 
-POCKET = "pocket"
-NAME_LENGTH = 80  # characters
+CHOSEN = "base"
+"""The setting of the workspace: the name of the base that the studio draws and teaches with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,46 +116,6 @@ class BaseOptions:
         return choose_device(self.device, self.precision).dtype != DTYPES["fp32"]
 
 
-def local_ref(ref: str) -> str | None:
-    """A ref that needs no list of names: "pocket", or the whole path of a folder or file that is there.
-
-    Raises:
-        BaseError: it is there and can't be a base.
-    """
-    if ref == POCKET:
-        return ref
-    try:
-        path = Path(ref).expanduser()
-        if not path.exists():
-            return None
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{ref[:80]!r} is no path that can be looked up: {reason[:100]}") from None
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise BaseError(
-            f"base {ref!r} is a folder without model_index.json; give a folder in diffusers' layout, a "
-            ".safetensors file, a hub id or “pocket”"
-        )
-    if path.is_file() and path.suffix.lower() != ".safetensors":
-        from pipelines.bases.variants import PICKLES
-
-        kind = (
-            "pickle file, which is never opened" if path.suffix.lower() in PICKLES else "file of another kind"
-        )
-        raise BaseError(
-            f"base {ref!r} is a {kind}; convert it to .safetensors or a diffusers folder elsewhere"
-        )
-    return str(path.resolve())
-
-
-def hub_id(ref: str) -> str | None:
-    """A ref as a hub id, or None where it can't be one."""
-    from pipelines.bases.hub_local import hub_ref
-
-    found = hub_ref(ref)
-    return None if found is None else str(found)
-
-
 @dataclass(frozen=True)
 class Bases:
     """The bases of one workspace."""
@@ -213,6 +176,32 @@ class Bases:
             "a hub id is written org/name"
         )
 
+    def in_use(self) -> tuple[str, str, dict[str, str]]:
+        """The base that the studio draws and teaches with: its name, its ref, how it has to be opened.
+
+        One that is gone from the list gives way to the embedded one; one whose files are gone doesn't.
+        """
+        name = str(self.workspace.setting(CHOSEN, POCKET))
+        entry = None if name == POCKET else self.find(name)
+        return (POCKET, POCKET, {}) if entry is None else (entry.name, entry.ref, entry.kept)
+
+    def use(self, name: str) -> str:
+        """Draw and teach with a base of the list, or “pocket”, from now on; returns its ref.
+
+        Raises:
+            BaseError: there is none of that name, or its files are gone.
+        """
+        entry = None if name == POCKET else self.get(name)
+        if entry is not None and entry.missing:
+            raise BaseError(f"base {name!r} was {entry.ref}, which is gone; put it back, or choose another")
+        self.workspace.remember(CHOSEN, name)
+        return POCKET if entry is None else entry.ref
+
+    def options(self, ref: str, options: BaseOptions) -> BaseOptions:
+        """How a base is loaded: as asked for, and where that is left open, as the list says it has to be."""
+        entry = next((one for one in self.entries() if one.ref == ref), None)
+        return options if entry is None else options.over(entry.kept)
+
     def add(self, source: Source, *, name: str = "") -> tuple[BaseEntry, bool]:
         """List an opened base. Its files stay where they are; they are read once, for the hash.
 
@@ -227,7 +216,7 @@ class Bases:
 
         if source.ref == POCKET:
             raise BaseError("“pocket” is always there; give a folder, a .safetensors file or a hub id")
-        chosen = _clean(name) if name else ""
+        chosen = clean(name) if name else ""
         if chosen and self.find(chosen) is not None:
             raise BaseError(f"another base is called {chosen!r}; choose another name with --name")
         ref = local_ref(source.ref) or source.ref
@@ -237,7 +226,7 @@ class Bases:
         if same and chosen in ("", same[0].name):
             return same[0], False
         info = describe(source)
-        chosen = chosen or self._free(_name_of(ref))
+        chosen = chosen or self._free(name_of(ref))
         with self.workspace.write() as db:
             db.execute(
                 "INSERT INTO bases (name, ref, family, prediction_type, bytes, sha256, info, created) "
@@ -272,27 +261,3 @@ class Bases:
 def _entry(row: sqlite3.Row) -> BaseEntry:
     values = dict(row)
     return BaseEntry(**{**values, "info": json.loads(values["info"])})
-
-
-def _name_of(ref: str) -> str:
-    """A base's name from its ref: the file's stem, the folder's, or the repository's."""
-    name = ref.split("@")[0].replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].removesuffix(".safetensors")
-    return " ".join("".join(c if c.isprintable() else " " for c in name).split())[:NAME_LENGTH] or "base"
-
-
-def _clean(name: str) -> str:
-    """A name on one line.
-
-    Raises:
-        BaseError: it could be taken for a path or a hub id, is too long, or is the embedded base's.
-    """
-    cleaned = " ".join(name.split())
-    if cleaned == POCKET:
-        raise BaseError("“pocket” is the embedded base; choose another name with --name")
-    if not cleaned or len(cleaned) > NAME_LENGTH or not cleaned.isprintable():
-        raise BaseError(f"{name[:90]!r} can't be a base's name; give 1 to {NAME_LENGTH} plain characters")
-    if any(sign in cleaned for sign in "/\\@:~") or cleaned.lower().endswith(".safetensors"):
-        raise BaseError(
-            f"{cleaned!r} could be a path; leave / \\ @ : ~ and .safetensors out of a base's name"
-        )
-    return cleaned

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.errors import ConfigError, StudioError
-from studio.commands import adapters, bases, mixes, pictures
+from studio.commands import adapters, bases, jobs, mixes, pictures
 from studio.commands.arguments import Parser, shared_options
-from studio.commands.base_options import FetchLine, chosen_base, find_base
+from studio.commands.base_options import FetchLine, base_options, chosen_base, find_base
 
 PORT = 7860
 
@@ -26,8 +26,8 @@ def _studio(args: argparse.Namespace) -> int:
         host=args.host, port=args.port, auth=args.auth, root_path=args.root_path,
         allow_hosts=tuple(args.allow_host),
     )  # fmt: skip
-    base, options = chosen_base(args, args.base or "pocket")
-    if base != "pocket":
+    base, options = chosen_base(args, args.base) if args.base else ("", base_options(args))
+    if base not in ("", "pocket"):
         options.open(base, on_progress=FetchLine())  # refused or fetched now, not behind the page
     return serve(doors, workspace=args.workspace, base=base, options=options)
 
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     mixes.add_commands(commands, shared)
     adapters.add_commands(commands, shared)
     bases.add_commands(commands)
+    jobs.add_commands(commands)
     return parser
 
 

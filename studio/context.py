@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from studio.bases import BaseOptions
-from studio.exporting import file_name
+from studio.bases import BaseOptions, Bases
 from studio.jobs import Job, Jobs
-from studio.library import Entry, Library
+from studio.library import Library
 from studio.runlog import RunLog
 from studio.runner import Runner
 from studio.workspace import Workspace
@@ -23,16 +21,26 @@ class Context:
     """The studio behind the page: one per server, shared by all browsers.
 
     Attributes:
-        base: the base that is taught and drawn with: "pocket", a folder, a file or a hub id.
-        options: how it is loaded.
+        given: the base of --base; empty: the one that the workspace remembers.
+        given_options: how bases are loaded.
     """
 
     workspace: Workspace
     runner: Runner
-    base: str = "pocket"
-    options: BaseOptions = field(default_factory=BaseOptions)
+    given: str = ""
+    given_options: BaseOptions = field(default_factory=BaseOptions)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def base(self) -> str:
+        """The base that is taught and drawn with: "pocket", a folder, a file or a hub id."""
+        return self.given or Bases(self.workspace).in_use()[1]
+
+    @property
+    def options(self) -> BaseOptions:
+        """How that base is loaded."""
+        return Bases(self.workspace).options(self.base, self.given_options)
 
     @property
     def jobs(self) -> Jobs:
@@ -59,7 +67,3 @@ class Context:
                 dict(row)
                 for row in db.execute("SELECT * FROM images ORDER BY created DESC LIMIT ?", (limit,))
             ]
-
-    def export_path(self, entry: Entry, format: str) -> Path:
-        """Where the exported file of an adapter is kept for download, under the name it is downloaded by."""
-        return self.workspace.folder("cache", "exports", entry.id, file_name(entry.slug, format))

@@ -78,15 +78,25 @@ def set_cover(library: Library, adapter_id: str, source: str | Path | bytes) -> 
         if found is None:
             raise PictureError(f"picture {source[:80]!r} is gone; choose another one")
         source = found
+    address = keep_copy(library.workspace, entry.id, source)
+    library.update(entry.id, cover=address)
+    return address
+
+
+def keep_copy(workspace: Workspace, adapter_id: str, source: Path | bytes) -> str:
+    """Keep a small copy of a picture as an adapter's cover, in the place of an older one; its address.
+
+    Raises:
+        PictureError: it can't be read.
+    """
     small = _small(source)
     name = hashlib.sha256(small).hexdigest()[:12]
-    folder = library.workspace.folder("adapters")
-    write_atomic(folder / f"{entry.id}.{name}.jpg", [small])
-    library.set_cover(entry.id, f"cover/{entry.id}/{name}")
-    for old in folder.glob(f"{entry.id}.*.jpg"):
-        if old.name != f"{entry.id}.{name}.jpg":
+    folder = workspace.folder("adapters")
+    write_atomic(folder / f"{adapter_id}.{name}.jpg", [small])
+    for old in folder.glob(f"{adapter_id}.*.jpg"):
+        if old.name != f"{adapter_id}.{name}.jpg":
             old.unlink(missing_ok=True)
-    return f"cover/{entry.id}/{name}"
+    return f"cover/{adapter_id}/{name}"
 
 
 def embedded(metadata: dict[str, str]) -> bytes | None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import AdapterError
+from pipelines.files import write_atomic
 from studio import examples
 
 NAME_LENGTH = 80  # characters
 TAG_LENGTH, MAX_TAGS = 32, 24
 NOTES_LENGTH = 4000  # characters
 KEPT_VALUE, KEPT_VALUES = 160, 24  # characters of a metadata value, and values, that the index keeps
+
+SIZE_LIMIT = 4 << 30  # bytes; the largest adapters people share are about 2 GB
 
 ORIGINS = {
     "trained": "taught here",
@@ -179,3 +182,25 @@ def clean_notes(notes: str) -> str:
     if len(notes) > NOTES_LENGTH:
         raise AdapterError(f"the notes have {len(notes):,} characters, at most {NOTES_LENGTH:,} fit; shorten")
     return notes.strip()
+
+
+def copy_file(source: Path, target: Path) -> str:
+    """Copy a file so that `target` is the old one or the whole new one; returns its SHA-256."""
+    with source.open("rb") as read:
+        return write_atomic(target, iter(lambda: read.read(1 << 20), b""))
+
+
+def refuse_early(path: Path) -> None:
+    """Raise AdapterError for what its name and size tell to be no adapter file."""
+    if not path.is_file():
+        raise AdapterError(f"no file {path}; expected a .safetensors file")
+    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
+        raise AdapterError(
+            f"{path.name} is a pickle file, which can run code when opened; convert it to .safetensors first"
+        )
+    if path.suffix.lower() != ".safetensors":
+        raise AdapterError(f"{path.name} is not a .safetensors file; only that format can be imported")
+    if path.stat().st_size > SIZE_LIMIT:
+        raise AdapterError(
+            f"{path.name} has {path.stat().st_size >> 20} MB, at most {SIZE_LIMIT >> 20} are read"
+        )

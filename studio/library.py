@@ -11,31 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import AdapterError
-from pipelines.files import file_sha256, write_atomic
+from pipelines.files import file_sha256
 from pipelines.formats import inspect_adapter
 from studio import examples, searching
 from studio.entries import (
     NAME_LENGTH,
+    SIZE_LIMIT,
     Entry,
     clean_name,
     clean_notes,
     clean_tags,
     columns_of,
+    copy_file,
     entry_of,
+    refuse_early,
     slug,
     words_of,
 )
 from studio.workspace import Workspace, new_id
 
-__all__ = ["NAME_LENGTH", "Entry", "Library", "clean_name", "copy_file"]
-
-SIZE_LIMIT = 4 << 30  # bytes; the largest adapters people share are about 2 GB
-
-
-def copy_file(source: Path, target: Path) -> str:
-    """Copy a file so that `target` is the old one or the whole new one; returns its SHA-256."""
-    with source.open("rb") as read:
-        return write_atomic(target, iter(lambda: read.read(1 << 20), b""))
+__all__ = ["NAME_LENGTH", "SIZE_LIMIT", "Entry", "Library", "clean_name", "copy_file", "refuse_early"]
 
 
 @dataclass(frozen=True)
@@ -237,7 +232,15 @@ class Library:
         return self.get(adapter_id)
 
     def set_cover(self, adapter_id: str, cover: str | None) -> None:
-        """Show a picture for the adapter, None: none; see `Entry.cover`."""
+        """Show a picture for the adapter, None: none; see `Entry.cover`.
+
+        Of a picture that may be thrown away, a drawn one, a small copy is kept.
+        """
+        if (cover or "").startswith(("image/", "picture/")):
+            from studio.covers import address_file, keep_copy
+
+            found = address_file(self.workspace, str(cover))
+            cover = cover if found is None else keep_copy(self.workspace, adapter_id, found)
         self.update(adapter_id, cover=cover)
 
     def trash(self, adapter_id: str) -> Entry:
@@ -282,22 +285,6 @@ class Library:
                 words = words_of(name, json.loads(info), json.loads(tags), notes)
                 db.execute("UPDATE adapters SET words = ? WHERE id = ?", (words, adapter_id))
             _count_change(db)
-
-
-def refuse_early(path: Path) -> None:
-    """Raise AdapterError for what its name and size tell to be no adapter file."""
-    if not path.is_file():
-        raise AdapterError(f"no file {path}; expected a .safetensors file")
-    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
-        raise AdapterError(
-            f"{path.name} is a pickle file, which can run code when opened; convert it to .safetensors first"
-        )
-    if path.suffix.lower() != ".safetensors":
-        raise AdapterError(f"{path.name} is not a .safetensors file; only that format can be imported")
-    if path.stat().st_size > SIZE_LIMIT:
-        raise AdapterError(
-            f"{path.name} has {path.stat().st_size >> 20} MB, at most {SIZE_LIMIT >> 20} are read"
-        )
 
 
 def _count_change(db: sqlite3.Connection) -> None:

@@ -36,10 +36,15 @@ part is about, such as a job's id; it comes from the browser, so a part checks i
 
 PARTS = {
     "run": "studio.tabs.run_card:pieces",
+    "run_log": "studio.tabs.run_card:log_pieces",
     "dataset": "studio.tabs.dataset:pieces",
     "hint": "studio.tabs.hint:pieces",
     "drawn": "studio.tabs.drawn:pieces",
-    "adapters": "studio.tabs.library:pieces",
+    "adapters": "studio.tabs.shelf:pieces",
+    "adapter": "studio.tabs.opened:pieces",
+    "bases": "studio.tabs.bases:pieces",
+    "jobs": "studio.tabs.jobs_pieces:pieces",
+    "job-log": "studio.tabs.jobs_pieces:log",
     "gallery": "studio.tabs.gallery_pieces:pieces",
     "gallery-picture": "studio.tabs.gallery_pieces:picture",
     "gallery-pair": "studio.tabs.gallery_pieces:pair",

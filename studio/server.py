@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from pipelines.errors import Busy, ConfigError
 from studio.accounts import Accounts
-from studio.bases import BaseOptions
+from studio.bases import BaseOptions, Bases
 from studio.context import Context
 from studio.guard import Guard, Hosts, host_name, is_loopback
 from studio.login import Login
@@ -135,9 +135,11 @@ def make_app(context: Context, root_path: str = "") -> FastAPI:
 
 
 def serve(
-    doors: Doors, *, workspace: str | Path | None, base: str = "pocket", options: BaseOptions | None = None
+    doors: Doors, *, workspace: str | Path | None, base: str = "", options: BaseOptions | None = None
 ) -> int:
     """Serve the page until SIGINT or SIGTERM; child processes end with it. Returns the exit code.
+
+    base: empty: the one that the workspace remembers.
 
     Raises:
         StudioError: port, workspace, base or password can't be used; nothing was started.
@@ -155,7 +157,7 @@ def serve(
         # uvicorn shuts down at a signal and then raises it again: without this, SIGTERM would end the process
         # before the child processes were ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        runner = Runner(opened, base=base, options=options)
+        runner = Runner(opened, base=base or Bases(opened).in_use()[1], options=options)
         try:
             context = Context(opened, runner, base, options or BaseOptions())
             context.library.add_examples()

@@ -9,11 +9,12 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
 from pipelines.errors import AdapterError, WorkspaceError
-from pipelines.formats import FORMATS
 from studio.context import Context
 from studio.examples import example_sets
+from studio.exporting import exported
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
+_COVER = re.compile(r"[0-9a-f]{12}")
 _PREVIEW = re.compile(r"[A-Za-z0-9_-]{1,80}\.png")
 
 
@@ -55,15 +56,19 @@ def add(app: FastAPI, context: Context) -> None:
             raise HTTPException(404) from None
         return send(entry.path, entry.file_name, media="application/octet-stream")
 
-    @app.get("/files/export/{adapter_id}/{format}")
-    def export(adapter_id: str, format: str) -> FileResponse:
+    @app.get("/files/cover/{adapter_id}/{name}")
+    def cover(adapter_id: str, name: str) -> FileResponse:
+        checked(adapter_id)
+        return send(workspace.folder("adapters", f"{adapter_id}.{checked(name, _COVER)}.jpg"))
+
+    @app.get("/files/export/{job_id}")
+    def export(job_id: str) -> FileResponse:
         try:
-            entry = library.get(checked(adapter_id))
-        except AdapterError:
+            path = exported(workspace, jobs.get(checked(job_id)))
+        except WorkspaceError:
             raise HTTPException(404) from None
-        if checked(format) not in FORMATS:
+        if path is None:
             raise HTTPException(404)
-        path = context.export_path(entry, format)
         return send(path, path.name, media="application/octet-stream")
 
     @app.get("/files/run/{job_id}/config.json")
