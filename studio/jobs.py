@@ -291,12 +291,14 @@ class Jobs:
             ).rowcount
         return changed == 1
 
-    def recover(self) -> list[Job]:
+    def recover(self, *, silent: float = 0.0) -> list[Job]:
         """End "running" jobs whose process is gone: as was asked, else as "interrupted"; returns them.
 
-        A worker process outlives a server that was killed; such a job stays running.
+        A worker process outlives a server that was killed; such a job stays running. silent: only jobs
+        without a sign of life for so many seconds, where a server may be about to end them itself.
         """
-        running = self.find(states=("running",))
+        before = time.time() - silent
+        running = [job for job in self.find(states=("running",)) if (job.heartbeat or 0) <= before]
         lost = [job for job in running if not processes.alive(job.pid, job.pid_started)]
         for job in lost:
             reason = REASONS.get(job.asked) or f"its process ended without a word; {job.way_on}"

@@ -39,9 +39,14 @@ class Runner:
     """Runs the jobs of a workspace until it is closed."""
 
     def __init__(
-        self, workspace: Workspace, *, base: str = "pocket", options: BaseOptions | None = None
+        self,
+        workspace: Workspace,
+        *,
+        base: str = "pocket",
+        options: BaseOptions | None = None,
+        warm: bool = True,
     ) -> None:
-        """base, options: what pictures are drawn with, and how it is loaded."""
+        """base, options: what pictures are drawn with, and how it is loaded. warm: before it is asked for."""
         self.workspace = workspace
         self.base = base
         self.jobs = Jobs(workspace)
@@ -56,6 +61,7 @@ class Runner:
             for number, device in enumerate(lanes)
         ]
         self._survivors: list[Job] = []
+        self._warms = warm
 
     def start(self) -> None:
         """Mark what died while no server ran, load the base in the background, begin with the queue."""
@@ -128,7 +134,7 @@ class Runner:
 
     def _warm(self) -> None:
         """Load the base for the first picture, unless something is waiting; nobody waits for this."""
-        if self._closing.is_set() or self.jobs.next(device=True) is not None:
+        if not self._warms or self._closing.is_set() or self.jobs.next(device=True) is not None:
             return
 
         def warm() -> None:
