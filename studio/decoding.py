@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -63,19 +64,22 @@ def decode(path: Path, preview: Path | None) -> dict[str, Any]:
 
 
 def write_preview(picture: Any, target: Path, size: int) -> None:
-    """Write a PIL picture as WebP of at most `size` pixels a side, whole or not at all."""
-    import io
+    """Write a PIL picture as WebP of at most `size` pixels a side, whole or not at all.
 
+    It can be made again, so nothing waits for the disk.
+    """
     from PIL import Image
-
-    from pipelines.files import write_atomic
 
     small = picture.copy()
     small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    content = io.BytesIO()
-    small.save(content, format="WEBP", quality=88, method=2)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, [content.getvalue()])
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        small.save(temporary, format="WEBP", quality=88, method=2)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:

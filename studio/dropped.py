@@ -76,8 +76,7 @@ class Sorted:
 
 def key(place: str, name: str) -> tuple[str, str]:
     """What a picture, its caption and its mask share: where they lie, and the name without its ends."""
-    stem = PurePosixPath(name).stem
-    return place, (stem.removesuffix(MASK) if stem.lower().endswith(MASK) else stem).casefold()
+    return place, PurePosixPath(name).stem.casefold().removesuffix(MASK)
 
 
 def one_name(name: str) -> str:

@@ -84,7 +84,7 @@ class Ingest:
         if "error" in found:
             return Refused(one.shown, str(found["error"]))
         try:
-            picture = self.pictures.keep(one.path, found, one.name)
+            picture = self.pictures.copy(one.path, found, one.name)
         except PictureError as error:
             return Refused(one.shown, str(error))
         small.replace(self.pictures.preview(picture.sha256))

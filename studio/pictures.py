@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ class Pictures:
         path = self.workspace.folder("pictures", values.pop("file"))
         return Picture(path=path, notes=tuple(json.loads(values.pop("notes"))), **values)
 
-    def keep(self, source: Path, found: dict[str, Any], name: str) -> Picture:
-        """Copy a file that was decoded into the workspace, if it isn't there yet.
+    def copy(self, source: Path, found: dict[str, Any], name: str) -> Picture:
+        """Copy a file that was decoded into the workspace, if it isn't there yet; `enter` makes it known.
 
         Args:
             found: what `decoding.decode` said of it. name: what people know it by.
@@ -89,15 +90,24 @@ class Pictures:
             if written != sha256:
                 target.unlink(missing_ok=True)
                 raise PictureError("was changed while it was read; drop it again")
-        with self.workspace.write() as db:
-            db.execute(
-                "INSERT INTO pictures (sha256, file, name, width, height, bytes, notes, created) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (sha256) DO UPDATE SET file = excluded.file, notes = excluded.notes",
-                (sha256, target.name, name, found["width"], found["height"], found["bytes"],
-                 json.dumps(found["notes"]), time.time()),
-            )  # fmt: skip
-        return self.get(sha256)
+        return Picture(
+            sha256=sha256, path=target, name=name, width=found["width"], height=found["height"],
+            bytes=found["bytes"], notes=tuple(found["notes"]), created=time.time(),
+        )  # fmt: skip
+
+    @staticmethod
+    def enter(db: sqlite3.Connection, pictures: Iterable[Picture]) -> None:
+        """Put pictures that were copied into the index; what is there keeps its name."""
+        db.executemany(
+            "INSERT INTO pictures (sha256, file, name, width, height, bytes, notes, created) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (sha256) DO UPDATE SET file = excluded.file, notes = excluded.notes",
+            [
+                (one.sha256, one.path.name, one.name, one.width, one.height, one.bytes, json.dumps(one.notes),
+                 one.created)
+                for one in pictures
+            ],
+        )  # fmt: skip
 
     def preview(self, sha256: str) -> Path:
         """Where the WebP lies that smaller ones are made from; it may not be there."""
