@@ -6,6 +6,7 @@ Gradio brings many more: it edits its own source by wish, proxies, keeps runs in
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from pipelines.errors import ConfigError
@@ -15,22 +16,32 @@ OPEN = re.compile(
     r"|/(assets|static|svelte)/.+"
     r"|/gradio_api/(info|openapi\.json|queue/join|queue/data|upload|upload_progress|reset|cancel|startup-events"
     r"|app_id|login_check|theme\.css|component_server)/?"
-    r"|/gradio_api/(call|heartbeat)/.+"
+    r"|/gradio_api/heartbeat/.+"
     r"|/gradio_api/file=(?!https?:).+"
 )
 """Paths, from their beginning to their end."""
+CALL = "/gradio_api/call/"
 
 
 class Narrowed:
-    """ASGI layer: Gradio answers on the paths of OPEN; whatever else it has isn't there."""
+    """ASGI layer: Gradio answers on the paths of OPEN; whatever else it has isn't there.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    By their names only public endpoints can be called: private ones Gradio merely doesn't mention.
+    """
+
+    def __init__(self, app: Any, public: Collection[str]) -> None:
+        self.app, self.public = app, public
+
+    def open(self, path: str) -> bool:
+        """Whether something answers there."""
+        if path.startswith(CALL):
+            return path.removeprefix(CALL).removeprefix("v2/").partition("/")[0] in self.public
+        return OPEN.fullmatch(path) is not None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
-            if not OPEN.fullmatch(path):
+            if not self.open(path):
                 from starlette.responses import PlainTextResponse
 
                 await PlainTextResponse("there is nothing here\n", 404)(scope, receive, send)
@@ -49,5 +60,7 @@ def narrow(app: Any) -> None:
     from starlette.routing import Mount
 
     processing_utils.async_ssrf_protected_get = _fetch_nothing
-    mount = next(route for route in reversed(app.routes) if isinstance(route, Mount))
-    mount.app = Narrowed(mount.app)
+    mount: Any = next(route for route in reversed(app.routes) if isinstance(route, Mount))
+    functions = mount.app.get_blocks().fns.values()
+    public = {own.api_name for own in functions if own.api_visibility == "public"}
+    mount.app = Narrowed(mount.app, public)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -12,7 +16,12 @@ from fastapi.testclient import TestClient
 
 from pipelines.errors import Busy, ConfigError
 from studio import server
+from studio.accounts import Accounts
+from studio.api import VERBS
 from studio.context import Context
+from studio.guard import Guard, Hosts
+from studio.login import Login
+from studio.narrowing import OPEN
 from studio.routes import files
 from studio.runner import Runner
 from studio.workspace import Workspace
@@ -25,10 +34,9 @@ def client(context: Context) -> TestClient:
     return TestClient(app, base_url="http://127.0.0.1:7860")
 
 
-def test_things_are_served_by_id(
-    client: TestClient, context: Context, make_adapter: Callable[..., Path], tmp_path: Path
-) -> None:
-    entry, _ = context.library.add(make_adapter(tmp_path / "a.safetensors"), name="My disc")
+def test_things_are_served_by_id(client: TestClient, context: Context) -> None:
+    context.library.add_examples()
+    entry = context.library.rename("example-mascot", "My disc")
     answer = client.get(f"/files/adapter/{entry.id}")
     assert answer.content == entry.path.read_bytes()
     assert 'filename="My-disc.safetensors"' in answer.headers["content-disposition"]
@@ -68,16 +76,142 @@ def test_a_port_that_is_taken_and_an_open_address_are_refused() -> None:
         server.bind("127.0.0.1", 70000)
 
 
-def test_the_page_is_built_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    workspace = Workspace.open(tmp_path / "w")
-    context = replace(Context(workspace, Runner(workspace)))
-    app = server.make_app(context)
-    with TestClient(app) as page:
-        answer = page.get("/")
-        config = page.get("/config").json()
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+    """The whole studio; nothing runs in it."""
+    workspace = Workspace.open(tmp_path_factory.mktemp("studio") / "workspace")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    yield server.make_app(Context(workspace, Runner(workspace)), "/pigment")
+    workspace.close()
+    os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
+
+
+@pytest.fixture(scope="module")
+def page(studio: FastAPI) -> Iterator[TestClient]:
+    """The studio behind its guard, with a login."""
+    login = Login(Accounts.of({"ana": "correct horse"}))
+    guard = Guard(studio, Hosts.of("127.0.0.1"), login, "/pigment")
+    with TestClient(guard, base_url="http://127.0.0.1:7860", follow_redirects=False) as client:
+        yield client
+
+
+ANA = ("ana", "correct horse")
+
+
+def routes(routes_: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route, those of what is mounted and included as well."""
+    for route in routes_:
+        inner = route
+        while hasattr(inner, "app") and not hasattr(inner, "methods"):
+            inner = inner.app
+        if (included := getattr(route, "original_router", None)) is not None:
+            yield from routes(included.routes, prefix)
+        elif getattr(inner, "routes", None):
+            yield from routes(inner.routes, prefix + route.path)
+        else:
+            for method in sorted(getattr(route, "methods", None) or {"GET", "POST"}):
+                yield method, prefix + re.sub(r"\{\w+(:path)?\}", "x", route.path)
+
+
+def test_every_route_wants_a_login(page: TestClient, studio: FastAPI) -> None:
+    found = sorted(set(routes(studio.routes)))
+    assert len(found) > 100, "Gradio's own are among them"
+    assert {("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/file=x"), ("POST", "/parts")} <= {*found}
+    for method, path in found:
+        if path.rstrip("/") == "/login":
+            continue
+        answer = page.request(method, f"/pigment{path}")
+        assert answer.status_code in (401, 405 if path == "/logout" else 401), (method, path)
+        assert page.request(method, path, headers={"accept": "text/html"}).status_code in (303, 401, 405)
+
+
+def test_of_gradios_routes_only_those_answer_that_are_used(page: TestClient, studio: FastAPI) -> None:
+    shut = 0
+    for method, path in sorted(set(routes(studio.routes))):
+        if path.startswith("/gradio_api/") and not OPEN.fullmatch(path) and "/call/" not in path:
+            shut += 1
+            assert page.request(method, path, auth=ANA).status_code == 404, (method, path)
+    assert shut > 25
+    for path in ("monitoring", "gradio_api/runs", "gradio_api/vibe-code", "gradio_api/proxy=http://x",
+                 "gradio_api/file=http://x", "openapi.json", "docs", "gradio_api/call/keep/x"):  # fmt: skip
+        assert page.get(f"/{path}", auth=ANA).status_code == 404, path
+
+
+def test_the_page_says_where_it_is_and_has_no_public_endpoints_but_the_verbs(page: TestClient) -> None:
+    answer = page.get("/pigment/", auth=ANA)
     assert answer.status_code == 200
     assert "Pigment" in answer.text
-    shown = [one for one in config["dependencies"] if one["api_visibility"] == "public"]
-    assert shown == [], "listeners of the page are no endpoints"
-    workspace.close()
+    config = page.get("/config", auth=ANA).json()
+    assert config["root"] == "http://127.0.0.1:7860/pigment"
+    public = [one["api_name"] for one in config["dependencies"] if one["api_visibility"] != "private"]
+    assert sorted(public) == sorted(VERBS)
+    described = page.get("/gradio_api/info", auth=ANA).json()
+    assert described["unnamed_endpoints"] == {}
+    assert {name.strip("/") for name in described["named_endpoints"]} == set(VERBS)
+    for one in described["named_endpoints"].values():
+        assert len(one["description"]) > 30
+        assert all(part["type"] for part in [*one["parameters"], *one["returns"]])
+
+
+def called(page: TestClient, verb: str, **arguments: Any) -> str:
+    """What calling a verb as curl does says."""
+    begun = page.post(f"/gradio_api/call/v2/{verb}", json=arguments, auth=ANA)
+    assert begun.status_code == 200, begun.text
+    return page.get(f"/gradio_api/call/{verb}/{begun.json()['event_id']}", auth=ANA).text
+
+
+def test_verbs_answer_and_private_listeners_do_not(page: TestClient) -> None:
+    assert "example" in called(page, "list", what="examples")
+    assert "event: complete" in called(page, "status")
+    assert "no job 'nobody'" in called(page, "status", job="nobody")
+    private = [
+        one["api_name"]
+        for one in page.get("/config", auth=ANA).json()["dependencies"]
+        if one["api_visibility"] == "private" and one["api_name"]
+    ]
+    assert private
+    for name in private:
+        for way in ("call", "call/v2", "run", "api"):
+            answer = page.post(f"/gradio_api/{way}/{name}", json={"data": []}, auth=ANA)
+            assert answer.status_code == 404, (way, name)
+
+
+def test_nothing_is_fetched_from_an_address(page: TestClient) -> None:
+    asked = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
+        threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{elsewhere.server_port}/picture.png"
+        file = {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}
+        assert "event: error" in called(page, "generate", prompt="x", image=file, wait=0)
+        elsewhere.shutdown()
+    assert asked == []
+
+
+def test_gradio_gives_no_file_of_this_machine(page: TestClient) -> None:
+    root = Path(os.environ["GRADIO_TEMP_DIR"]).parents[1]
+    for wanted in ("/etc/hostname", f"{root}/pigment.sqlite3", f"{root}/workspace.lock"):
+        assert page.get(f"/gradio_api/file={wanted}", auth=ANA).status_code in (403, 404)
+    file = {"path": wanted, "meta": {"_type": "gradio.FileData"}}
+    assert "event: error" in called(page, "generate", prompt="x", image=file, wait=0)
+
+
+@pytest.mark.parametrize(
+    ("root", "prefix"),
+    [("", ""), ("/", ""), ("/a/b/", "/a/b"), ("https://studio.example.org", ""), ("http://x:80/p/", "/p")],
+)
+def test_a_root_path_is_a_path_or_an_address(root: str, prefix: str) -> None:
+    doors = server.Doors(root_path=root)
+    assert doors.prefix == prefix
+    assert doors.hosts().know("studio.example.org") == ("studio" in root)
+
+
+@pytest.mark.parametrize("root", ["pigment", "/a b", "//x", "/a/../b?", "ftp://x/y", "https://x/<b>"])
+def test_a_root_path_that_is_none_is_refused(root: str) -> None:
+    with pytest.raises(ConfigError, match="--root-path /pigment"):
+        server.Doors(root_path=root)
