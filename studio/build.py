@@ -8,7 +8,7 @@ import gradio as gr
 
 from studio import api
 from studio.context import Context
-from studio.tabs import gallery, library, mix, teach
+from studio.tabs import gallery, jobs, library, mix, teach
 from studio.tabs.page import Page
 from studio.theme import HEADER, css, head, theme
 
@@ -19,6 +19,7 @@ TABS = (
     ("mix", "Mix", mix.build),
     ("library", "Library", library.build),
     ("gallery", "Gallery", gallery.build),
+    ("jobs", "Jobs", jobs.build),
 )
 
 

@@ -30,8 +30,10 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in words: "480 KB", "1.2 MB"."""
-    return f"{max(1, round(count / 1000))} KB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+    """Bytes in words: "480 KB", "1.2 MB", "2.1 GB"."""
+    if count < 1e6:
+        return f"{max(1, round(count / 1000))} KB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def button(label: str, act: str, key: str, *, style: str = "", title: str = "") -> str:

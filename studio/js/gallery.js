@@ -34,9 +34,10 @@ const wall = make('div', {class: 'pg-gallery'}, make('p', {class: 'pg-sub', 'dat
   piece('grid'), piece('pages'), piece('error'));
 const bar = make('div', {class: 'pg-chosen', hidden: true, role: 'toolbar', 'aria-label': 'Chosen pictures'});
 const said = make('div', {class: 'pg-said', role: 'status', 'aria-live': 'polite'});
+const float = make('div', {class: 'pg-float'}, bar, said);
 box.append(make('div', {class: 'pg-tools'}, search, kind,
   make('label', {class: 'pg-btn', for: 'gallery-file', title: 'Or drop a PNG anywhere on this tab'}, 'Settings of a file…'), picker,
-  trashButton, empty), wall, make('div', {class: 'pg-float'}, bar, said));
+  trashButton, empty), wall, float);
 
 const view = follow(wall, () => ({part: 'gallery', key: JSON.stringify(wanted)}), (pieces) => {
   const number = Number(pieces.trashed || 0);
@@ -103,6 +104,7 @@ function remove(ids) {
 function say(line, undo) {
   said.replaceChildren(...line ? [make('span', {}, line),
     undo.length ? make('button', {type: 'button', class: 'pg-btn small', onclick: () => { say('', []); act('restore', {ids: undo}); }}, 'Undo') : ''] : []);
+  (dialog.open ? dialog : float).append(said);  // what is modal lies above all else
   if (line) hush();
 }
 const hush = quiet(() => { if (said.contains(document.activeElement) || said.matches(':hover')) hush(); else say('', []); }, 9000);
@@ -156,6 +158,7 @@ function step(to) {
 }
 
 dialog.addEventListener('close', () => {
+  float.append(said);
   if (file) URL.revokeObjectURL(file.shown);
   file = null;
   coverFold.open = false;

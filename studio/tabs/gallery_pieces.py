@@ -238,10 +238,7 @@ def covers(context: Context, key: str) -> dict[str, str]:
     offered = {entry.id: entry for entry in (*used, *others)}
     if not offered:
         return {"covers": '<p class="pg-sub">No adapter is called so.</p>'}
-    address = f"image/{drawn.id}"
-    return {
-        "covers": f'<div class="pg-row">{_buttons(list(offered.values())[:COVERS], drawn.id, address)}</div>'
-    }
+    return {"covers": f'<div class="pg-row">{_buttons(list(offered.values())[:COVERS], drawn.id)}</div>'}
 
 
 def _used(context: Context, drawn: Drawn) -> Iterable[Entry]:
@@ -259,16 +256,12 @@ def _used(context: Context, drawn: Drawn) -> Iterable[Entry]:
             yield found
 
 
-def _buttons(entries: list[Entry], image_id: str, address: str) -> str:
-    made = []
-    for entry in entries:
-        is_now = entry.cover == address
-        label = f"{entry.name} ✓" if is_now else entry.name
-        made.append(
-            f'<button type="button" class="pg-btn small" data-act="cover" data-id="{text(image_id)}" '
-            f'data-adapter="{text(entry.id)}"{" disabled" if is_now else ""}>{text(label)}</button>'
-        )
-    return "".join(made)
+def _buttons(entries: list[Entry], image_id: str) -> str:
+    return "".join(
+        f'<button type="button" class="pg-btn small" data-act="cover" data-id="{text(image_id)}" '
+        f'data-adapter="{text(entry.id)}">{text(entry.name)}</button>'
+        for entry in entries
+    )
 
 
 def dropped(name: str, restored: Restored, found: Taken) -> str:
