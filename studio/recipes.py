@@ -129,7 +129,7 @@ class Recipes:
         """
         recipe = self.get(recipe_id).recipe
         entries = {one.sha256: self._entry(one) for one in recipe.adapters}
-        mix = []
+        mix: list[MixPart] = []
         for one in recipe.adapters[:MAX_ADAPTERS]:
             entry = entries[one.sha256]
             if entry is not None and entry.id not in {part.id for part in mix}:

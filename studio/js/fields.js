@@ -94,7 +94,7 @@ for (const [name, label] of check || []) {
   const at = make('input', {type: 'checkbox', id: `mix-${name}`, checked: mix.state[name], onchange: () => mix.set({[name]: at.checked})});
   grid.append(make('div', {class: 'pg-field flag wide'}, at, make('label', {for: at.id}, label)));
 }
-box.append(fold ? make('details', {class: 'pg-fold'}, make('summary', {}, fold), grid) : grid);
+box.append(fold ? make('details', {class: 'pg-flap'}, make('summary', {}, fold), grid) : grid);
 // Some act only where something is drawn over; elsewhere they aren't there, and aren't asked for.
 function lacking() {
   for (const at of box.querySelectorAll('[data-needs]')) at.hidden = !mix.state[at.dataset.needs];

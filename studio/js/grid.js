@@ -6,8 +6,8 @@ const rows = [0, 1].map((place) => row(place));
 const note = make('div', {class: 'pg-note', role: 'alert', hidden: true});
 const count = make('span', {class: 'pg-hint', role: 'status'});
 const go = make('button', {type: 'button', class: 'pg-btn', id: 'draw-grid', onclick: draw}, 'Draw the grid');
-const details = make('details', {class: 'pg-fold', id: 'grid'}, make('summary', {}, 'Grid over two settings'),
-  make('div', {class: 'pg-fold-in'}, ...rows.map((one) => one.at), make('div', {class: 'pg-row'}, go, count), note));
+const details = make('details', {class: 'pg-flap', id: 'grid'}, make('summary', {}, 'Grid over two settings'),
+  make('div', {class: 'pg-flap-in'}, ...rows.map((one) => one.at), make('div', {class: 'pg-row'}, go, count), note));
 box.append(details);
 
 const axis = (place) => mix.state.axes[place] || {kind: '', target: '', values: '', swaps: []};

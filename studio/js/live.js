@@ -1,17 +1,17 @@
 // The stage: a picture that follows every move, fed by POST live; the newest wish wins. And “Generate”.
 const {mix} = window.pigment;
 const client = [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-const LEAST = 120;  // milliseconds between two wishes of a drag, or as long as a drawing takes
+const LEAST = 120;  // milliseconds between two wishes of a drag; while one is being drawn, the next waits for it
 const AGAIN = 4000;  // until a wish that was refused for now is asked once more
 
 const picture = make('img', {alt: '', hidden: true});
 const pair = make('pg-compare', {'before-label': 'without adapters', 'after-label': 'your mix', hidden: true});
-const empty = make('div', {class: 'pg-stage-empty'}, make('div', {class: 'pg-dots', 'aria-hidden': 'true'}, ...[1, 2, 3].map(() => make('i'))),
+const empty = make('div', {class: 'pg-easel-empty'}, make('div', {class: 'pg-dots', 'aria-hidden': 'true'}, ...[1, 2, 3].map(() => make('i'))),
   make('span', {}, 'Your picture appears here'));
-const busy = make('i', {class: 'pg-stage-busy', 'aria-hidden': 'true'});
-const frame = make('div', {class: 'pg-stage-frame'}, empty, picture, pair, busy);
-const note = make('div', {class: 'pg-stage-note', role: 'status', 'aria-live': 'polite'});
-const time = make('span', {class: 'pg-stage-time'});
+const busy = make('i', {class: 'pg-easel-busy', 'aria-hidden': 'true'});
+const frame = make('div', {class: 'pg-easel-frame'}, empty, picture, pair, busy);
+const note = make('div', {class: 'pg-easel-note', role: 'status', 'aria-live': 'polite'});
+const time = make('span', {class: 'pg-easel-time'});
 const toggle = (label, field, title) => {
   const at = make('button', {type: 'button', class: 'pg-btn small pg-toggle', title, 'data-toggle': field, onclick: () => mix.set({[field]: !mix.state[field]})}, label);
   return {at, field};
@@ -19,13 +19,16 @@ const toggle = (label, field, title) => {
 const toggles = [toggle('Before / after', 'beside', 'Compare with the base alone by a divider'),
   toggle('Final on release', 'final', 'Draw with all steps when a slider is let go')];
 const generate = make('button', {type: 'button', class: 'pg-btn main pg-generate', id: 'generate', onclick: draw}, 'Generate');
-const bar = make('div', {class: 'pg-stage-bar'}, time, ...toggles.map((one) => one.at), generate);
-box.append(make('div', {class: 'pg-stage'}, frame, note, bar));
+const easel = make('div', {class: 'pg-easel'});
+const bar = make('div', {class: 'pg-easel-bar'}, time, ...toggles.map((one) => one.at), generate);
+easel.append(frame, note, bar);
+box.append(easel);
 
-let flying = 0;            // wishes that are under way
-let begun = 0, last = -1e9, took = 0;  // number of the newest wish, when it was sent, milliseconds of the last drawing
+let flying = 0, pending = false;  // wishes that are under way; whether something has moved since
+let begun = 0, last = -1e9;  // number of the newest wish, and when it was sent
 let shownNumber = 0, asked = '', timer = null, retry = null, held = false;
-const addresses = {now: '', base: ''}, baseKey = '';
+const addresses = {now: '', base: ''};
+let baseKey = '';
 
 const inView = () => document.visibilityState === 'visible' && element.getClientRects().length > 0;
 // What a preview needs of the settings: one picture, at the size it is generated first.
@@ -59,7 +62,11 @@ async function decoded(blob) {
 function put(which, found) {
   const old = addresses[which];
   addresses[which] = found.address;
-  if (which === 'now') frame.style.setProperty('--ratio', `${found.width} / ${found.height}`);
+  if (which === 'now') {  // small pictures aren't blown up without end
+    easel.style.setProperty('--ratio', `${found.width} / ${found.height}`);
+    easel.style.setProperty('--wide', String(found.width / found.height));
+    easel.style.setProperty('--most', `${Math.max(320, 8 * found.width)}px`);
+  }
   arrange();
   if (old) setTimeout(() => URL.revokeObjectURL(old), 2000);
 }
@@ -79,6 +86,7 @@ function arrange() {
 
 async function send(exact = false) {
   clearTimeout(timer); clearTimeout(retry); timer = retry = null;
+  pending = false;
   if (!inView()) { asked = ''; return; }
   const wish = wishOf(exact), key = JSON.stringify(wish);
   if (key === asked) return;
@@ -93,7 +101,6 @@ async function send(exact = false) {
       const image = await decoded(found.blob);
       if (number > shownNumber) {
         shownNumber = number;
-        if (number === begun) took = performance.now() - last;
         put('now', image);
         note.textContent = '';
         time.textContent = `${found.seconds.toFixed(found.seconds < 1 ? 2 : 1)} s`;
@@ -105,7 +112,8 @@ async function send(exact = false) {
   }
   flying -= 1;
   sign();
-  if (number === begun && asked === key && mix.state.beside) base(exact);
+  if (pending && held) wishSoon();
+  else if (number === begun && asked === key && mix.state.beside) base(exact);
 }
 
 // The base's own picture, for the divider: drawn once per settings, when nothing else is.
@@ -128,21 +136,21 @@ function refused(error) {
 
 function sign() { frame.classList.toggle('busy', flying > 0); frame.setAttribute('aria-busy', String(flying > 0)); }
 
-// While something moves: at most one wish per drawing; the last one always.
+// While something moves: a drawing at a time, so that pictures keep coming. What is let go is drawn at once.
 function wishSoon() {
-  const wait = Math.max(LEAST, Math.min(took, 4000)) - (performance.now() - last);
-  if (timer) return;
+  if (flying) { pending = true; return; }
+  const wait = LEAST - (performance.now() - last);
   if (wait <= 0) send();
-  else timer = setTimeout(() => { timer = null; send(); }, wait);
+  else timer ||= setTimeout(() => { timer = null; send(); }, wait);
 }
-const rested = quiet(() => send(mix.state.final && !held), 150);
+const typed = quiet(() => send(mix.state.final), 300);
 
 mix.follow((keys, how) => {
   if (keys.includes('generate')) draw();
   if (keys.includes('beside') || keys.includes('final')) { marks(); arrange(); if (keys.includes('beside')) { baseKey = ''; base(false); } }
   if (!keys.some((key) => ['mix', 'generation', 'image', 'mask'].includes(key))) return;
   held = Boolean(how.moving);
-  if (held) { wishSoon(); rested(); } else if (how.typing) rested(); else { clearTimeout(timer); timer = null; send(mix.state.final); }
+  if (held) wishSoon(); else if (how.typing) typed(); else { clearTimeout(timer); timer = null; send(mix.state.final); }
 });
 
 function marks() { for (const {at, field} of toggles) at.setAttribute('aria-pressed', String(mix.state[field])); }
@@ -153,6 +161,8 @@ async function draw() {
   try {
     await mix.ask('mix/generate', {...mix.request(), compare: mix.state.compare, axes: mix.gridAxes?.() || []});
     if (!mix.state.locked) mix.dice?.();
+    const smooth = matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
+    setTimeout(() => document.getElementById('drawn')?.scrollIntoView({behavior: smooth, block: 'nearest'}), 600);
   } catch (error) { note.textContent = error.message; }
   setTimeout(() => { generate.disabled = false; }, 400);
 }

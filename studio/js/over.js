@@ -19,8 +19,8 @@ const bar = make('div', {class: 'pg-over-bar'}, make('label', {class: 'pg-over-s
   tool('Take it away', 'Draw from words alone', () => mix.set({image: '', mask: ''})));
 const hint = make('p', {class: 'pg-hint'}, 'Paint what should be drawn anew; without paint the whole picture is. “Strength” says how far.');
 const work = make('div', {class: 'pg-over-work', hidden: true}, sheet, bar, hint);
-const details = make('details', {class: 'pg-fold', id: 'over-fold'}, make('summary', {}, 'Draw over a picture'),
-  make('div', {class: 'pg-fold-in'}, drop, work, note));
+const details = make('details', {class: 'pg-flap', id: 'over-fold'}, make('summary', {}, 'Draw over a picture'),
+  make('div', {class: 'pg-flap-in'}, drop, work, note));
 box.append(details);
 
 const pen = canvas.getContext('2d', {willReadFrequently: true});

@@ -53,8 +53,8 @@ function picture(card) {
 
 // What lies behind the fold of a card; filled when it is opened.
 function fold(card) {
-  const inside = make('div', {class: 'pg-fold-in'});
-  const details = make('details', {class: 'pg-fold pg-rack-fold'}, make('summary', {}, 'Text, blocks, timing'), inside);
+  const inside = make('div', {class: 'pg-flap-in'});
+  const details = make('details', {class: 'pg-flap pg-rack-fold'}, make('summary', {}, 'Text, blocks, timing'), inside);
   let put = null;
   details.addEventListener('toggle', async () => {
     if (!details.open || put) { put?.(); return; }
@@ -75,17 +75,18 @@ function fill(inside, card, blocks) {
   const rows = [];
   const row = (label, slider) => make('div', {class: 'pg-rack-row'}, make('span', {class: 'pg-rack-name'}, label), slider.at);
   inside.replaceChildren();
-  if (blocks.text?.length) {
+  const unet = blocks.filter((name) => !name.startsWith('text_encoder'));
+  if (unet.length < blocks.length) {
     const slider = weightSlider({label: `Text weight of ${card.name}`,
       onput: (value, moving) => change(card.id, {text: value}, moving)});
     const own = make('input', {type: 'checkbox', onchange: () => change(card.id, {text: own.checked ? partOf(card.id).weight : null})});
     inside.append(make('label', {class: 'pg-check'}, own, 'A weight of its own on the words (text encoder)'), slider.at);
     rows.push((part) => { own.checked = part.text !== null; slider.at.hidden = part.text === null; slider.put(part.text ?? part.weight); });
   }
-  if (blocks.unet?.length) {
+  if (unet.length) {
     inside.append(make('b', {class: 'pg-rack-head'}, 'Blocks'),
       make('p', {class: 'pg-hint'}, 'Each multiplies the weight; 0 leaves the block as the base has it.'));
-    for (const name of blocks.unet) {
+    for (const name of unet) {
       const slider = weightSlider({label: `Block ${name} of ${card.name}`, low: 0, high: 2, onput: (value, moving) => {
         const now = {...partOf(card.id).blocks, [name]: value};
         if (value === 1) delete now[name];

@@ -5,12 +5,12 @@ const file = make('input', {type: 'file', id: 'recipe-file', accept: '.json,appl
   onchange: () => { if (file.files[0]) take(file.files[0]); file.value = ''; }});
 const note = make('div', {role: 'status', 'aria-live': 'polite'});
 const list = make('ul', {class: 'pg-recipes', 'aria-label': 'Recipes'});
-const inside = make('div', {class: 'pg-fold-in'},
+const inside = make('div', {class: 'pg-flap-in'},
   make('form', {class: 'pg-row', onsubmit: (event) => { event.preventDefault(); save(); }}, name,
     make('button', {type: 'submit', class: 'pg-btn', id: 'recipe-save'}, 'Save this mix'),
     make('label', {class: 'pg-btn', for: 'recipe-file', title: 'A .json file that somebody shared; or drop it here'}, 'Open a file…'), file),
   note, list);
-const details = make('details', {class: 'pg-fold', id: 'recipes'}, make('summary', {}, 'Recipes'), inside);
+const details = make('details', {class: 'pg-flap', id: 'recipes'}, make('summary', {}, 'Recipes'), inside);
 box.append(details);
 
 const tell = (lines, bad = false) => note.replaceChildren(...[lines].flat().map((line) => (line instanceof Node ? line

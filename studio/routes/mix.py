@@ -118,12 +118,13 @@ def _add_mixing(app: FastAPI, context: Context) -> None:
     @app.post("/mix/balance")
     def balance(body: Json) -> Json:
         with told():
-            return dict(context.runner.maker.ask("balance", mix=parts(body), measure="prediction"))
+            return dict(context.runner.maker.ask("balance", mix=parts(body), base=context.base))
 
     @app.post("/mix/interference")
     def interference(body: Json) -> Json:
         with told():
-            return dict(context.runner.maker.ask("interference", mix=parts(body)))
+            found = context.runner.maker.ask("interference", mix=parts(body), base=context.base)
+        return {"picture": found["picture"], "text": found["text"]}
 
     @app.post("/mix/picture")
     async def picture(request: Request, name: str = "picture.png") -> Json:
@@ -145,12 +146,12 @@ def _add_mixing(app: FastAPI, context: Context) -> None:
 
 def _taken(context: Context, path: Path, name: str) -> Json:
     """Check a picture in a process of its own and keep it. Raises: PictureError with the reason."""
-    from studio.ingest import Dropped, Refused, decoder, one_name, take_picture
+    from studio.dropped import Dropped, Refused, one_name
+    from studio.ingest import ingesting
     from studio.pictures import Pictures
 
-    pictures = Pictures(context.workspace)
-    with decoder(pictures) as by:
-        taken = take_picture(pictures, Dropped(path, one_name(name)), by)
+    with ingesting(Pictures(context.workspace)) as ingest:
+        taken = ingest.picture(Dropped(path, one_name(name)))
     if isinstance(taken, Refused):
         raise PictureError(taken.line())
     found, _ = taken

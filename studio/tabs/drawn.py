@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from studio import markup, mixing
 from studio.context import Context
-from studio.gallery import Drawn, Gallery
+from studio.gallery import SIZES, Drawn, Gallery
 from studio.jobs import Job
 from studio.markup import text
 from studio.parts import Pieces
@@ -104,7 +104,7 @@ def earlier(context: Context, job: Job | None) -> str:
         return ""
     figures = "".join(
         f'<figure class="pg-picture"><a href="{markup.url("image", one.id)}" target="_blank" rel="noopener">'
-        f'<img src="{markup.url("image", one.id, "256")}" loading="lazy" '
+        f'<img src="{markup.url("image", one.id, str(SIZES[0]))}" loading="lazy" '
         f'alt="{text(one.prompt)}"></a></figure>'
         for one in others
     )

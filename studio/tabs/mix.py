@@ -125,7 +125,7 @@ def _start(context: Context) -> dict[str, Any]:
     mix = [{"id": f"example-{subject.id}", "weight": 1.0}]
     if style is not None:
         mix.append({"id": f"example-{style.id}", "weight": 0.0})
-    whole = {"text": None, "blocks": {}, "begin": 0.0, "end": 0.0, "on": True}
+    whole: dict[str, Any] = {"text": None, "blocks": {}, "begin": 0.0, "end": 0.0, "on": True}
     prompt = f"{subject.instance_prompt} {FIRST_SCENE}"
     return {"mix": [{**part, **whole} for part in mix], "generation": {"prompt": prompt, "seed": 1}}
 
