@@ -61,10 +61,8 @@ def complete(lesson: Lesson) -> Lesson:
 
 def weigh(context: Context, lesson: Lesson, dataset: Dataset | None) -> Weighed:
     """Estimate every preset with what is set under "Advanced"."""
-    try:
-        from studio.estimates import estimate
-    except ModuleNotFoundError:  # it is on its way
-        return Weighed()
+    from studio.estimates import estimate
+
     figures, basis = {}, ""
     count = len(dataset.items) if dataset else 0
     try:
@@ -72,13 +70,17 @@ def weigh(context: Context, lesson: Lesson, dataset: Dataset | None) -> Weighed:
             one = complete(replace(lesson, preset=preset))
             config = teaching.config_in(context, one, dataset, context.workspace.root, context.workspace.root)
             found = estimate(context, config, count)
-            figures[preset] = f"about {markup.duration(found.seconds)} · {markup.size(found.bytes)}"
-            basis = found.basis
+            figures[preset] = " · ".join(filter(None, (_about(found.seconds), f"{found.bytes / 1e9:.1f} GB")))
+            basis = found.basis[:1].upper() + found.basis[1:]
     except ConfigError as error:
         return Weighed(figures, basis, str(error))
     except StudioError as error:
         return Weighed(figures, str(error))
     return Weighed(figures, basis)
+
+
+def _about(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {markup.duration(seconds)}"
 
 
 def look(context: Context, lesson: Lesson) -> Looked:

@@ -21,13 +21,16 @@ from trainers.wording import prompts
 
 # Fields that the tab asks for itself or knows: everything else stands under "Advanced".
 OWN_FIELDS = frozenset(
-    ("data.instance_images", "data.kind", "data.trigger", "data.captions")
+    ("data.instance_images", "data.kind", "data.trigger", "data.captions", "data.captions_file")
+    + ("data.subfolders",)  # a dataset has neither: its captions stand beside the pictures
     + ("run.output", "run.cache", "run.base", "run.vae", "run.configs", "run.prediction_type")
 )
 PRESET_FIELDS = frozenset(f"{FIELDS[name]}.{name}" for preset in PRESETS.values() for name in preset)
 MADE_FIELDS = ("data.instance_prompt", "data.class_prompt", "run.name", "run.preview_prompts")
 """Fields that are made from the words where they are empty."""
 PLACEHOLDERS = dict.fromkeys(MADE_FIELDS, "made from the words above")
+
+KEPT_CHECKPOINTS = 6  # so that an earlier step can be taken when it was the better one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,9 @@ def described_sections() -> list[dict[str, Any]]:
 def example_config(preset: str, kind: str) -> TrainConfig:
     """A preset's config with stand-ins for what only the person knows; the prompts are empty on the page."""
     return preset_config(
-        preset, kind, instance_images=Path("."), output=Path("."), trigger="x", instance_prompt="x"
-    )
+        preset, kind, instance_images=Path("."), output=Path("."), trigger="x", instance_prompt="x",
+        keep_checkpoints=KEPT_CHECKPOINTS,
+    )  # fmt: skip
 
 
 def usual_values() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -45,7 +45,7 @@ Object.assign(CONTROLS, {path: CONTROLS.text, whole: CONTROLS.number});
 
 function field(spec) {
   const id = `${spec.id}-input`, help = `${spec.id}-help`;
-  const placeholder = spec.placeholder || (spec.optional ? 'automatic' : false);
+  const placeholder = spec.placeholder || (spec.optional ? 'automatic' : '');
   const control = CONTROLS[spec.kind](spec, {id, 'aria-describedby': help, placeholder, autocomplete: 'off'});
   const set = () => mark(spec.path, control.read());
   control.at.addEventListener('input', set);

@@ -6,24 +6,23 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from pipelines.errors import AdapterError
 from studio import markup
 from studio.context import Context
 from studio.jobs import Job
 from studio.markup import text
 from studio.runlog import RunLog
+from studio.tabs import run_end
+from studio.work.job import STATES
 
-PIECES = ("status", "actions", "strip", "chart", "earlier")
+PIECES = ("status", "actions", "end", "strip", "chart", "earlier")
 STRIP_STEPS = 24
+SILENCE = 60  # seconds after which the card says that nothing is heard
+LOG_LINES = 200
 
-STATE_WORDS = {
-    "queued": "Waiting for its turn",
-    "running": "Learning",
-    "done": "Ready",
-    "failed": "Failed",
-    "cancelled": "Stopped",
-    "interrupted": "Interrupted",
-}
+STATE_WORDS = {**STATES, "queued": "Waiting for its turn", "running": "Learning", "done": "Ready"}
+ACTS = {"pause": ("Pause", ""), "resume": ("Resume", "main"), "retry": ("Again", ""), "stop": ("Cancel", "")}
+"""By act: what its button says, and its style; in the order of the buttons."""
+BARS = {"done": "good", "failed": "bad", "interrupted": "bad"}
 
 
 def pieces(context: Context, key: str) -> dict[str, str]:
@@ -31,56 +30,78 @@ def pieces(context: Context, key: str) -> dict[str, str]:
     newest = context.jobs.find(kind="train", limit=12)
     job = context.jobs.get(key) if key else next(iter(newest), None)
     if job is None:
-        status = markup.empty(
-            "Nothing taught yet",
-            "Click an example on this page, then “Start teaching”. Your adapter grows here.",
-        )
+        status = markup.empty("Nothing taught yet", "Press an example, then “Start teaching”. It grows here.")
         return {**dict.fromkeys(PIECES, ""), "status": status}
     log = context.run_log(job)
+    end = run_end.end(context, job, log)
     return {
-        "status": _status(job, log),
-        "actions": _actions(context, job),
-        "strip": _strip(job, log),
+        "status": _status(context, job, log),
+        "actions": _actions(job),
+        "end": end.html,
+        "strip": _strip(job, log, end.step),
         "chart": _chart(job, log),
         "earlier": _earlier(job, newest),
     }
 
 
-def _status(job: Job, log: RunLog) -> str:
+def log_pieces(context: Context, key: str) -> dict[str, str]:
+    """What the process of the run has printed last; an empty key is the newest."""
+    newest = context.jobs.find(kind="train", limit=1)
+    job = context.jobs.get(key) if key else next(iter(newest), None)
+    said = context.jobs.log_tail(job, LOG_LINES) if job is not None else ""
+    shown = text(said) if said.strip() else "Nothing was printed."
+    return {"log": f'<div class="pgt-log" tabindex="0" role="log" aria-live="off"><pre>{shown}</pre></div>'}
+
+
+def _status(context: Context, job: Job, log: RunLog) -> str:
     told = job.details
-    about = f"{text(told.get('kind', ''))} · {text(told.get('pictures', '?'))} pictures"
-    called = f'trigger <span class="pg-chip">{text(told.get("trigger", ""))}</span>'
-    head = (
-        f'<h3>{text(job.title)}</h3><p class="pg-sub">{about} · {text(told.get("preset", ""))} · {called}</p>'
-    )
-    body = head + _progress(job, log) + _notes(job, log)
-    return f'<div class="pg-card" role="status" data-state="{job.state}">{body}</div>'
+    about = [
+        text(told.get("kind", "")),
+        f"{text(told.get('pictures', '?'))} pictures",
+        text(told.get("preset", "")),
+        f'call it <span class="pg-chip">{text(told.get("trigger", ""))}</span>',
+    ]  # fmt: skip
+    head = f'<h3>{text(job.title)}</h3><p class="pg-sub">{" · ".join(about)}</p>'
+    body = head + _progress(context, job, log) + _notes(job, log)
+    state = f'data-state="{text(job.state)}" data-job="{text(job.id)}"'
+    return f'<div class="pg-card" role="status" {state}>{body}</div>'
 
 
-def _progress(job: Job, log: RunLog) -> str:
+def _progress(context: Context, job: Job, log: RunLog) -> str:
     total = log.total or job.total
     if job.state == "queued":
-        return (
-            f"{markup.progress(None, 'waiting')}<div class='pg-figures'><b>{STATE_WORDS['queued']}</b></div>"
-        )
+        waiting = [one.id for one in context.jobs.waiting()]
+        place = waiting.index(job.id) if job.id in waiting else 0
+        before = f"{place} before it" if place else ""
+        return markup.progress(None, "waiting") + _figures(f"<b>{STATE_WORDS['queued']}</b>", before)
     if job.state != "running":
-        taken = f"{markup.duration(job.finished - job.started)}" if job.finished and job.started else ""
-        steps = f"step {log.step} of {total}" if total else ""
-        bar = markup.progress(log.step / total if total else 0.0, "steps")
-        return f"{bar}{_figures(f'<b>{STATE_WORDS[job.state]}</b>', steps, taken)}"
+        taken = markup.duration(job.finished - job.started) if job.finished and job.started else ""
+        steps = f"step {log.step} of {total}" if total and log.step else ""
+        share = 1.0 if job.state == "done" else log.step / total if total else 0.0
+        bar = markup.progress(share, "steps")
+        return bar + _figures(f"<b>{STATE_WORDS[job.state]}</b>", steps, taken, _memory(job, log))
+    return _running(job, log, total)
+
+
+def _running(job: Job, log: RunLog, total: int) -> str:
     rate, left = log.rate, log.seconds_left
-    stage = "Stopping after this step" if job.stop_requested else (job.message or log.stage or "Starting")
     known = bool(total and log.step)
-    figures = [f"<b>{text(stage)}</b>"]
+    figures = [f"<b>{text(job.message or log.stage or 'Starting')}</b>"]
     if known:
         figures.append(f"step {log.step} of {total}")
     if rate:
-        figures.append(f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it")
+        figures.append(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
     if left is not None:
-        figures.append(f"{markup.duration(left)} left")
-    if job.heartbeat and time.time() - job.heartbeat > 60:
+        figures.append(f"<b>{markup.duration(left)} left</b>")
+    figures.append(_memory(job, log))
+    if job.heartbeat and time.time() - job.heartbeat > SILENCE:
         figures.append("no sign of life for a minute")
     return markup.progress(log.step / total if known else None, "steps") + _figures(*figures)
+
+
+def _memory(job: Job, log: RunLog) -> str:
+    peak = max(job.memory, getattr(log, "memory", 0))
+    return f"{markup.size(peak)} of memory" if peak else ""
 
 
 def _figures(*figures: str) -> str:
@@ -94,31 +115,20 @@ def _notes(job: Job, log: RunLog) -> str:
         notes.append(("good", f"Learned. Call it with “{job.details.get('prompt', '')}”."))
     elif job.error:
         notes.append(("", job.error[:1].upper() + job.error[1:] + ("." if job.error[-1:].isalnum() else "")))
+    if job.state == "failed" and (lower := job.details.get("lower")) and "memory" in job.error:
+        notes.append(("", str(lower)))
     notes += [("", warning) for warning in log.warnings[-3:]]
     return "".join(f'<div class="pg-note {style}">{text(line)}</div>' for style, line in notes)
 
 
-def _actions(context: Context, job: Job) -> str:
-    if job.active:
-        return f'<div class="pg-row">{markup.button("Stop", "stop", job.id)}</div>'
-    if job.state == "done" and job.result.get("adapter"):
-        try:
-            entry = context.library.get(job.result["adapter"])
-        except AdapterError as error:
-            return f'<div class="pg-note">{text(error)}</div>'
-        size = markup.size(entry.path.stat().st_size)
-        link = markup.download(
-            f"Download .safetensors ({size})", markup.url("adapter", entry.id), entry.file_name, style="main"
-        )
-        return f'<div class="pg-row">{link}{markup.button("Try it in Mix", "mix", job.id)}</div>'
-    return (
-        f'<div class="pg-row">{markup.button("Resume", "resume", job.id, style="main")}</div>'
-        if job.resumable
-        else ""
-    )
+def _actions(job: Job) -> str:
+    # What can be resumed needn't begin anew as well.
+    acts = [act for act in ACTS if act in job.acts and not (act == "retry" and "resume" in job.acts)]
+    buttons = "".join(markup.button(ACTS[act][0], act, job.id, style=ACTS[act][1]) for act in acts)
+    return f'<div class="pg-row">{buttons}</div>' if job.state != "done" and buttons else ""
 
 
-def _strip(job: Job, log: RunLog) -> str:
+def _strip(job: Job, log: RunLog, chosen: int) -> str:
     steps = sorted(log.previews)[-STRIP_STEPS:]
     if not steps:
         return ""
@@ -126,19 +136,23 @@ def _strip(job: Job, log: RunLog) -> str:
     for index in range(max(len(log.previews[step]) for step in steps)):
         label = log.prompts[index] if index < len(log.prompts) else ""
         figures = "".join(
-            _preview(job, step, log.previews[step][index], label)
+            _preview(job, step, log.previews[step][index], label, chosen)
             for step in steps
             if index < len(log.previews[step])
         )
-        rows.append(f'<p class="pg-sub">{text(label)}</p><div class="pg-strip">{figures}</div>')
-    return f'<div class="pg-card">{"".join(rows)}</div>'
+        rows.append(
+            f'<p class="pg-sub">{text(label)}</p>'
+            f'<div class="pg-strip" tabindex="0" role="group" aria-label="{text(label)}">{figures}</div>'
+        )
+    return f'<div class="pg-card pgt-strips">{"".join(rows)}</div>'
 
 
-def _preview(job: Job, step: int, file: str, label: str) -> str:
+def _preview(job: Job, step: int, file: str, label: str, chosen: int) -> str:
     address = markup.url("preview", job.id, PurePosixPath(file).name)
     when = f"step {step}" if step else "before"
     picture = f'<img src="{address}" alt="{text(label)}, {when}" loading="lazy">'
-    return f"<figure>{picture}<figcaption>{when}</figcaption></figure>"
+    style = ' class="chosen"' if step and step == chosen else ""
+    return f"<figure{style}>{picture}<figcaption>{when}</figcaption></figure>"
 
 
 def _chart(job: Job, log: RunLog) -> str:
@@ -154,4 +168,4 @@ def _earlier(job: Job, newest: Sequence[Job]) -> str:
         markup.button(f"{one.title} · {STATE_WORDS[one.state].lower()}", "show", one.id, style="small")
         for one in others
     )
-    return f'<p class="pg-sub">Other runs</p><div class="pg-row">{buttons}</div>'
+    return f'<p class="pg-sub">Other runs</p><div class="pg-row pgt-others">{buttons}</div>'

@@ -31,10 +31,13 @@ def build(context: Context, page: Page) -> None:
             _how(parts)
         with gr.Column(scale=5, min_width=320):
             run = widgets.part("run", elem_id="run")
+            with gr.Accordion("Log", open=False, elem_id="run-log"):
+                log = widgets.part("run_log", elem_id="run-log-text")
     form = Form(context, parts)
     _listen(page, form)
     parts["start"].click(toast(form.start), form.inputs, run, **BUSY).success(None, js=show("run"), **QUIET)
     run.click(toast(acting(context)), None, [run, page.wish, page.tabs], **QUIET)
+    run.change(None, run, log, js="(shown) => ({part: 'run_log', key: shown?.key || ''})", **QUIET)
     hint.click(toast(form.dismiss_hint), None, None, **QUIET)
 
 
@@ -114,12 +117,14 @@ def _listen(page: Page, form: Form) -> None:
         parts["trigger"].change, parts["class_name"].change,
     ]  # fmt: skip
     last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
-    kept = gr.on(changes, toast(form.keep), form.inputs, form.outputs(KEPT), **last)
-    weighed = kept.then(toast(form.weigh), form.inputs, form.outputs(WEIGHED), **last)
-    weighed.then(toast(form.look), form.inputs, form.outputs(LOOKED), **last)
     filled = form.outputs(FILLED)
-    parts["sets"].click(toast(form.example), None, filled, **BUSY)
-    parts["pictures"].afresh(toast(form.afresh), None, filled, **QUIET)
+    for begun in (
+        gr.on(changes, toast(form.keep), form.inputs, form.outputs(KEPT), **last),
+        page.blocks.load(toast(form.recall), None, filled, **QUIET),
+        parts["sets"].click(toast(form.example), None, filled, **BUSY),
+        parts["pictures"].afresh(toast(form.afresh), None, filled, **QUIET),
+    ):
+        weighed = begun.then(toast(form.weigh), form.inputs, form.outputs(WEIGHED), **last)
+        weighed.then(toast(form.look), form.inputs, form.outputs(LOOKED), **last)
     parts["pictures"].auto(toast(form.write_captions), form.inputs, None, **QUIET)
     parts["dataset"].change(toast(form.reread), parts["pictures"], parts["pictures"], **QUIET)
-    page.blocks.load(toast(form.recall), None, filled, **QUIET)

@@ -12,6 +12,7 @@ import gradio as gr
 from pipelines.errors import ConfigError, nearest
 from studio.context import Context
 from studio.jobs import Job
+from studio.taking import take_step
 
 Shown = list[Any]
 """(run, wish, tabs): what the card shows, what Mix is asked for, which tab is open."""
@@ -19,10 +20,11 @@ Shown = list[Any]
 
 @dataclass(frozen=True)
 class Pressed:
-    """A button on the card of a run."""
+    """A button on the card of a run. step: which one it is about; empty where it is about none."""
 
     context: Context
     job: Job
+    step: str
 
 
 def _queue(verb: str) -> Callable[[Pressed], Shown]:
@@ -57,9 +59,16 @@ def _mix(pressed: Pressed) -> Shown:
     return [gr.skip(), wish, gr.Tabs(selected="mix")]
 
 
+def _take(pressed: Pressed) -> Shown:
+    if not pressed.step.isdecimal():
+        raise ConfigError(f"step {pressed.step!r} is no number; reload the page")
+    taken = take_step(pressed.context, pressed.job, int(pressed.step))
+    return [{"part": "run", "key": taken.id}, gr.skip(), gr.skip()]
+
+
 VERBS: dict[str, Callable[[Pressed], Shown]] = {
     "stop": _queue("stop"), "pause": _queue("pause"), "resume": _queue("resume"), "retry": _retry,
-    "show": _show, "mix": _mix,
+    "show": _show, "mix": _mix, "take": _take,
 }  # fmt: skip
 
 
@@ -71,6 +80,7 @@ def acting(context: Context) -> Callable[..., Shown]:
         verb = str(event.act)
         if verb not in VERBS:
             raise ConfigError(f"unknown action {verb!r}{nearest(verb, VERBS)}; reload the page")
-        return VERBS[verb](Pressed(context, context.jobs.get(str(event.id))))
+        step = str(getattr(event, "step", ""))
+        return VERBS[verb](Pressed(context, context.jobs.get(str(event.id)), step))
 
     return act
