@@ -282,12 +282,14 @@ class Jobs:
     ) -> bool:
         """End a running job; False when it wasn't running (somebody else has already ended it)."""
         assert state in ("done", *RESUMABLE), state
+        now, said = time.time(), None if result is None else json.dumps(result)
         with self.workspace.write() as db:
             changed = db.execute(
                 "UPDATE jobs SET state = ?, error = ?, result = coalesce(?, result), finished = ?, "
-                "pid = NULL, "
-                "pid_started = NULL, stop_requested = 0 WHERE id = ? AND state = 'running'",
-                (state, error, None if result is None else json.dumps(result), time.time(), job_id),
+                "pid = NULL, pid_started = NULL, stop_requested = 0, details = json_set(details, '$.worked', "
+                "coalesce(details ->> '$.worked', 0) + max(0, ? - coalesce(details ->> '$.session.at', ?))) "
+                "WHERE id = ? AND state = 'running'",
+                (state, error, said, now, now, now, job_id),
             ).rowcount
         return changed == 1
 

@@ -53,7 +53,7 @@ class Kind:
         if not self.home:
             return config
         section, name = self.home
-        return {**config, section: {**config[section], name: folder}}
+        return {**config, section: {**config.get(section, {}), name: folder}}
 
 
 KINDS: dict[str, Kind] = {

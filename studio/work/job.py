@@ -28,8 +28,9 @@ ASKED = ("", "cancelled", "paused")
 ENDING = {"cancelled": "Stopping after this step", "paused": "Pausing after this step"}
 REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
 """By what was asked: the message until then, and the line that stays."""
-OF_A_PROCESS = ("session", "lower")
-"""Details that a process leaves: when it began and at which step, and what to lower if its memory is full."""
+OF_A_PROCESS = ("session", "lower", "worked")
+"""Details that processes leave: {"at", "step"} where the present or last one began, what to lower if its
+memory is full, and the seconds of those that have ended."""
 
 ACTS: dict[str, tuple[str, ...]] = {
     "queued": ("stop", "pause", "move"),
@@ -93,6 +94,14 @@ class Job:
     def resumable(self) -> bool:
         """Ended early, so that `Jobs.resume` can queue it again."""
         return self.state in RESUMABLE
+
+    @property
+    def worked(self) -> float:
+        """Seconds that its processes have run, without the time between them."""
+        now = 0.0
+        if self.state == "running" and self.heartbeat:
+            now = max(0.0, self.heartbeat - self.details.get("session", {}).get("at", self.heartbeat))
+        return float(self.details.get("worked", 0.0)) + now
 
     @property
     def way_on(self) -> str:

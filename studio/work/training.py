@@ -68,7 +68,8 @@ def _here(root: Path, path: Path) -> Path:
     if path.exists():
         return path
     for index, part in enumerate(path.parts):
-        below = root.joinpath(*path.parts[index:])
-        if part in FOLDERS and below.exists():
-            return below
+        tail = path.parts[index:]
+        whole = len(tail) > 1 or part == "cache"  # a folder of one's own named “pictures” is no part of it
+        if part in FOLDERS and whole and root.joinpath(*tail).exists():
+            return root.joinpath(*tail)
     return path
