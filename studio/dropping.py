@@ -9,7 +9,6 @@ from pathlib import Path
 from studio.datasets import MAX_PICTURES, Datasets, Taken
 from studio.dropped import Dropped, Refused, Sorted, key
 from studio.ingest import Good, Ingest, ingesting
-from studio.pictures import Pictures
 
 
 def take(datasets: Datasets, dataset_id: str, files: Sequence[tuple[Path, str]]) -> Taken:
@@ -38,8 +37,6 @@ def _add(db: sqlite3.Connection, dataset_id: str, good: Sequence[Good], refused:
     ).fetchall()
     known = {row["sha256"]: row["name"] for row in rows}
     position = begin = max((row["position"] for row in rows), default=-1) + 1
-    Pictures.enter(db, [one.picture for one in good])
-    Pictures.enter(db, [one.mask for one in good if one.mask is not None])
     for one in good:
         sha256, mask = one.picture.sha256, one.mask.sha256 if one.mask else ""
         if sha256 in known:
@@ -94,8 +91,6 @@ def _masks(datasets: Datasets, dataset_id: str, taking: Ingest, rest: Sorted) ->
         if item is None:
             rest.refused.append(Refused(one.shown, "is a mask of no picture; drop both together"))
         elif (mask := taking.mask(one, (item.width, item.height), rest.refused)) is not None:
-            with datasets.workspace.write() as db:
-                Pictures.enter(db, [mask])
             datasets.mask(dataset_id, item.sha256, mask.sha256)
             given += 1
     return given

@@ -51,16 +51,19 @@ class Ingest:
         rest.refused[:0] = refused
         written = read_tables(rest, self.scratch)
         found = [self._one(one, rest, written) for one in rest.pictures]
+        good = [one for one in found if one is not None]
+        masks = [one.mask for one in good if one.mask is not None]
+        self.pictures.enter([*(one.picture for one in good), *masks])
         if any(repeating(one.place) for one in rest.pictures):
             rest.notes.append("folders like “10_zuv dog” don't repeat their pictures here: each counts once")
         for one in rest.pictures:
             rest.captions.pop(key(one.place, one.name), None)
             rest.masks.pop(key(one.place, one.name), None)
-        return [one for one in found if one is not None], rest
+        return good, rest
 
     def _one(self, one: Dropped, rest: Sorted, written: dict[str, str]) -> Good | None:
         """Take a picture and what lies beside it; None, and a line in what is refused, where it is none."""
-        taken = self.picture(one)
+        taken = self._copied(one)
         if isinstance(taken, Refused):
             rest.refused.append(taken)
             return None
@@ -70,11 +73,18 @@ class Ingest:
         if beside is not None:
             caption = self.caption(beside, rest.refused)
         picture = taken[0]
-        mask = None if drawn is None else self.mask(drawn, (picture.width, picture.height), rest.refused)
+        mask = None if drawn is None else self._mask(drawn, (picture.width, picture.height), rest.refused)
         return Good(picture, one.name, caption, mask)
 
     def picture(self, one: Dropped) -> tuple[Picture, dict[str, Any]] | Refused:
         """Check a file and keep it, with a small one for the page; what `decoding.decode` said of it."""
+        taken = self._copied(one)
+        if not isinstance(taken, Refused):
+            self.pictures.enter([taken[0]])
+        return taken
+
+    def _copied(self, one: Dropped) -> tuple[Picture, dict[str, Any]] | Refused:
+        """As `picture`, but the index doesn't know it yet."""
         if not one.path.is_file():
             return Refused(one.shown, "is gone; drop it again")
         if one.path.stat().st_size == 0:
@@ -103,7 +113,13 @@ class Ingest:
     def mask(self, one: Dropped, size: tuple[int, int], refused: list[Refused]) -> Picture | None:
         """Keep the mask of a picture of `size` (width, height); None, and a line in `refused`, where it
         can't be used."""
-        taken = self.picture(one)
+        mask = self._mask(one, size, refused)
+        self.pictures.enter([] if mask is None else [mask])
+        return mask
+
+    def _mask(self, one: Dropped, size: tuple[int, int], refused: list[Refused]) -> Picture | None:
+        """As `mask`, but the index doesn't know it yet."""
+        taken = self._copied(one)
         if isinstance(taken, Refused):
             refused.append(taken)
             return None

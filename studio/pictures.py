@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,19 +95,22 @@ class Pictures:
             bytes=found["bytes"], notes=tuple(found["notes"]), created=time.time(),
         )  # fmt: skip
 
-    @staticmethod
-    def enter(db: sqlite3.Connection, pictures: Iterable[Picture]) -> None:
-        """Put pictures that were copied into the index; what is there keeps its name."""
-        db.executemany(
-            "INSERT INTO pictures (sha256, file, name, width, height, bytes, notes, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (sha256) DO UPDATE SET file = excluded.file, notes = excluded.notes",
-            [
-                (one.sha256, one.path.name, one.name, one.width, one.height, one.bytes, json.dumps(one.notes),
-                 one.created)
-                for one in pictures
-            ],
-        )  # fmt: skip
+    def enter(self, pictures: Sequence[Picture]) -> None:
+        """Put pictures that were copied into the index, all or none; what is there keeps its name."""
+        rows = [
+            (one.sha256, one.path.name, one.name, one.width, one.height, one.bytes, json.dumps(one.notes),
+             one.created)
+            for one in pictures
+        ]  # fmt: skip
+        if not rows:
+            return
+        with self.workspace.write() as db:
+            db.executemany(
+                "INSERT INTO pictures (sha256, file, name, width, height, bytes, notes, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (sha256) DO UPDATE SET file = excluded.file, notes = excluded.notes",
+                rows,
+            )
 
     def preview(self, sha256: str) -> Path:
         """Where the WebP lies that smaller ones are made from; it may not be there."""
