@@ -31,16 +31,16 @@ def expect_value(page: Any, place: str, value: str) -> None:
 
 def fill(page: Any, path: str, value: object) -> None:
     """Put a value into the field of the config at `path`."""
-    field = page.locator(f"#{field_id(path)}").locator("input, textarea").first
+    field = page.locator(f"#{field_id(path)}-input")
     field.fill(str(value))
     field.blur()
 
 
 def open_advanced(page: Any, *sections: str) -> None:
     """Open "Advanced" and folds within it."""
-    page.locator("#advanced > button").click()
+    page.locator("#advanced .pgt-fold").first.click()
     for section in sections:
-        page.locator(f"#advanced-{section} > button").click()
+        page.locator(f"#advanced-{section} > .pgt-fold").click()
 
 
 def few_steps(page: Any, steps: int, preview_every: int) -> None:
@@ -88,3 +88,54 @@ def live_picture(page: Any) -> Image.Image:
         }"""
     )
     return Image.open(io.BytesIO(bytes(address))).convert("RGB")
+
+
+def live_note(page: Any) -> str:
+    """What stands beside the live preview, such as why there is none."""
+    return str(page.locator("#live .pg-easel-note").inner_text())
+
+
+def card(page: Any, name: str) -> Any:
+    """An adapter's card in the rack."""
+    return page.locator("#rack .pg-rack-card", has_text=name)
+
+
+def add_adapter(page: Any, name: str) -> None:
+    """Take an adapter of the library into the mix."""
+    page.locator("#rack-add").click()
+    page.locator("#picker-search").fill(name)
+    page.locator("#picker-grid .pg-choice", has_text=name).first.click()
+    if page.locator("dialog.pg-picker[open]").count():
+        page.keyboard.press("Escape")
+    card(page, name).wait_for()
+
+
+def move(page: Any, name: str, value: float) -> None:
+    """Drag an adapter's slider: many inputs, then a change."""
+    card(page, name).locator("input.pg-slide").first.evaluate(
+        """async (slider, value) => {
+            const from = Number(slider.value);
+            for (let step = 1; step <= 8; step += 1) {
+                slider.value = String(from + (value - from) * step / 8);
+                slider.dispatchEvent(new Event('input', {bubbles: true}));
+                await new Promise((done) => setTimeout(done, 30));
+            }
+            slider.dispatchEvent(new Event('change', {bubbles: true}));
+        }""",
+        value,
+    )
+
+
+def settled(page: Any) -> Image.Image:
+    """The live picture once no wish is under way."""
+    page.wait_for_function(
+        """() => new Promise((done) => {
+            const frame = document.querySelector('#live .pg-easel-frame');
+            const idle = () => frame?.getAttribute('aria-busy') === 'false'
+                && frame.querySelector("img")?.src;
+            if (!idle()) { done(false); return; }
+            setTimeout(() => done(Boolean(idle())), 900);
+        })""",
+        timeout=LONG,
+    )  # fmt: skip
+    return live_picture(page)
