@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.errors import ConfigError, StudioError
-from studio.commands import adapters, bases, jobs, mixes, pictures
+from studio.commands import adapters, bases, datasets, gallery, jobs, mixes, pictures
 from studio.commands.arguments import Parser, shared_options
 from studio.commands.base_options import FetchLine, base_options, chosen_base, find_base
 
@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     adapters.add_commands(commands, shared)
     bases.add_commands(commands)
     jobs.add_commands(commands)
+    datasets.add_commands(commands)
+    gallery.add_commands(commands)
     return parser
 
 

@@ -161,6 +161,12 @@ class Gallery:
             )
         return self._drawn(row)
 
+    def ending(self, end: str) -> list[str]:
+        """The ids that end so, at most ten: what people type of an id."""
+        with self.workspace.read() as db:
+            rows = db.execute("SELECT id FROM images WHERE substr(id, -length(?1)) = ?1 LIMIT 10", (end,))
+            return [str(row["id"]) for row in rows]
+
     def search(
         self, text: str = "", page: int = 0, *, size: int = PAGE, kind: str = "", trashed: bool = False
     ) -> Found:
