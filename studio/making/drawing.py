@@ -81,7 +81,7 @@ class Drawing:
         plain, inputs = self.sources.of(request)
         uses = uses_of(request, entries)
         mixed = plain.model_copy(update={"adapters": tuple(uses.values())})
-        weights = {key: use.weights() for key, use in uses.items()}
+        weights = weights_of(uses, mixer)
         turns: list[tuple[str, Mapping[str, Any], GenerationConfig]] = [("images", weights, mixed)]
         if request.compare and uses:
             turns.insert(0, ("plain", {}, plain))
@@ -130,6 +130,18 @@ class Drawing:
 def uses_of(request: mixing.Request, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """What the settings record of a mix, by the adapters' ids."""
     return {part.id: part.use(entries[part.id].name, entries[part.id].sha256) for part in request.mix}
+
+
+def weights_of(uses: Mapping[str, Any], mixer: Mixer) -> dict[str, Any]:
+    """What the mixer is set to, by the adapters' ids.
+
+    Raises:
+        AdapterError: a weight doesn't hold for this base; the adapter is called by its name.
+    """
+    from pipelines.mixing.weights import resolve
+
+    encoders = mixer.base.text_encoders()
+    return {key: resolve(use.name, use.weights(), mixer.blocks, encoders) for key, use in uses.items()}
 
 
 def _no_inputs() -> Inputs:

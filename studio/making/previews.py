@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from studio.making.drawing import uses_of
+from studio.making.drawing import uses_of, weights_of
 from studio.making.held import Held
 from studio.making.sources import Sources
 from studio.mixing import Request
@@ -104,9 +104,7 @@ class Previews:
             uses = uses_of(wish.request, self._held.attach(mixer, ids))
             config, inputs = self._sources.of(wish.request)
             config = live_settings(config, exact=wish.request.exact)
-            asked = Asked(
-                config=config, weights={key: use.weights() for key, use in uses.items()}, inputs=inputs
-            )
+            asked = Asked(config=config, weights=weights_of(uses, mixer), inputs=inputs)
             with self._changed:
                 if wish.overtaken:
                     return None

@@ -113,6 +113,25 @@ def test_a_grid_may_name_an_adapter_by_id_and_move_one_from_zero(context: Contex
         mixing.start(context, asked.model_copy(update={"axes": ("weight:Dics=0,1",)}))
 
 
+def test_a_grid_lets_other_adapters_take_ones_place(
+    context: Context, entry: Entry, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    other, _ = context.library.add(make_adapter(tmp_path / "zob.safetensors", seed=3), name="Zob one")
+    asked = request(mix=[{"id": entry.id, "weight": 0.5}], axes=[f"adapter=disc,{other.id}"])
+    found = mixing.request_of(mixing.start(context, asked))
+    assert [(part.id, part.weight) for part in found.mix] == [(entry.id, 0.5), (other.id, 0.0)]
+    [axis] = mixing.axes_of(found, {entry.id: entry, other.id: other})
+    assert axis.values == ("Disc", "Zob one")
+    for axis_text, said in (
+        (f"adapter={other.id},{entry.id}", "'Zob one' isn't in the mix"),
+        ("adapter=disc,zab one", "no adapter 'zab one' in the library; did you mean 'Zob one'"),
+    ):
+        with pytest.raises(StudioError, match=said):
+            mixing.start(context, asked.model_copy(update={"axes": (axis_text,)}))
+    with pytest.raises(StudioError, match="a grid isn't compared"):
+        mixing.start(context, asked.model_copy(update={"compare": True}))
+
+
 @pytest.mark.parametrize(
     ("tag", "weight", "text"),
     [
