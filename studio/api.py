@@ -190,7 +190,7 @@ class Api:
         found = [part.model_dump(mode="json") for part in request.mix]
         ask = functools.partial(self.context.runner.maker.ask, base=self.context.base)
         if balance and len(found) > 1:
-            weights = ask("balance", mix=found, measure="prediction")["weights"]
+            weights = ask("balance", mix=found)["weights"]
             found = [{**part, "weight": weights.get(part["id"], part["weight"])} for part in found]
         told = ask("interference", mix=found) if interference and len(found) > 1 else {}
         triggers = [word for entry in entries.values() for word in entry.triggers[:1]]
