@@ -1,8 +1,9 @@
 // A dialog made of fields that the server describes, so that each thing to be asked is described in one place.
+// `id`s begin with "library-dialog".
 // The server's `value`: {form, about, title, intro, fields, submit, danger} opens it, {error} shows a line in it,
 // {done: true} closes it. A field: {name, label, kind, value, hint, choices, min, max, step, when, by}:
 //   when: [{name: [values]}, …] shows it where one of these holds; by: {name, choices: {value: choices}}.
-const dialog = make('dialog', {class: 'lib-dialog', 'aria-labelledby': `${element.id}-title`});
+const dialog = make('dialog', {class: 'lib-dialog', 'aria-labelledby': `library-dialog-title`});
 box.append(dialog);
 let shown = null, values = {}, rows = new Map(), error = null, go = null;
 
@@ -19,7 +20,7 @@ const KINDS = {
 function pictures(field) {
   const group = make('div', {class: 'lib-pictures', role: 'radiogroup', 'aria-label': field.label});
   for (const one of field.choices) {
-    const radio = make('input', {type: 'radio', name: `${element.id}-${field.name}`, value: one.value, onchange: () => { values[field.name] = one.value; refresh(); }});
+    const radio = make('input', {type: 'radio', name: `library-dialog-${field.name}`, value: one.value, onchange: () => { values[field.name] = one.value; refresh(); }});
     group.append(make('label', {title: one.label}, radio, make('img', {src: one.src, alt: one.label, loading: 'lazy', decoding: 'async'})));
   }
   const own = make('input', {type: 'file', accept: 'image/png,image/jpeg,image/webp', class: 'lib-unseen', 'aria-label': 'A picture of your own', onchange: async () => {
@@ -68,7 +69,7 @@ function read(field, input) {
   return input.value;
 }
 function rowOf(field, number) {
-  const id = `${element.id}-${shown.form}-${field.name}`;
+  const id = `library-dialog-${shown.form}-${field.name}`;
   const input = KINDS[field.kind](field);
   const hint = field.hint ? make('small', {id: `${id}-hint`}, field.hint) : null;
   if (field.kind === 'note') return {field, input, row: make('p', {class: 'pg-sub wide'}, field.label)};
@@ -94,7 +95,7 @@ function open(form) {
     else if (input && field.kind !== 'select' && field.kind !== 'pictures') input.value = field.value ?? '';
   }
   error = make('p', {class: 'pg-note', role: 'alert', hidden: true});
-  go = make('button', {type: 'submit', class: `pg-btn main ${form.danger ? 'danger' : ''}`, id: `${element.id}-go`}, form.submit);
+  go = make('button', {type: 'submit', class: `pg-btn main ${form.danger ? 'danger' : ''}`, id: `library-dialog-go`}, form.submit);
   const body = make('form', {method: 'dialog', novalidate: true, onsubmit: (event) => {
     event.preventDefault();
     const said = {};
@@ -107,7 +108,7 @@ function open(form) {
     busy(true);
     trigger('submit', {form: shown.form, about: shown.about, values: said});
   }},
-  make('header', {}, make('h3', {id: `${element.id}-title`}, form.title),
+  make('header', {}, make('h3', {id: `library-dialog-title`}, form.title),
     make('button', {type: 'button', class: 'lib-x', 'aria-label': 'Close', onclick: () => dialog.close()}, '✕')),
   form.intro && make('p', {class: 'pg-sub'}, form.intro),
   make('div', {class: 'lib-fields'}, [...rows.values()].map((one) => one.row)), error,

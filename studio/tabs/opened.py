@@ -96,8 +96,8 @@ def _report(context: Context, exports: list[Job]) -> str:
         link = markup.download(label, markup.url("export", job.id), path.name, style="main")
     title = f"Exported as {row.label}" if row else "Exported"
     return (
-        f'<div class="pg-card lib-report" id="export-report" data-job="{text(job.id)}"><h4>{text(title)} '
-        f'<span class="pg-sub">{text(row.readers if row else "")}</span></h4>'
+        f'<div class="pg-card lib-report" id="export-report" data-job="{text(job.id)}"><h4>{text(title)}</h4>'
+        f'<p class="pg-sub">for {text(row.readers if row else "")}</p>'
         f'<div class="pg-row">{link}</div><dl class="pg-facts">{rows}</dl>'
         f"<details><summary>The whole report</summary>"
         f'<div class="pg-report">{text(job.result.get("text", ""))}</div></details></div>'
@@ -108,10 +108,10 @@ def _measured(report: Mapping[str, Any], job: Job) -> dict[str, str]:
     """The findings of a report by what they are about."""
     found = {
         "Keys": f"{report.get('keys_matched')}/{report.get('keys_expected')} read back",
-        "ΔW": f"{_share(report.get('delta_error'))} off in the worst module ({report.get('dtype')})",
+        "ΔW": f"{_off(report.get('delta_error'))} in the worst module ({report.get('dtype')})",
     }
     if report.get("lora_error") is not None:
-        found["Plain LoRA"] = f"{_share(report['lora_error'])} off the original in all"
+        found["Plain LoRA"] = f"{_off(report['lora_error'])} the original in all"
     if report.get("left_out"):
         found["Left out"] = f"biases or norms of {report['left_out']} modules"
     if report.get("psnr_db") is not None:
@@ -125,10 +125,12 @@ def _measured(report: Mapping[str, Any], job: Job) -> dict[str, str]:
     return found
 
 
-def _share(value: Any) -> str:
-    """A relative error as percent."""
+def _off(value: Any) -> str:
+    """A relative error in words."""
     percent = 100 * float(value or 0)
-    return f"{percent:.2g}%" if percent >= 0.001 or percent == 0 else "under 0.001%"
+    if percent == 0:
+        return "identical"
+    return f"{percent:.2g}% off" if percent >= 0.001 else "under 0.001% off"
 
 
 def _facts(context: Context, entry: Entry) -> str:

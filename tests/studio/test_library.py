@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import AdapterError
+from pipelines.errors import AdapterError, ConfigError, PictureError
 from pipelines.formats import read_adapter
 from studio import examples
 from studio import library as library_module
+from studio.amending import amend, check
+from studio.covers import cover_file, set_cover
 from studio.library import NAME_LENGTH, Library
+from studio.searching import Query
 from studio.workspace import Workspace
 
 MakeAdapter = Callable[..., Path]
@@ -165,3 +168,125 @@ def test_examples_are_listed_once_without_a_copy(
     make_adapter(folder / "adapters" / "disc.safetensors", seed=9)
     library.add_examples()
     assert library.get(entry.id).sha256 == library_module.file_sha256(entry.path)
+
+
+def fill(library: Library, number: int) -> None:
+    """Rows without files of their own, as a big library has them."""
+    path = library.workspace.folder("adapters", "x.safetensors")
+    path.write_bytes(b"x")
+    for place in range(number):
+        info = {"family": "sdxl" if place % 2 else "sd15", "method": "lora", "bytes": place + 1,
+                "triggers": [f"word{place}"], "metadata": {"long": "x" * 10_000, "short": "y"}}  # fmt: skip
+        library._insert(
+            f"{place:x}",
+            f"Größe {place:02d}",
+            info,
+            file="workspace:adapters/x.safetensors",
+            origin="imported",
+        )
+
+
+def test_search_takes_all_words_in_any_case_and_every_filter(library: Library) -> None:
+    fill(library, 30)
+    library.tag("3", ["Ink", "ink ", "#Mine, own"])
+    library.note("4", "for the WINTER cards")
+    assert library.get("3").tags == ("Ink", "Mine own")
+
+    def names(**asked: object) -> list[str]:
+        return [entry.name for entry in library.search(Query(**asked)).entries]
+
+    assert names(words="GRÖSSE 07") == ["Größe 07"] == names(words="word7")
+    assert names(words="winter") == ["Größe 04"] and names(words="winter 05") == []
+    assert names(tag="ink") == ["Größe 03"] == names(words="mine", family="sdxl")
+    assert names(words="mine", family="sd15") == []
+    assert names(sort="largest")[0] == "Größe 29" and names(sort="name")[0] == "Größe 00"
+    assert len(names(family="sd15")) == 15 and names(origin="made") == []
+    found = library.search(Query(page=99))
+    assert (found.total, found.page, found.pages, len(found.entries)) == (30, 1, 2, 6)
+    facets = library.facets()
+    assert facets.family == {"sd15": 15, "sdxl": 15} and facets.tag == {"Ink": 1, "Mine own": 1}
+    library.trash("3")
+    assert names(tag="ink") == [] and names(trashed=True) == ["Größe 03"] and library.facets().trashed == 1
+    with pytest.raises(ConfigError, match="newest"):
+        library.search(Query(sort="new"))
+    assert "long" not in library.get("4").info["metadata"], "rows stay small"
+
+
+def test_tags_and_notes_have_bounds(library: Library) -> None:
+    fill(library, 1)
+    with pytest.raises(AdapterError, match="shorten"):
+        library.tag("0", ["x" * 40])
+    with pytest.raises(AdapterError, match="too many"):
+        library.tag("0", [str(number) for number in range(40)])
+    with pytest.raises(AdapterError, match="notes"):
+        library.note("0", "x" * 5000)
+
+
+def test_an_older_index_is_filled_in(library: Library) -> None:
+    fill(library, 2)
+    with library.workspace.write() as db:
+        db.execute("UPDATE adapters SET words = '', family = '', method = '', bytes = 0")
+    library.add_examples()
+    entry = library.get("1")
+    assert (entry.family, entry.method, entry.bytes) == ("sdxl", "lora", 2)
+    assert [one.id for one in library.search(Query(words="word1 größe")).entries] == ["1"]
+
+
+def test_the_trash_is_emptied_for_good(library: Library, make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    library.add_examples()
+    one = library.add(make_adapter(tmp_path / "1.safetensors", seed=1))[0]
+    two = library.add(make_adapter(tmp_path / "2.safetensors", seed=2))[0]
+    for gone in (one.id, "example-mascot"):
+        library.trash(gone)
+    assert library.empty_trash() == 1
+    assert not one.path.exists() and two.path.exists()
+    assert [entry.id for entry in library.entries(trashed=True)] == ["example-mascot"]
+
+
+def test_what_a_file_says_is_changed_in_it(
+    library: Library, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    entry = library.add(make_adapter(tmp_path / "1.safetensors"))[0]
+    before = read_adapter(entry.path)
+    amended = amend(library, entry.id, {"triggers": "zuv, ink", "author": "Ada"})
+    after = read_adapter(amended.path)
+    assert after.triggers == ("zuv", "ink") == tuple(amended.triggers)
+    assert after.metadata["modelspec.author"] == "Ada" and after.factors.keys() == before.factors.keys()
+    assert amended.sha256 == library_module.file_sha256(amended.path) != entry.sha256
+    assert library.by_hash(entry.sha256) == amended == library.by_hash(amended.sha256)
+    assert library.search(Query(words="ada")).total == 1
+    check(amended)
+    with pytest.raises(AdapterError, match="unknown metadata field"):
+        amend(library, entry.id, {"colour": "red"})
+    amended.path.write_bytes(amended.path.read_bytes()[:-1] + b"?")
+    with pytest.raises(AdapterError, match="has changed"):
+        check(amended)
+
+
+def test_an_edited_example_is_a_persons_own(library: Library) -> None:
+    library.add_examples()
+    entry = library.get("example-mascot")
+    amended = amend(library, entry.id, {"triggers": "mine"})
+    assert amended.path.parent == library.workspace.folder("adapters") and amended.origin == "example"
+    library.add_examples()
+    assert library.get(entry.id).triggers == ["mine"]
+
+
+def test_a_cover_outlives_its_picture(
+    library: Library, make_adapter: MakeAdapter, tmp_path: Path, pictures: list[Path]
+) -> None:
+    entry = library.add(make_adapter(tmp_path / "1.safetensors"))[0]
+    drawn = library.workspace.folder("images", "5-a.png")
+    drawn.write_bytes(pictures[0].read_bytes())
+    library.set_cover(entry.id, "image/5-a")
+    drawn.unlink()
+    first = cover_file(library.workspace, library.get(entry.id))
+    assert first is not None and first.parent.name == "adapters"
+    set_cover(library, entry.id, pictures[1])
+    second = cover_file(library.workspace, library.get(entry.id))
+    assert second is not None and second != first and not first.exists()
+    with pytest.raises(PictureError, match="can't be read"):
+        set_cover(library, entry.id, b"no picture")
+    with pytest.raises(PictureError, match="gone"):
+        set_cover(library, entry.id, "image/../../x")
+    assert cover_file(library.workspace, library.get(entry.id)) == second
