@@ -18,9 +18,8 @@ from studio import processes
 from studio.bases import BaseOptions
 from studio.jobs import Job, Jobs
 from studio.warm import MakerProcess
-from studio.work import KINDS
+from studio.work import KINDS, keeping
 from studio.work.job import REASONS
-from studio.work.keeping import LOG
 from studio.worker import DISK_FULL, DISK_FULL_SAID
 from studio.workspace import Workspace
 
@@ -62,14 +61,24 @@ class Runner:
         ]
         self._survivors: list[Job] = []
         self._warms = warm
+        self._index: sqlite3.Connection | None = None
 
     def start(self) -> None:
         """Mark what died while no server ran, load the base in the background, begin with the queue."""
+        keeping.lay_by(self.workspace)
+        self._index = self._kept_open()
         for job in self.jobs.recover():
             log.warning("job %s (%s) was interrupted", job.id, job.title)
         self._survivors = self.jobs.find(states=("running",))  # outlived the server that started them
         for thread in self._threads:
             thread.start()
+
+    def _kept_open(self) -> sqlite3.Connection:
+        """A connection that reads and stays: with it SQLite's own files stay, in which it can go on writing
+        where a full disk has no room to make them anew."""
+        index = sqlite3.connect(self.workspace.index_path, timeout=10, check_same_thread=False)
+        index.execute("SELECT count(*) FROM jobs").fetchone()
+        return index
 
     def wake(self) -> None:
         """Look at the queue now: something was added."""
@@ -86,6 +95,8 @@ class Runner:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
+        if self._index is not None:
+            self._index.close()
 
     # ── Whose turn it is
 
@@ -104,6 +115,9 @@ class Runner:
                     with self._waking:
                         if self._wakes == seen:
                             self._waking.wait(LOOK)
+            except sqlite3.Error as error:
+                log.warning("the queue can't be read or written: %s; is the disk full?", error)
+                self._closing.wait(10)
             except Exception:
                 log.exception("the queue stumbled")
                 self._closing.wait(1)
@@ -163,7 +177,7 @@ class Runner:
             str(self.workspace.root),
             "--job",
             job.id,
-            output=folder / LOG,
+            output=folder / keeping.LOG,
         )
         if not self.jobs.claim(job.id, process.pid, process.create_time()):
             processes.kill_tree(process)
@@ -200,8 +214,10 @@ class Runner:
                     state, error = self._ending(job, code)
                     self.jobs.finish(job_id, state, error=error)
                 return
-            except sqlite3.Error:
-                log.exception("the end of job %s can't be written yet", job_id)
+            except sqlite3.Error as error:
+                if keeping.spend(self.workspace):
+                    continue
+                log.warning("the end of job %s can't be written yet: %s", job_id, error)
                 if self._closing.wait(2):
                     return
 
@@ -217,7 +233,7 @@ class Runner:
             return "interrupted", f"its process was ended; {job.way_on}"
         if code < 0:
             return "interrupted", f"its process was ended (signal {-code}{_memory(job)}); {job.way_on}"
-        return "failed", f"its process ended with code {code} (details in runs/{job.id}/{LOG})"
+        return "failed", f"its process ended with code {code} (details in runs/{job.id}/{keeping.LOG})"
 
     def _draw(self, job: Job) -> None:
         process = self.maker.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -23,7 +24,7 @@ from pipelines.errors import StudioError
 from studio import processes
 from studio.jobs import Jobs
 from studio.locks import FileLock
-from studio.work import Ended, kind_of
+from studio.work import Ended, keeping, kind_of
 from studio.work.following import stopped
 from studio.work.job import REASONS, Job
 from studio.workspace import Workspace
@@ -31,6 +32,7 @@ from studio.workspace import Workspace
 HEARTBEAT = 5.0  # seconds
 HANDOVER = 15.0  # seconds until the server must have written this process into the index
 LAST_WORDS = 10.0  # seconds that the end of a job is tried to be written
+ROOM = 1 << 20  # bytes on a disk that count as none
 DISK_FULL = 75  # exit code of a process that could not write even its end down
 DISK_FULL_SAID = "paused: disk full; what was kept so far stays: make room and resume to go on"
 
@@ -88,15 +90,23 @@ def _done(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         return kind.work()(workspace, job, stop)
 
 
-def ended_by(error: Exception, job_id: str) -> tuple[str, str, int]:
-    """(state, one line, exit code) of a job that an error has ended."""
+def _disk_full(error: Exception, root: Path) -> bool:
+    """Whether an error comes of a disk without room; SQLite says it in several ways."""
     from trainers.room import disk_full
 
+    if isinstance(error, OSError):
+        return disk_full(error) is not None
+    return isinstance(error, sqlite3.OperationalError) and (
+        "disk is full" in str(error) or shutil.disk_usage(root).free < ROOM
+    )
+
+
+def ended_by(error: Exception, workspace: Workspace, job_id: str) -> tuple[str, str, int]:
+    """(state, one line, exit code) of a job that an error has ended."""
     if isinstance(error, StudioError):
         state = "paused" if str(error).startswith("paused:") else "failed"
         return state, str(error), error.exit_code
-    full = isinstance(error, OSError) and disk_full(error) is not None
-    if full or (isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error)):
+    if _disk_full(error, workspace.root):
         return "paused", DISK_FULL_SAID, StudioError.exit_code
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "failed", "out of memory; close other programs or ask for less at once, then try again", 2
@@ -112,10 +122,17 @@ def _write_end(jobs: Jobs, job_id: str, state: str, error: str, result: dict[str
             jobs.finish(job_id, state, error=error, result=result or None)
             return True
         except sqlite3.OperationalError:
-            traceback.print_exc()
+            if keeping.spend(jobs.workspace):
+                continue
+            _keep_traceback()
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.5)
+
+
+def _keep_traceback() -> None:
+    with suppress(OSError):  # the log is on the full disk too
+        traceback.print_exc()
 
 
 def run(workspace: Workspace, job_id: str, stop: threading.Event) -> int:
@@ -129,8 +146,8 @@ def run(workspace: Workspace, job_id: str, stop: threading.Event) -> int:
         error, code = {**REASONS, "interrupted": "stopped with the studio"}.get(state, ""), 0
     except Exception as raised:
         if not isinstance(raised, StudioError):
-            traceback.print_exc()
-        state, error, code = ended_by(raised, job_id)
+            _keep_traceback()
+        state, error, code = ended_by(raised, workspace, job_id)
         result = {}
     return code if _write_end(jobs, job_id, state, error, result) else DISK_FULL
 
@@ -144,7 +161,10 @@ def main(argv: list[str] | None = None) -> int:
     stop = threading.Event()
     for name in ("SIGTERM", "SIGINT"):
         signal.signal(getattr(signal, name), lambda *_: stop.set())
-    return run(Workspace.open(args.workspace, own=False), args.job, stop)
+    code = run(Workspace.open(args.workspace, own=False), args.job, stop)
+    if code == DISK_FULL:
+        os._exit(code)  # what else Python would write, it couldn't, and end with a code of its own
+    return code
 
 
 if __name__ == "__main__":

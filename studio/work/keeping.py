@@ -1,4 +1,4 @@
-"""What a job leaves on the disk: its log, and its folder's way into the trash and back."""
+"""What jobs leave on the disk: logs, folders on their way into the trash and back, and a reserve."""
 
 from __future__ import annotations
 
@@ -17,8 +17,26 @@ from studio.workspace import Workspace
 LOG = "log.txt"
 _ROW = "job.json"
 _TAIL_BYTES = 65_536
+_RESERVE, _RESERVE_BYTES = "reserve", 1 << 20
 # Colours and movements of a terminal, as progress bars write them.
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def lay_by(workspace: Workspace) -> None:
+    """Keep some room on the disk for the day when it is full, so that even then the index can say so."""
+    reserve = workspace.folder("cache", _RESERVE)
+    with suppress(OSError):
+        if not reserve.exists() or reserve.stat().st_size != _RESERVE_BYTES:
+            reserve.write_bytes(os.urandom(_RESERVE_BYTES))  # zeros might take no room
+
+
+def spend(workspace: Workspace) -> bool:
+    """Give that room back to the disk; False where it was given already."""
+    try:
+        workspace.folder("cache", _RESERVE).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def log_tail(workspace: Workspace, job: Job, lines: int = 200) -> str:
