@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pipelines.errors import StudioError
+from pipelines.errors import PictureError, StudioError
 from studio import markup, telling
 from studio.context import Context
 from studio.entries import Entry
@@ -26,10 +26,10 @@ LARGER = 4  # times a small picture is shown larger at most
 def pieces(context: Context, key: str) -> dict[str, str]:
     """A page of the gallery. key: JSON {"text", "kind", "page", "trash"}."""
     wanted = values(key)
-    gallery, trash = Gallery(context.workspace), bool(wanted.get("trash"))
+    gallery, trash, page = Gallery(context.workspace), bool(wanted.get("trash")), wanted.get("page")
     found = gallery.search(
         str(wanted.get("text") or "")[:200],
-        int(wanted.get("page") or 0),
+        page if isinstance(page, int) else 0,
         kind=str(wanted.get("kind") or "")[:20],
         trashed=trash,
     )
@@ -183,9 +183,9 @@ def _notes(notes: object) -> str:
 def pair(context: Context, key: str) -> dict[str, str]:
     """Two pictures, one over the other. key: JSON {"ids": [before, after]}."""
     ids = values(key).get("ids")
-    before, after = (
-        Gallery(context.workspace).get(str(one)) for one in (ids if isinstance(ids, list) else ())[:2]
-    )
+    if not isinstance(ids, list) or len(ids) != 2:
+        raise PictureError("two pictures are compared; choose two")
+    before, after = (Gallery(context.workspace).get(str(one)) for one in ids)
     sides = _sides(before), _sides(after)
     names = [name for name in {**sides[0], **sides[1]} if sides[0].get(name, "") != sides[1].get(name, "")]
     left, right = (

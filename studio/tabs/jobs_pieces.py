@@ -47,7 +47,8 @@ def pieces(context: Context, key: str) -> dict[str, str]:
     waiting, paused = jobs.waiting(), jobs.find(states=("paused",), limit=100)
     ended = sum(number for state, number in jobs.counts().items() if state in ENDED)
     pages = max(1, -(-ended // PAGE))
-    page = max(0, min(int(values(key).get("page") or 0), pages - 1))
+    asked = values(key).get("page")
+    page = max(0, min(asked if isinstance(asked, int) else 0, pages - 1))
     earlier = jobs.find(states=ENDED, limit=PAGE, offset=page * PAGE)
     sections = {"running": running, "waiting": waiting, "paused": paused, "ended": earlier}
     order = {name: [[job.id, _has_log(job)] for job in rows] for name, rows in sections.items()}
