@@ -60,15 +60,20 @@ const KINDS = {
 };
 KINDS.whole = KINDS.number;
 
+// Drawn by hand, since emoji look different everywhere.
+function icon(button, paths) { button.innerHTML = `<svg viewBox="0 0 24 24" aria-hidden="true">${paths}</svg>`; return button; }
+const LOCK = (open) => `<rect x="5" y="11" width="14" height="9" rx="2"/><path d="${open ? 'M8 11V7a4 4 0 0 1 7.6-1.7' : 'M8 11V7a4 4 0 0 1 8 0v4'}"/>`;
+const DICE = '<rect x="4" y="4" width="16" height="16" rx="3.5"/><path d="M8.5 8.5h.01M15.5 8.5h.01M12 12h.01M8.5 15.5h.01M15.5 15.5h.01"/>';
+
 // The seed can be kept from picture to picture, or thrown anew.
 const EXTRAS = {
   seed(spec) {
     mix.dice = () => put(spec, crypto.getRandomValues(new Uint32Array(1))[0] >>> 1);
-    const dice = make('button', {type: 'button', class: 'pg-icon', id: 'dice', title: 'Another seed', 'aria-label': 'Another seed', onclick: () => mix.dice()}, '⚄');
+    const dice = icon(make('button', {type: 'button', class: 'pg-icon', id: 'dice', title: 'Another seed', 'aria-label': 'Another seed', onclick: () => mix.dice()}), DICE);
     const lock = make('button', {type: 'button', class: 'pg-icon pg-lock', id: 'seed-lock', 'aria-label': 'Keep the seed after “Generate”', onclick: () => mix.set({locked: !mix.state.locked})});
     const show = () => {
       const {locked} = mix.state;
-      lock.textContent = locked ? '🔒︎' : '🔓︎';
+      icon(lock, LOCK(!locked));
       lock.setAttribute('aria-pressed', String(locked));
       lock.title = locked ? 'The seed is kept after “Generate”' : 'Each “Generate” takes another seed';
     };
@@ -98,7 +103,7 @@ box.append(fold ? make('details', {class: 'pg-flap'}, make('summary', {}, fold),
 // Some act only where something is drawn over; elsewhere they aren't there, and aren't asked for.
 function lacking() {
   for (const at of box.querySelectorAll('[data-needs]')) at.hidden = !mix.state[at.dataset.needs];
-  element.classList.toggle('pg-none', ![...fields.keys()].some((spec) => !spec.needs || mix.state[spec.needs]));
+  (element.closest('.block') || element).classList.toggle('pg-none', ![...fields.keys()].some((spec) => !spec.needs || mix.state[spec.needs]));
 }
 const show = () => { for (const [spec, put] of fields) put(own(spec)); };
 for (const spec of specs) if (spec.needs) mix.needs[spec.name] = spec.needs;

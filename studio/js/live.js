@@ -161,10 +161,18 @@ async function draw() {
   try {
     await mix.ask('mix/generate', {...mix.request(), compare: mix.state.compare, axes: mix.gridAxes?.() || []});
     if (!mix.state.locked) mix.dice?.();
-    const smooth = matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
-    setTimeout(() => document.getElementById('drawn')?.scrollIntoView({behavior: smooth, block: 'nearest'}), 600);
+    setTimeout(reveal, 500);
   } catch (error) { note.textContent = error.message; }
   setTimeout(() => { generate.disabled = false; }, 400);
+}
+
+// What is drawn comes into view: in its own column, or on narrow pages below everything.
+function reveal() {
+  const drawn = document.getElementById('drawn'), column = element.closest('.column');
+  const behavior = matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
+  if (!drawn || !column) return;
+  if (getComputedStyle(column).display === 'contents') drawn.scrollIntoView({behavior, block: 'start'});
+  else column.scrollTo({behavior, top: Math.max(column.scrollTop, drawn.offsetTop - column.clientHeight + 320)});
 }
 
 new IntersectionObserver(([one]) => { if (one.isIntersecting) send(); }).observe(element);

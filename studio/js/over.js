@@ -151,6 +151,7 @@ picture.addEventListener('load', () => {
   const shrink = Math.min(1, LONGEST / Math.max(picture.naturalWidth, picture.naturalHeight));
   canvas.width = Math.max(1, Math.round(picture.naturalWidth * shrink));
   canvas.height = Math.max(1, Math.round(picture.naturalHeight * shrink));
+  sheet.style.setProperty('--wide', String(picture.naturalWidth / picture.naturalHeight));
   strokes.length = 0;
   back.disabled = true;
   restore();

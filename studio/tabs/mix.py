@@ -10,6 +10,7 @@ import gradio as gr
 
 from pipelines.axes import AXES
 from pipelines.drawing.hires import UPSCALERS
+from pipelines.errors import AdapterError
 from pipelines.generation import GenerationConfig
 from pipelines.samplers import SAMPLERS
 from studio import forms, widgets
@@ -43,7 +44,9 @@ AXIS_LABELS = {
     "sampler": "Sampler",
 }  # fmt: skip
 AXIS_HINTS = {"prompt": "cat, dog, fox (the first stands in the prompt)", "sampler": "DDIM, Euler a"}
-FIRST_SCENE = "in the snow"
+FIRST = {"teapot": 1.0, "blueprint": 0.8}
+"""The example sets whose adapters are in the rack at the first visit: a subject, a style; their weights."""
+FIRST_SEED = 5
 
 
 def build(context: Context, page: Page) -> None:
@@ -114,20 +117,21 @@ def axis_kinds() -> list[dict[str, Any]]:
 
 def _start(context: Context) -> dict[str, Any]:
     """What somebody who comes for the first time finds: an example subject, and a style to pull at."""
-    here = {entry.id: entry for entry in context.library.entries() if entry.origin == "example"}
-    chosen: dict[str, Any] = {}
-    for one in example_sets():
-        if f"example-{one.id}" in here:
-            chosen.setdefault(one.kind, one)
-    if "subject" not in chosen:
+    sets = {one.id: one for one in example_sets()}
+    if not all(name in sets and _here(context, f"example-{name}") for name in FIRST):
         return {}
-    subject, style = chosen["subject"], chosen.get("style")
-    mix = [{"id": f"example-{subject.id}", "weight": 1.0}]
-    if style is not None:
-        mix.append({"id": f"example-{style.id}", "weight": 0.0})
+    subject, style = (sets[name] for name in FIRST)
     whole: dict[str, Any] = {"text": None, "blocks": {}, "begin": 0.0, "end": 0.0, "on": True}
-    prompt = f"{subject.instance_prompt} {FIRST_SCENE}"
-    return {"mix": [{**part, **whole} for part in mix], "generation": {"prompt": prompt, "seed": 1}}
+    mix = [{"id": f"example-{name}", "weight": weight, **whole} for name, weight in FIRST.items()]
+    prompt = f"a picture of a {subject.trigger} {subject.class_name} in {style.trigger} style"
+    return {"mix": mix, "generation": {"prompt": prompt, "seed": FIRST_SEED}}
+
+
+def _here(context: Context, adapter_id: str) -> bool:
+    try:
+        return context.library.get(adapter_id).trashed is None
+    except AdapterError:
+        return False
 
 
 def _granted(wish: dict[str, Any]) -> Any:
