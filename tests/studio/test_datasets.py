@@ -160,6 +160,14 @@ def test_a_single_picture_is_known_at_once(filled: tuple[Datasets, Dataset], tmp
     assert filled[0].pictures.get(picture.sha256).path.is_file()
 
 
+def test_a_file_that_changed_after_it_was_checked_isnt_kept(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"another one by now")
+    found = {"sha256": "0" * 64, "suffix": ".png", "bytes": 7, "width": 1, "height": 1, "notes": []}
+    with pytest.raises(PictureError, match="was changed while it was read"):
+        Datasets(workspace).pictures.copy(tmp_path / "x", found, "x.png")
+    assert not list(workspace.folder("pictures").iterdir())
+
+
 # ── Served
 
 
