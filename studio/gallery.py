@@ -175,11 +175,14 @@ class Gallery:
         page: counted from 0; one beyond the last is the last. kind: "" for all.
         """
         where, values = _condition(text, kind, trashed)
+        order = "ORDER BY created DESC, rowid DESC"
         with self.workspace.read() as db:
             total = db.execute(f"SELECT count(*) FROM images WHERE {where}", values).fetchone()[0]
             page = max(0, min(page, -(-total // size) - 1))
+            # The rows' places first: the index alone answers that, and whole rows are read of one page.
             rows = db.execute(
-                f"SELECT * FROM images WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ? OFFSET ?",
+                f"SELECT * FROM images WHERE rowid IN (SELECT rowid FROM images WHERE {where} {order} "
+                f"LIMIT ? OFFSET ?) {order}",
                 (*values, size, page * size),
             ).fetchall()
         return Found(tuple(self._drawn(row) for row in rows), total, page, size)
@@ -268,10 +271,10 @@ class Gallery:
 
 
 def _condition(text: str, kind: str, trashed: bool) -> tuple[str, list[str]]:
-    """SQL for a search, and its values. Rows that an older version wrote have no words, only settings."""
+    """SQL for a search, and its values."""
     where, values = [f"trashed IS {'NOT ' * trashed}NULL"], []
     for term in text.casefold().split()[:MAX_TERMS]:
-        where.append("instr(CASE words WHEN '' THEN lower(settings) ELSE words END, ?)")
+        where.append("instr(words, ?)")
         values.append(term)
     if kind:
         where.append("kind = ?")

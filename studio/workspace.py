@@ -67,6 +67,11 @@ ALTER TABLE images ADD COLUMN width INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN height INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN words TEXT NOT NULL DEFAULT '';
 ALTER TABLE images ADD COLUMN trashed REAL;
+UPDATE images SET
+    words = lower(coalesce(json_extract(settings, '$.generation.prompt'), '') || ' ' || seed),
+    width = coalesce(json_extract(settings, '$.generation.width'), 0),
+    height = coalesce(json_extract(settings, '$.generation.height'), 0);
+CREATE INDEX images_found ON images (trashed, created, kind, words);
 CREATE TABLE pictures (
     sha256 TEXT PRIMARY KEY, file TEXT NOT NULL, name TEXT NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL, bytes INTEGER NOT NULL, notes TEXT NOT NULL DEFAULT '[]', created REAL NOT NULL

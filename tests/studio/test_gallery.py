@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +84,26 @@ def test_search_takes_every_word_in_any_case(gallery: Gallery) -> None:
     assert found("sure", kind="grid") == ids[2:] and found("sure", kind="picture") == []
 
 
-def test_search_finds_what_older_versions_wrote(gallery: Gallery) -> None:
-    image = gallery.add(drawn("a lighthouse"))
-    with gallery.workspace.write() as db:
-        db.execute("UPDATE images SET words = '', width = 0")
-    assert [one.id for one in gallery.search("LightHouse").pictures] == [image]
+def test_search_finds_what_older_versions_wrote(tmp_path: Path) -> None:
+    from studio.workspace import _STEPS, INDEX_NAME
+
+    with closing(sqlite3.connect(tmp_path / INDEX_NAME)) as db, db:
+        db.executescript(f"{_STEPS[1]}{_STEPS[2]}PRAGMA user_version = 2;")
+        settings = json.dumps(drawn("a LightHouse", size=(16, 8)).settings)
+        db.execute("INSERT INTO images VALUES ('1-a', 'images/1-a.png', NULL, 4711, ?, 1)", (settings,))
+    gallery = Gallery(Workspace.open(tmp_path, own=False))
+    [found] = gallery.search("lighthouse 4711").pictures
+    assert (found.id, found.width, found.height, found.kind) == ("1-a", 16, 8, "picture")
     assert gallery.search("windmill").total == 0
+
+
+def test_ten_thousand_pictures_are_searched_in_the_index_alone(gallery: Gallery) -> None:
+    with gallery.workspace.read() as db:
+        plan = db.execute(
+            "EXPLAIN QUERY PLAN SELECT rowid FROM images WHERE trashed IS NULL AND instr(words, 'x') "
+            "ORDER BY created DESC, rowid DESC LIMIT 48"
+        ).fetchall()
+    assert "USING COVERING INDEX images_found" in plan[0]["detail"]
 
 
 def test_pages_hold_all_and_end(gallery: Gallery) -> None:
