@@ -1,4 +1,4 @@
-"""Config fields ↔ components, both ways, from the config's own metadata.
+"""Config fields ↔ what stands on the page, both ways, from the config's own metadata.
 
 Nothing about a field is written here twice: label, help, bounds, unit, choices and tier come from the
 pydantic model, so a new field is on the page as soon as it is in the config.
@@ -200,26 +200,3 @@ def described(spec: FieldSpec, placeholder: str = "") -> dict[str, Any]:
         "label": spec.label, "help": spec.help, "optional": spec.optional, "choices": list(spec.choices),
         "minimum": spec.minimum, "maximum": spec.maximum, "placeholder": placeholder,
     }  # fmt: skip
-
-
-def component(spec: FieldSpec, value: Any) -> Any:
-    """The Gradio component for a field, showing `value` (as from `show`)."""
-    import gradio as gr
-
-    common: dict[str, Any] = {
-        "label": spec.label,
-        "info": spec.help or None,
-        "min_width": 160,
-        "elem_id": field_id(spec.path),
-    }
-    if spec.kind == "flag":
-        return gr.Checkbox(value=bool(value), **common)
-    if spec.kind == "choice":
-        return gr.Dropdown(
-            choices=list(spec.choices), value=value, filterable=len(spec.choices) > 12, **common
-        )
-    if spec.kind in NUMBERS and not spec.optional:
-        # The bounds are checked by the config, whose message says which field it was.
-        # (gr.Number turns an empty field into 0, so optional numbers are texts.)
-        return gr.Number(value=value, precision=0 if spec.kind == "whole" else None, **common)
-    return gr.Textbox(value=value, lines=3 if spec.kind == "lines" else 1, **common)

@@ -41,6 +41,24 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.fixture
+def filled(workspace: Workspace, pictures: list[Path]) -> str:
+    """The id of a dataset of these pictures; they are decoded here, without a child process."""
+    from studio.datasets import Datasets
+    from studio.decoding import decode
+
+    datasets = Datasets(workspace)
+    dataset = datasets.new()
+    kept = [datasets.pictures.copy(path, decode(path, None), path.name) for path in pictures]
+    datasets.pictures.enter(kept)
+    with workspace.write() as db:
+        db.executemany(
+            "INSERT INTO dataset_pictures (dataset, position, sha256, name) VALUES (?, ?, ?, ?)",
+            [(dataset.id, number, one.sha256, one.name) for number, one in enumerate(kept)],
+        )
+    return dataset.id
+
+
 @pytest.fixture(scope="session")
 def make_adapter(tiny_folder: Path) -> Callable[..., Path]:
     """Write a random adapter for the tiny base: `make_adapter(path, seed=…)`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from pipelines.errors import ConfigError
 from studio import forms, teaching
 from trainers.config import PRESETS, TrainConfig, validate
 
+SCRIPTS = Path(forms.__file__).parent / "js"
 SPECS = [spec for _, _, specs in forms.sections(TrainConfig) for spec in specs]
 
 
@@ -27,13 +30,17 @@ def test_every_field_survives_the_way_to_the_page_and_back(preset: str, kind: st
     assert validate(forms.changed(config, SPECS, shown)) == config
 
 
-def test_every_field_has_words_and_a_component() -> None:
-    gradio = pytest.importorskip("gradio")
-    config = teaching.example_config("sketch", "subject")
-    with gradio.Blocks():
-        for spec in SPECS:
-            assert spec.title and spec.help, spec.path
-            assert forms.component(spec, forms.show(spec, forms.get_value(config, spec.path))) is not None
+def test_every_field_has_words_and_a_control_on_the_page() -> None:
+    script = (SCRIPTS / "advanced.js").read_text(encoding="utf-8")
+    controls = set(re.findall(r"^  (\w+): \(spec, common\)", script, re.M))
+    controls |= set(re.findall(r"(\w+): CONTROLS\.", script))
+    assert controls == {"flag", "choice", "lines", "text", "path", "number", "whole"}
+    for spec in SPECS:
+        shown = forms.described(spec, "a hint")
+        assert json.loads(json.dumps(shown)) == shown
+        assert shown["label"] and shown["help"] and shown["placeholder"] == "a hint"
+        assert shown["kind"] in controls
+        assert shown["id"] == forms.field_id(spec.path)
 
 
 @pytest.mark.parametrize(
