@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.errors import ConfigError, StudioError
-from studio.commands import adapters, bases, datasets, gallery, jobs, mixes, pictures
+from studio.commands import adapters, bases, datasets, gallery, jobs, library, mixes, pictures
 from studio.commands.arguments import Parser, shared_options
 from studio.commands.base_options import FetchLine, base_options, chosen_base, find_base
 
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add_commands(commands, shared)
     mixes.add_commands(commands, shared)
     adapters.add_commands(commands, shared)
+    library.add_commands(commands)
     bases.add_commands(commands)
     jobs.add_commands(commands)
     datasets.add_commands(commands)

@@ -122,6 +122,28 @@ def take(
     return taken
 
 
+def beside(path: Path) -> list[Dropped]:
+    """A file with the sidecar and the picture of its name that lie beside it.
+
+    Raises:
+        AdapterError: it isn't there, or of no kind that an adapter has.
+    """
+    if path.suffix.lower() not in (".zip", ".safetensors"):
+        refuse_early(path)
+    if not path.is_file():
+        raise AdapterError(f"no file {path}; expected a .safetensors file, a .zip or a folder of PEFT's")
+    endings = [".json", *PICTURES, *(f".preview{ending}" for ending in PICTURES)]
+    near = [path.with_name(f"{path.stem}{ending}") for ending in endings]
+    return [(path, path.name), *((one, one.name) for one in near if one.is_file())]
+
+
+def take_folder(library: Library, folder: Path) -> Taken:
+    """Take a folder that PEFT wrote into the library. Raises: AdapterError."""
+    with TemporaryDirectory(dir=library.workspace.folder("cache")) as scratch:
+        one = _One(folder, f"{folder.resolve().name}.safetensors")
+        return Taken(entries=[_take_one(library, one, Path(scratch))])
+
+
 def _take_one(library: Library, one: _One, scratch: Path) -> tuple[Entry, bool]:
     """Check and add one adapter. Raises: AdapterError."""
     from pipelines.formats import read_adapter, write_adapter

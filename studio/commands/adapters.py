@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ConfigError
+from pipelines.errors import AdapterError, ConfigError
 from studio.commands.arguments import (
     Parser,
     adapter_file,
@@ -134,18 +135,28 @@ def metadata(args: argparse.Namespace) -> int:
 
 
 def take(args: argparse.Namespace) -> int:
-    """Copy an adapter file into the library."""
-    from pipelines.formats import inspect_adapter, read_adapter
+    """Take adapter files, zips and PEFT's folders into the library, with what lies beside them."""
+    from pipelines.formats import inspect_adapter
+    from studio.importing import beside, take_folder
+    from studio.importing import take as taken
 
     path = place(args.file)
+    library = the_library(args)
     if path.is_dir():
-        raise ConfigError(
-            f"{args.file!r} is a folder; convert it to a file first: pigment convert FOLDER --format pigment"
-        )
-    if path.is_file() and path.suffix.lower() == ".safetensors":
-        inspect_adapter(path)  # refuses most of what is wrong before torch is loaded
-    entry, new = the_library(args).add(path, name=args.name, check=read_adapter)
-    print(f"{entry.name}: {'imported' if new else 'was in the library already'} ({entry.path})")
+        found = take_folder(library, path)
+    else:
+        if path.is_file() and path.suffix.lower() == ".safetensors":
+            inspect_adapter(path)  # refuses most of what is wrong before torch is loaded
+        found = taken(library, beside(path))
+    if found.refused and not found.entries:
+        raise AdapterError("; ".join(f"{name}: {reason}" for name, reason in found.refused[:3]))
+    if args.name and len(found.entries) != 1:
+        raise ConfigError(f"--name is for one adapter, {len(found.entries)} came in; rename them afterwards")
+    for entry, new in found.entries:
+        shown = library.rename(entry.id, args.name) if args.name and new else entry
+        print(f"{shown.name}: {'imported' if new else 'was in the library already'} ({shown.path})")
+    for name, reason in found.refused:
+        print(f"{name}: {reason}", file=sys.stderr)
     return 0
 
 
@@ -239,7 +250,7 @@ def add_commands(commands: Any, shared: Parser) -> None:
     add_json(parser)
     parser.set_defaults(run=metadata)
 
-    parser = commands.add_parser("import", parents=[place_only], help="take an adapter file into the library")
-    parser.add_argument("file")
+    parser = commands.add_parser("import", parents=[place_only], help="take an adapter into the library")
+    parser.add_argument("file", help="a .safetensors file, a zip, or a folder that PEFT wrote")
     parser.add_argument("--name", default="", help="default: the title in the file")
     parser.set_defaults(run=take)

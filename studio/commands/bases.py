@@ -1,4 +1,4 @@
-"""`pigment base add|list|info|remove|fold`: base models by name, what they are, and with a mix folded in."""
+"""`pigment base add|list|info|use|remove|fold`: base models by name, what they are, with a mix folded in."""
 
 from __future__ import annotations
 
@@ -84,6 +84,16 @@ def remove(args: argparse.Namespace) -> int:
     return 0
 
 
+def use(args: argparse.Namespace) -> int:
+    """Say which base the page draws and teaches with; it holds from its next start on."""
+    bases = _bases(args)
+    if args.name is not None:
+        bases.use(args.name)
+    name, ref, _ = bases.in_use()
+    say(args, f"{name} is drawn and taught with ({ref}); --base goes first", {"name": name, "ref": ref})
+    return 0
+
+
 def fold(args: argparse.Namespace) -> int:
     """Write a base with adapters folded into its weights."""
     from pipelines.formats import read_adapter
@@ -157,7 +167,7 @@ def add_commands(commands: Any) -> None:
     """Add `base` with its verbs to the parser."""
     from pipelines.bases.write_report import LAYOUTS
 
-    parser = commands.add_parser("base", help="base models: add, list, info, remove, fold")
+    parser = commands.add_parser("base", help="base models: add, list, info, use, remove, fold")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     shared = workspace_options()
 
@@ -190,6 +200,13 @@ def add_commands(commands: Any) -> None:
     one.add_argument("name")
     add_json(one)
     one.set_defaults(run=remove)
+
+    one = verbs.add_parser(
+        "use", parents=[shared], help="which base the page draws and teaches with, from its next start on"
+    )
+    one.add_argument("name", nargs="?", default=None, help="pocket, or a name of the list; none: say which")
+    add_json(one)
+    one.set_defaults(run=use)
 
     one = verbs.add_parser("fold", parents=[shared], help="write a base with a mix folded into its weights")
     one.add_argument("ref", help=BASE_HELP)

@@ -7,6 +7,7 @@ const dialog = make('dialog', {class: 'lib-dialog', 'aria-labelledby': `library-
 box.append(dialog);
 let shown = null, values = {}, rows = new Map(), error = null, go = null;
 
+const EMPTY = {check: false, number: null};
 const KINDS = {
   text: (field) => make('input', {type: 'text', maxlength: field.max || 200, placeholder: field.placeholder || ''}),
   area: (field) => make('textarea', {rows: field.rows || 3, maxlength: field.max || 4000}),
@@ -88,7 +89,7 @@ function busy(is) { go.disabled = is; go.textContent = is ? 'One moment…' : sh
 
 function open(form) {
   shown = form;
-  values = Object.fromEntries(form.fields.map((field) => [field.name, field.value ?? (field.kind === 'check' ? false : '')]));
+  values = Object.fromEntries(form.fields.map((field) => [field.name, field.value ?? (field.kind in EMPTY ? EMPTY[field.kind] : '')]));
   rows = new Map(form.fields.map((field, number) => [field.name, rowOf(field, number)]));
   for (const {field, input} of rows.values()) {
     if (field.kind === 'check') input.checked = Boolean(field.value);
