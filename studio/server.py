@@ -15,12 +15,14 @@ from fastapi import FastAPI
 
 from pipelines.errors import Busy, ConfigError
 from studio.accounts import Accounts
+from studio.assets import Assets
 from studio.bases import BaseOptions, Bases
 from studio.context import Context
 from studio.guard import Guard, Hosts, host_name, is_loopback
 from studio.login import Login
 from studio.routes import ROUTES
 from studio.runner import Runner
+from studio.starting import import_gradio
 from studio.workspace import Workspace
 
 log = logging.getLogger("pigment")
@@ -107,9 +109,7 @@ def bind(host: str, port: int, *, guarded: bool = False) -> socket.socket:
 def make_app(context: Context, root_path: str = "") -> FastAPI:
     """The web application: files by id and the page at `/`. root_path: see `Doors`."""
     os.environ["GRADIO_TEMP_DIR"] = str(context.workspace.uploads)
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    import gradio as gr
-
+    gr = import_gradio()
     from studio.build import build, look
     from studio.narrowing import narrow
 
@@ -132,6 +132,11 @@ def make_app(context: Context, root_path: str = "") -> FastAPI:
     )
     narrow(app)
     return app
+
+
+def frontend() -> Path:
+    """Where Gradio's scripts, styles and fonts lie."""
+    return Path(str(import_gradio().__file__)).parent / "templates" / "frontend"
 
 
 def serve(
@@ -161,8 +166,8 @@ def serve(
         try:
             context = Context(opened, runner, base, options or BaseOptions())
             context.library.add_examples()
-            app = make_app(context, doors.root_path.rstrip("/"))
-            runner.start()
+            runner.start()  # the base loads while the page is built
+            app = Assets(make_app(context, doors.root_path.rstrip("/")), frontend())
             config = uvicorn.Config(
                 Guard(app, hosts, login, doors.prefix),
                 log_level="warning", timeout_graceful_shutdown=1, ws="auto", lifespan="on",
