@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from studio import mixing
+from studio import mixing, processes
 from studio.bases import POCKET, Bases
 from studio.gallery import Gallery
 from studio.jobs import Job, Jobs
@@ -64,7 +64,8 @@ class Drawing:
         now = time.monotonic()
         if now - self._looked > POLL:
             self._looked = now
-            if self.jobs.beat(self.job.id, step=done, total=total, message="Drawing"):
+            memory = processes.peak_memory()
+            if self.jobs.beat(self.job.id, step=done, total=total, message="Drawing", memory=memory):
                 raise Stopped
 
     def _take_device(self) -> None:

@@ -105,8 +105,7 @@ class Held:
 
     def options_of(self, ref: str) -> BaseOptions:
         """How a base is opened: as was asked, and else as the workspace's list keeps it."""
-        kept = next((one.kept for one in Bases(self.workspace).entries() if one.ref == ref), {})
-        return self.options.over(kept)
+        return Bases(self.workspace).options(ref, self.options)
 
     def _at(self, ref: str) -> Live:
         if self._live is not None and self._ref == ref:

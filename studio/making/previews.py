@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from pipelines.generation import GenerationConfig
     from pipelines.live import Frame, Live
 
+FOLLOWING = 0.6  # seconds without a picture after which a quick drawing is let end, whatever came meanwhile
+QUICK = 1.0  # seconds that it takes at most
+_WINDOWS = 256  # that are remembered
 _TRIES = 4  # a drawing job may take the adapters or the base away in between
 
 
@@ -49,22 +54,37 @@ class Previews:
         self._waiting: OrderedDict[str, Wish] = OrderedDict()
         self._now: Wish | None = None
         self._live: Live | None = None  # that draws `_now`
+        self._since: dict[str, float] = {}  # since when windows that wish have no picture, monotonic
+        self._took = math.inf  # seconds of the last drawing
         self._thread = threading.Thread(target=self._work, name="previews", daemon=True)
         self._thread.start()
 
     def wish(self, wish: Wish) -> None:
-        """Take a wish up, in the place of an older one of its window."""
+        """Take a wish up, in the place of an older one of its window.
+
+        While a slider is dragged a picture comes now and then, where that is quick; else only the newest.
+        """
         with self._changed:
             before = self._waiting.get(wish.client)
+            if before is None and (self._now is None or self._now.client != wish.client):
+                if len(self._since) > _WINDOWS:
+                    self._since.clear()
+                self._since[wish.client] = time.monotonic()
             self._waiting[wish.client] = wish
             if before is not None:
                 before.give_up()
             now = self._now
-            if now is not None and now.client == wish.client and not now.overtaken:
+            if now is not None and now.client == wish.client and not now.overtaken and self._stale(now):
                 now.give_up()
                 if self._live is not None:
                     self._live.forget()
             self._changed.notify_all()
+
+    def _stale(self, now: Wish) -> bool:
+        """Whether what is drawn is given up for a newer wish of its window."""
+        here = time.monotonic()
+        waited = here - self._since.get(now.client, here)
+        return now.request.exact or waited < FOLLOWING or self._took > QUICK
 
     def _work(self) -> None:
         while True:
@@ -78,6 +98,10 @@ class Previews:
                 answer = error
             with self._changed:
                 self._now = None
+                if isinstance(answer, dict):
+                    self._since[wish.client] = time.monotonic()
+                    if not wish.request.exact:
+                        self._took = answer["seconds"]
                 if not wish.overtaken and answer is not None:
                     wish.answer(answer)
 

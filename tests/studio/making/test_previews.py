@@ -19,6 +19,7 @@ from studio.context import Context
 from studio.gallery import Gallery
 from studio.library import Entry
 from studio.locks import FileLock
+from studio.making import previews as previews_module
 from studio.making.held import Held
 from studio.making.previews import Previews, Wish, live_settings
 from studio.making.sources import Sources
@@ -140,6 +141,33 @@ def test_a_newer_wish_of_a_window_takes_the_place_of_its_older_ones(
     assert other.image().size == third.image().size
     assert slowed.steps - before <= 1 + 2 * 5 + 1, "one step more of the first, none of the second"
     assert time.perf_counter() - begun < 5
+
+
+def test_a_picture_comes_now_and_then_while_a_slider_is_dragged(
+    wish: Callable[..., Answer], slowed: Slowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews_module, "FOLLOWING", 0.2)
+    monkeypatch.setattr(previews_module, "QUICK", PATIENCE)
+    wish().get()
+    slowed.seconds = 0.03
+    answers: list[Answer] = []
+    end = time.monotonic() + PATIENCE
+    while sum(bool(answer) and "picture" in answer.get() for answer in answers) < 3:
+        answers.append(wish(seed=len(answers)))
+        time.sleep(0.01)
+        assert time.monotonic() < end
+    assert any("overtaken" in answer.get() for answer in answers), "others gave way"
+    answers[-1].get()
+    monkeypatch.setattr(previews_module, "FOLLOWING", 0.0)
+    monkeypatch.setattr(previews_module, "QUICK", 0.0)
+    before = slowed.steps
+    slowed.seconds = 0.2
+    slow = wish(seed=1)
+    while slowed.steps == before:
+        time.sleep(0.01)
+    last = wish(seed=2)
+    assert slow.get() == {"overtaken": True}, "where a drawing takes its time, the newest goes first"
+    assert "picture" in last.get()
 
 
 def test_no_window_starves_another(wish: Callable[..., Answer], slowed: Slowed) -> None:
