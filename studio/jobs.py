@@ -286,7 +286,8 @@ class Jobs:
         with self.workspace.write() as db:
             changed = db.execute(
                 "UPDATE jobs SET state = ?, error = ?, result = coalesce(?, result), finished = ?, "
-                "pid = NULL, pid_started = NULL, stop_requested = 0, details = json_set(details, '$.worked', "
+                "message = '', pid = NULL, pid_started = NULL, stop_requested = 0, "
+                "details = json_set(details, '$.worked', "
                 "coalesce(details ->> '$.worked', 0) + max(0, ? - coalesce(details ->> '$.session.at', ?))) "
                 "WHERE id = ? AND state = 'running'",
                 (state, error, said, now, now, now, job_id),

@@ -176,13 +176,14 @@ def run(args: argparse.Namespace) -> int:
 
     Returns: 0 where everything that was done succeeded, else 2.
     """
+    from studio.bases import Bases
     from studio.runner import Runner
     from studio.work.job import RESUMABLE
     from studio.workspace import Workspace
 
     base, options = chosen_base(args, args.base) if args.base else ("", base_options(args))
     workspace = Workspace.open(args.workspace, note="pigment jobs run")
-    runner = Runner(workspace, base=base or "pocket", options=options, warm=False)
+    runner = Runner(workspace, base=base or Bases(workspace).in_use()[1], options=options, warm=False)
     told: dict[str, str] = {}
     before = time.time()
     try:

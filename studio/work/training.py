@@ -24,14 +24,21 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         StudioError: something a person can mend.
     """
     from pipelines.bases.libraries import load_libraries
+    from trainers.events import TrainEvent, append
     from trainers.listeners import heard
-    from trainers.memory import advice
 
+    jobs, config = Jobs(workspace), config_of(workspace, job)
+    jobs.folder(job).mkdir(parents=True, exist_ok=True)
+    loading = TrainEvent(
+        kind="stage", total=config.run.steps, message="Loading the base", data={"stage": "load"}
+    )
+    append(jobs.folder(job), loading)  # what the log said last was said by a process that has ended
+    jobs.beat(job.id, message=loading.message)
     load_libraries()
     from trainers.loop import train
+    from trainers.memory import advice
 
-    config = config_of(workspace, job)
-    Jobs(workspace).note(job.id, lower=advice(config))
+    jobs.note(job.id, lower=advice(config))
     if follow(workspace, job, heard(train(config), config), stop):
         return stopped(workspace, job)
     folder, library = config.run.output, Library(workspace)

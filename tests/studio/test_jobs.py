@@ -41,6 +41,7 @@ def test_a_job_goes_through_the_queue(jobs: Jobs) -> None:
     assert not jobs.finish(job.id, "failed", error="late"), "ended twice"
     done = jobs.get(job.id)
     assert (done.state, done.result, done.pid, done.error) == ("done", {"adapter": "x"}, None, "")
+    assert done.message == ""
 
 
 def run(jobs: Jobs, job: Job) -> Job:

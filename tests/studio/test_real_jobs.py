@@ -109,6 +109,8 @@ def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that
     assert found.pid is not None
     assert found.memory > 0
     assert "lower data.resolution" in found.details["lower"]
+    said = (context.jobs.folder(killed) / "events.jsonl").read_text().splitlines()
+    assert "Loading the base" in said[0], "what an earlier process said last doesn't stand while it loads"
     os.kill(found.pid, signal.SIGKILL)
     wait(lambda: state(context, killed) != "running", "the kill to be noticed")
     found = context.jobs.get(killed.id)
