@@ -151,6 +151,24 @@ def _address(scope: Scope) -> str:
     return str(client[0]) if client else "?"
 
 
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 44 32'%3E"
+    "%3Ccircle cx='14' cy='13' r='11' fill='%23e4572e'/%3E"
+    "%3Ccircle cx='28' cy='13' r='11' fill='%233f45bd' fill-opacity='.82'/%3E"
+    "%3Ccircle cx='21' cy='21' r='10' fill='%23f2b134' fill-opacity='.82'/%3E%3C/svg%3E"
+)
+"""The picture in a browser's tab; nobody has to log in for it."""
+
+
+def head(signed_in: bool) -> str:
+    """What the page's own head gets: the icon and, where there are accounts, the way out."""
+    link = f'<link rel="icon" href="{ICON}">'
+    if not signed_in:
+        return link
+    script = (Path(__file__).parent / "js" / "signout.js").read_text(encoding="utf-8")
+    return f"{link}<script>{script}</script>"
+
+
 PAGE_POLICY = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -161,7 +179,7 @@ def page(root: str, line: str = "", name: str = "") -> str:
     """The login page; nothing in it comes from elsewhere. line: what went wrong. name: what was typed."""
     template = (Path(__file__).parent / "login.html").read_text(encoding="utf-8")
     told = f'<p role="alert">{text(line)}</p>' if line else ""
-    here = {"@root@": text(root), "@told@": told, "@name@": text(name[:200])}
+    here = {"@icon@": ICON, "@root@": text(root), "@told@": told, "@name@": text(name[:200])}
     for mark, value in here.items():
         template = template.replace(mark, value)
     return template

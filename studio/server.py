@@ -19,7 +19,7 @@ from studio.assets import Assets
 from studio.bases import BaseOptions, Bases
 from studio.context import Context
 from studio.guard import Guard, Hosts, host_name, is_loopback
-from studio.login import Login
+from studio.login import Login, head
 from studio.routes import ROUTES
 from studio.runner import Runner
 from studio.starting import import_gradio
@@ -106,8 +106,9 @@ def bind(host: str, port: int, *, guarded: bool = False) -> socket.socket:
     return listener
 
 
-def make_app(context: Context, root_path: str = "") -> FastAPI:
-    """The web application: files by id and the page at `/`. root_path: see `Doors`."""
+def make_app(context: Context, root_path: str = "", *, accounts: bool = False) -> FastAPI:
+    """The web application: files by id and the page at `/`. root_path: see `Doors`. accounts: whether people
+    log in, and so may want to log out."""
     os.environ["GRADIO_TEMP_DIR"] = str(context.workspace.uploads)
     gr = import_gradio()
     from studio.build import build, look
@@ -116,6 +117,8 @@ def make_app(context: Context, root_path: str = "") -> FastAPI:
     app = FastAPI(title="Pigment", docs_url=None, redoc_url=None, openapi_url=None)
     for add in ROUTES:
         add(app, context)
+    shown = look()
+    shown["head"] = head(accounts) + shown["head"]
     gr.mount_gradio_app(
         app,
         build(context),
@@ -128,7 +131,7 @@ def make_app(context: Context, root_path: str = "") -> FastAPI:
         pwa=False,
         run_history=False,
         root_path=root_path or None,
-        **look(),
+        **shown,
     )
     narrow(app)
     return app
@@ -167,7 +170,7 @@ def serve(
             context = Context(opened, runner, base, options or BaseOptions())
             context.library.add_examples()
             runner.start()  # the base loads while the page is built
-            app = Assets(make_app(context, doors.root_path.rstrip("/")), frontend())
+            app = Assets(make_app(context, doors.root_path.rstrip("/"), accounts=guarded), frontend())
             config = uvicorn.Config(
                 Guard(app, hosts, login, doors.prefix),
                 log_level="warning", timeout_graceful_shutdown=1, ws="auto", lifespan="on",
