@@ -36,7 +36,7 @@ part is about, such as a job's id; it comes from the browser, so a part checks i
 
 PARTS = {
     "run": "studio.tabs.run_card:pieces",
-    "run_log": "studio.tabs.run_card:log_pieces",
+    "run_log": "studio.tabs.run_log:pieces",
     "dataset": "studio.tabs.dataset:pieces",
     "hint": "studio.tabs.hint:pieces",
     "drawn": "studio.tabs.drawn:pieces",

@@ -173,11 +173,11 @@ def start(context: Context, lesson: Lesson) -> Job:
     # Beside the run, not in it: a job that is done anew reads the same pictures.
     folder = context.workspace.folder("pictures", job_id)
     config = config_in(context, lesson, dataset, folder, context.workspace.folder("runs", job_id))
-    datasets.lay_out(dataset.id, folder)
+    files = datasets.lay_out(dataset.id, folder)
     details = {
         "preset": lesson.preset, "class_name": lesson.class_name, "pictures": len(dataset.items),
         "trigger": config.data.trigger, "kind": config.data.kind, "prompt": config.data.instance_prompt,
-        "dataset": dataset.id,
+        "dataset": dataset.id, "files": files,
     }  # fmt: skip
     job = context.jobs.submit(
         "train", config.adapter_name, config.model_dump(mode="json"), details=details, id=job_id

@@ -31,10 +31,15 @@ def pieces(context: Context, key: str) -> dict[str, str]:
     ticks = (pictures or reached > 0, reached > 1, False)
     now = ticks.index(False)
     steps = "".join(
-        f'<li class="{"done" if tick else ""}"{" aria-current=step" if number == now else ""}>'
-        f'<i aria-hidden="true">{"✓" if tick else ""}</i>'
-        f"<span><b>{text(title)}</b> <small>{text(hint)}</small></span></li>"
-        for number, ((title, hint), tick) in enumerate(zip(STEPS, ticks, strict=True))
+        _step(title, words, done=tick, now=number == now)
+        for number, ((title, words), tick) in enumerate(zip(STEPS, ticks, strict=True))
     )
     close = markup.button("×", "dismiss", "hint", style="close", title="Don't show these steps again")
     return {"steps": f'<div class="pgt-hints"><ol aria-label="To a first adapter">{steps}</ol>{close}</div>'}
+
+
+def _step(title: str, words: str, *, done: bool, now: bool) -> str:
+    state = ' class="done"' if done else ' aria-current="step"' if now else ""
+    tick = "✓" if done else ""
+    said = f"<span><b>{text(title)}</b> <small>{text(words)}</small></span>"
+    return f'<li{state}><i aria-hidden="true">{tick}</i>{said}</li>'

@@ -16,8 +16,8 @@ from studio.work.job import STATES
 
 PIECES = ("status", "actions", "end", "strip", "chart", "earlier")
 STRIP_STEPS = 24
+WARNINGS = 3  # the last ones; all stand in the log
 SILENCE = 60  # seconds after which the card says that nothing is heard
-LOG_LINES = 200
 
 STATE_WORDS = {**STATES, "queued": "Waiting for its turn", "running": "Learning", "done": "Ready"}
 ACTS = {"pause": ("Pause", ""), "resume": ("Resume", "main"), "retry": ("Again", ""), "stop": ("Cancel", "")}
@@ -42,15 +42,6 @@ def pieces(context: Context, key: str) -> dict[str, str]:
         "chart": _chart(job, log),
         "earlier": _earlier(job, newest),
     }
-
-
-def log_pieces(context: Context, key: str) -> dict[str, str]:
-    """What the process of the run has printed last; an empty key is the newest."""
-    newest = context.jobs.find(kind="train", limit=1)
-    job = context.jobs.get(key) if key else next(iter(newest), None)
-    said = context.jobs.log_tail(job, LOG_LINES) if job is not None else ""
-    shown = text(said) if said.strip() else "Nothing was printed."
-    return {"log": f'<div class="pgt-log" tabindex="0" role="log" aria-live="off"><pre>{shown}</pre></div>'}
 
 
 def _status(context: Context, job: Job, log: RunLog) -> str:
@@ -117,8 +108,15 @@ def _notes(job: Job, log: RunLog) -> str:
         notes.append(("", job.error[:1].upper() + job.error[1:] + ("." if job.error[-1:].isalnum() else "")))
     if job.state == "failed" and (lower := job.details.get("lower")) and "memory" in job.error:
         notes.append(("", str(lower)))
-    notes += [("", warning) for warning in log.warnings[-3:]]
+    notes += [("", _called(warning, job)) for warning in log.warnings[-WARNINGS:]]
     return "".join(f'<div class="pg-note {style}">{text(line)}</div>' for style, line in notes)
+
+
+def _called(line: str, job: Job) -> str:
+    """A line with the pictures' own names in the place of those that they were laid out under."""
+    for file, name in job.details.get("files", {}).items():
+        line = line.replace(file, name)
+    return line
 
 
 def _actions(job: Job) -> str:

@@ -35,10 +35,21 @@ def build(context: Context, page: Page) -> None:
                 log = widgets.part("run_log", elem_id="run-log-text")
     form = Form(context, parts)
     _listen(page, form)
-    parts["start"].click(toast(form.start), form.inputs, run, **BUSY).success(None, js=show("run"), **QUIET)
+    started = (
+        parts["start"]
+        .click(None, js=_busy("add"), **QUIET)
+        .then(toast(form.start), form.inputs, run, **QUIET)
+    )
+    started.success(None, js=show("run"), **QUIET)
+    started.then(None, js=_busy("remove"), **QUIET)
     run.click(toast(acting(context)), None, [run, page.wish, page.tabs], **QUIET)
     run.change(None, run, log, js="(shown) => ({part: 'run_log', key: shown?.key || ''})", **QUIET)
     hint.click(toast(form.dismiss_hint), None, None, **QUIET)
+
+
+def _busy(change: str) -> str:
+    """JavaScript that shows, or shows no longer, that the start was pressed."""
+    return f"() => document.getElementById('start').classList.{change}('busy')"
 
 
 def _step(number: int, title: str, hint: str = "") -> gr.HTML:

@@ -139,7 +139,7 @@ class Form:
             raise ConfigError("no captioner is set; name one under Advanced, Pictures and words")
         self.context.jobs.submit(
             "captions", f"Captions by {captioner}",
-            {"dataset": lesson.dataset, "captioner": captioner, "replace": False},
+            {"dataset": lesson.dataset, "captioner": captioner, "trigger": lesson.trigger.strip()},
         )  # fmt: skip
         self.context.runner.wake()
 

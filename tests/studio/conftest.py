@@ -42,20 +42,32 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def filled(workspace: Workspace, pictures: list[Path]) -> str:
-    """The id of a dataset of these pictures; they are decoded here, without a child process."""
+def put(workspace: Workspace) -> Callable[..., None]:
+    """Put pictures into a dataset: `put(id, *paths)`; they are decoded here, without a child process."""
     from studio.datasets import Datasets
     from studio.decoding import decode
 
-    datasets = Datasets(workspace)
-    dataset = datasets.new()
-    kept = [datasets.pictures.copy(path, decode(path, None), path.name) for path in pictures]
-    datasets.pictures.enter(kept)
-    with workspace.write() as db:
-        db.executemany(
-            "INSERT INTO dataset_pictures (dataset, position, sha256, name) VALUES (?, ?, ?, ?)",
-            [(dataset.id, number, one.sha256, one.name) for number, one in enumerate(kept)],
-        )
+    def put(dataset_id: str, *paths: Path) -> None:
+        pictures = Datasets(workspace).pictures
+        kept = [pictures.copy(path, decode(path, None), path.name) for path in paths]
+        pictures.enter(kept)
+        first = len(Datasets(workspace).get(dataset_id).items)
+        with workspace.write() as db:
+            db.executemany(
+                "INSERT INTO dataset_pictures (dataset, position, sha256, name) VALUES (?, ?, ?, ?)",
+                [(dataset_id, first + number, one.sha256, one.name) for number, one in enumerate(kept)],
+            )
+
+    return put
+
+
+@pytest.fixture
+def filled(workspace: Workspace, pictures: list[Path], put: Callable[..., None]) -> str:
+    """The id of a dataset of these pictures."""
+    from studio.datasets import Datasets
+
+    dataset = Datasets(workspace).new()
+    put(dataset.id, *pictures)
     return dataset.id
 
 
