@@ -12,6 +12,7 @@ from pipelines.errors import StudioError
 from studio import importing
 from studio.context import Context
 from studio.entries import Entry
+from studio.markup import text
 from studio.tabs import bases
 from studio.tabs.asking import Form
 from studio.tabs.library_forms import FORMS as ADAPTER_FORMS
@@ -42,6 +43,11 @@ def build(context: Context, page: Page) -> None:
     for component in (shelf, opened, listed):
         component.click(toast(_act(context)), shelf, acting, **QUIET)
     dialog.submit(_submit(context), shelf, [dialog, shelf, page.adapters_changed], **QUIET)
+
+
+def _tell(line: str) -> None:
+    """Say something at the page's corner, where Gradio takes what it gets for HTML."""
+    gr.Info(text(line))
 
 
 def _open(event: gr.EventData) -> dict[str, str]:
@@ -102,7 +108,7 @@ def _several(context: Context) -> Callable[..., list[Any]]:
         if verb == "trash":
             for one in ids:
                 context.library.trash(one)
-            gr.Info(f"{len(ids)} adapters are in the trash; “Trash” above the cards brings them back")
+            _tell(f"{len(ids)} adapters are in the trash; “Trash” above the cards brings them back")
             nothing = {"part": "adapter", "key": ""}
             return [
                 gr.skip(), {"unpick": True, "open": ""}, nothing, gr.skip(), gr.skip(),
@@ -121,19 +127,24 @@ def _mix(context: Context, key: str) -> list[Any]:
 def _trash(context: Context, key: str) -> list[Any]:
     """Into the trash; the open adapter stays open, with a button that brings it back."""
     entry = context.library.trash(key)
-    gr.Info(f"{entry.name} is in the trash; “Bring it back” undoes that")
+    _tell(f"{entry.name} is in the trash; “Bring it back” undoes that")
     return [*[gr.skip()] * 5, context.library.changes()]
 
 
 def _restore(context: Context, key: str) -> list[Any]:
     entry = context.library.restore(key)
     here = {"part": "adapter", "key": entry.id}
-    gr.Info(f"{entry.name} is back")
+    _tell(f"{entry.name} is back")
     return [gr.skip(), {"open": entry.id}, here, gr.skip(), gr.skip(), context.library.changes()]
 
 
+def _close(context: Context, key: str) -> list[Any]:
+    nothing = {"part": "adapter", "key": ""}
+    return [gr.skip(), {"open": ""}, nothing, gr.skip(), gr.skip(), gr.skip()]
+
+
 def _said(line: str) -> list[Any]:
-    gr.Info(line)
+    _tell(line)
     return [gr.skip()] * 6
 
 
@@ -155,6 +166,7 @@ def _resume(context: Context, key: str) -> list[Any]:
 
 ACTS: dict[str, Callable[[Context, str], list[Any]]] = {
     "mix": _mix,
+    "close": _close,
     "trash": _trash,
     "restore": _restore,
     "stop-job": _stop,
@@ -176,7 +188,7 @@ def _submit(context: Context) -> Callable[..., list[Any]]:
             said = form.submit(context, ids, dict(event.values))
         except StudioError as error:
             return [{"error": str(error), "at": time.time()}, gr.skip(), gr.skip()]
-        gr.Info(said)
+        _tell(said)
         after = {"unpick": True} if len(ids) > 1 else gr.skip()
         return [{"done": True, "at": time.time()}, after, context.library.changes()]
 

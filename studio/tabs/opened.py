@@ -34,7 +34,7 @@ def pieces(context: Context, key: str) -> dict[str, str]:
     if entry.trashed is not None:
         back = markup.button("Bring it back", "restore", entry.id, style="main")
         said = f"<h3>{text(entry.name)}</h3><p>It is in the trash.</p>"
-        return {"thrown": f'<div class="pg-card">{said}<div class="pg-row">{back}</div></div>'}
+        return {"thrown": f'<div class="lib-thrown">{said}<div class="pg-row">{back}</div></div>'}
     exports = _of(context, "export", entry)
     return {
         "head": _head(context, entry),
@@ -74,6 +74,7 @@ def _head(context: Context, entry: Entry) -> str:
         )
     )  # fmt: skip
     return (
+        '<button type="button" class="lib-x lib-close" data-act="close" aria-label="Close">✕</button>'
         f'<div class="lib-head">{cover(context, entry)}<div><h3>{text(entry.name)}</h3>{said}'
         f'<p class="lib-words">{tags}</p>{notes}</div></div>'
         f'<div class="pg-row lib-acts">{mix}{export}{link}</div><div class="pg-row lib-more">{more}</div>'

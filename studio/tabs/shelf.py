@@ -162,7 +162,7 @@ def _count(found: Found, facets: Facets, query: Query) -> str:
         return f"In the trash: {found.total}"
     if not facets.total:
         return ""
-    noun = "adapter" if found.total == 1 else "adapters"
+    noun = "adapter" if facets.total == 1 else "adapters"
     return f"{found.total:,} of {facets.total:,} {noun}" if query.narrowed else f"{found.total:,} {noun}"
 
 
