@@ -5,6 +5,7 @@ Nothing a zip says of itself is believed: neither names, nor sizes, nor how many
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import struct
@@ -71,11 +72,11 @@ def unpack(path: Path, folder: Path) -> Iterator[Member]:
             for member in _members(archive):
                 yield (one := _unpacked(archive, member, folder, left))
                 left -= one.path.stat().st_size if one.path is not None and one.path.exists() else 0
-                if left <= 0:
-                    raise PictureError(f"unpacks to more than {TOTAL >> 30} GB; make several zips of it")
     except PictureError:
         raise
     except Exception as error:  # zipfile raises nearly anything on damaged files
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PictureError("needs more room than the disk has; make room and drop it again") from error
         reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
         raise PictureError(f"is damaged ({reason}); make it again") from None
 

@@ -13,7 +13,7 @@ from typing import Any
 from studio import processes
 from studio.workspace import Workspace
 
-SECONDS = 60.0
+SECONDS = 120.0
 """For one picture; a slow one is refused."""
 
 

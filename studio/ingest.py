@@ -97,6 +97,9 @@ class Ingest:
             picture = self.pictures.copy(one.path, found, one.name)
         except PictureError as error:
             return Refused(one.shown, str(error))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            return Refused(one.shown, f"can't be kept ({reason}); make room and drop it again")
         small.replace(self.pictures.preview(picture.sha256))
         return picture, found
 

@@ -18,6 +18,8 @@ from studio.archives import unpack
 from studio.datasets import Dataset, Datasets, Taken
 from studio.decoder import Decoder
 from studio.dropped import Dropped, key, one_name, sort
+from studio.ingest import Ingest
+from studio.pictures import Pictures
 from studio.workspace import Workspace
 
 
@@ -221,6 +223,30 @@ def test_errors_of_the_disk_and_of_memory_are_lines(tmp_path: Path, monkeypatch:
     assert "too much memory" in decoding.answer(order)["error"]
 
 
+def test_a_full_disk_refuses_and_leaves_nothing(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    class Answers:
+        def ask(self, path: Path, preview: Path) -> dict[str, object]:
+            found = {"sha256": "0" * 64, "suffix": ".png", "bytes": 9, "width": 9, "height": 9}
+            return {**found, "notes": [], "brightest": 9}
+
+    (tmp_path / "a").write_bytes(png())
+    monkeypatch.setattr("studio.pictures.write_atomic", full)
+    taking = Ingest(Pictures(workspace), tmp_path, Answers())  # type: ignore[arg-type]
+    good, rest = taking.take([Dropped(tmp_path / "a", "a.png")])
+    assert not good and rest.refused[0].line() == (
+        "a.png: can't be kept (No space left on device); make room and drop it again"
+    )
+    path = zipped(tmp_path / "b.zip", {"a.png": png()})
+    monkeypatch.setattr(archives.zipfile.ZipFile, "open", full)
+    _, rest = taking.take([Dropped(path, "b.zip")])
+    assert "more room than the disk has" in rest.refused[0].reason
+
+
 # ── Zips
 
 
@@ -286,7 +312,7 @@ def test_bombs_links_and_locked_members_are_refused(tmp_path: Path) -> None:
     content = bytearray(zipped(tmp_path / "c.zip", {"locked.png": png()}).read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "c.zip").write_bytes(content)
-    assert "password" in refusals(tmp_path / "c.zip", folder)["locked.png"]
+    assert "make the zip without one" in refusals(tmp_path / "c.zip", folder)["locked.png"]
 
 
 def test_what_a_zip_says_of_sizes_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
