@@ -45,7 +45,7 @@ def _memory(context: Context, ref: str) -> str:
     loaded = context.runner.maker.loaded
     if loaded is None or loaded.base != ref:
         return ""
-    weights, resident = markup.size(loaded.bytes), markup.size(loaded.resident)
+    weights, resident = markup.size(loaded.bytes), f"{loaded.resident / 1e9:.1f} GB"
     return (
         f'<p class="lib-loaded">Loaded on {text(loaded.device)}: {weights} of weights, {resident} of memory '
         "in all</p>"
