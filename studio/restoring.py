@@ -49,7 +49,7 @@ class Taken:
             "at": time.time(),
             "generation": self.generation,
             "adapters": [part.model_dump(mode="json") for part in self.mix],
-            **({"image": self.image} if self.image else {}),
+            "image": self.image,  # empty takes away what Mix draws over
         }
 
 

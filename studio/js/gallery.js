@@ -101,13 +101,15 @@ function remove(ids) {
   act('trash', {ids});
 }
 
-function say(line, undo) {
+let hushing;
+function say(line, undo, wait = 9000) {
   said.replaceChildren(...line ? [make('span', {}, line),
     undo.length ? make('button', {type: 'button', class: 'pg-btn small', onclick: () => { say('', []); act('restore', {ids: undo}); }}, 'Undo') : ''] : []);
   (dialog.open ? dialog : float).append(said);  // what is modal lies above all else
-  if (line) hush();
+  clearTimeout(hushing);
+  const hush = () => { if (said.contains(document.activeElement) || said.matches(':hover')) hushing = setTimeout(hush, 2000); else said.replaceChildren(); };
+  if (line) hushing = setTimeout(hush, wait);
 }
-const hush = quiet(() => { if (said.contains(document.activeElement) || said.matches(':hover')) hush(); else say('', []); }, 9000);
 
 // ── One picture large, two compared, a file's settings: in the same dialog
 const side = (label, to) => make('button', {type: 'button', class: `pg-side-way ${to}`, 'aria-label': label, onclick: () => step(to)}, to === 'newer' ? '‹' : '›');
@@ -194,10 +196,10 @@ function press(what, data) {
     page: () => { turn({page: Number(data.id)}); box.scrollIntoView({block: 'start'}); },
     trash: () => { const next = beside.firstElementChild?.dataset || {}; remove([data.id]); if (next.older || next.newer) open(next.older || next.newer); else dialog.close(); },
     restore: () => { act('restore', {ids: [data.id]}); dialog.close(); },
-    mix: () => { act('mix', {id: data.id}); dialog.close(); },
-    over: () => { act('over', {id: data.id}); dialog.close(); },
+    mix: () => { dialog.close(); act('mix', {id: data.id}); say('Taking its settings into Mix …', [], 2500); },
+    over: () => { dialog.close(); act('over', {id: data.id}); say('Taking it into Mix …', [], 2500); },
     cover: () => act('cover', {id: data.id, adapter: data.adapter}),
-    'mix-file': () => { act('mix-file', {path: file.path}); dialog.close(); },
+    'mix-file': () => { act('mix-file', {path: file.path}); dialog.close(); say('Taking its settings into Mix …', [], 2500); },
   };
   works[what]?.();
 }

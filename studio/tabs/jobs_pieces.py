@@ -99,7 +99,8 @@ def _card(job: Job, waiting: Sequence[Job], reason: str) -> str:
     head = f'<div class="head"><span class="kind">{text(label)}</span>{state}</div>'
     said = reason or _outcome(job)
     about = f'<p class="pg-sub">{text(" · ".join(part for part in (said, _when(job)) if part))}</p>'
-    told = f'<p class="pg-note">{text(job.error)}</p>' if job.error and job.state != "paused" else ""
+    wrong = job.error if job.state in ("failed", "interrupted") else ""
+    told = f'<p class="pg-note">{text(wrong)}</p>' if wrong else ""
     return (
         f'{head}<h3 title="{text(job.title)}">{text(job.title[:200])}</h3>{about}{told}{_made(job)}'
         f'<div class="pg-row acts">{_acts(job, waiting)}</div>'

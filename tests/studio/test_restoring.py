@@ -45,7 +45,7 @@ def test_a_picture_of_ours_comes_back_whole(workspace: Workspace, known: tuple[s
     assert (part.begin, part.end, part.on) == (0.1, 0.6, True)
     assert found.notes == ()
     wish = found.wish()
-    assert wish["adapters"][0]["id"] == known[0] and "image" not in wish
+    assert wish["adapters"][0]["id"] == known[0] and wish["image"] == ""
 
 
 def test_adapters_by_hash_then_by_name(workspace: Workspace, known: tuple[str, str, str]) -> None:
