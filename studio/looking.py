@@ -28,11 +28,13 @@ class Weighed:
         figures: one line by preset, such as "about 2 min · 1.1 GB".
         basis: what the estimates rest on, in words.
         error: what is wrong with what was set under "Advanced"; empty when nothing is.
+        measuring: the device is being measured; ask again in a moment.
     """
 
     figures: dict[str, str] = field(default_factory=dict)
     basis: str = ""
     error: str = ""
+    measuring: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def weigh(context: Context, lesson: Lesson, dataset: Dataset | None) -> Weighed:
     """Estimate every preset with what is set under "Advanced"."""
     from studio.estimates import estimate
 
-    figures, basis = {}, ""
+    figures, basis, measuring = {}, "", False
     count = len(dataset.items) if dataset else 0
     try:
         for preset in PRESET_NAMES:
@@ -72,11 +74,12 @@ def weigh(context: Context, lesson: Lesson, dataset: Dataset | None) -> Weighed:
             found = estimate(context, config, count)
             figures[preset] = " · ".join(filter(None, (_about(found.seconds), f"{found.bytes / 1e9:.1f} GB")))
             basis = found.basis[:1].upper() + found.basis[1:]
+            measuring = found.seconds is None
     except ConfigError as error:
         return Weighed(figures, basis, str(error))
     except StudioError as error:
         return Weighed(figures, str(error))
-    return Weighed(figures, basis)
+    return Weighed(figures, basis, measuring=measuring)
 
 
 def _about(seconds: float | None) -> str:

@@ -1,8 +1,9 @@
 // One of a few, as cards: a title, a hint, and figures that may come later. The server's `value` is a patch of
-// {chosen, figures: text by choice, note}; handlers get {chosen}.
+// {chosen, figures: text by choice, note, again: seconds after which it asks anew}; handlers get {chosen}.
 const state = {chosen: props.chosen, figures: {}, note: ''};
 const group = `pg-${element.id || Math.random().toString(36).slice(2)}`;
 const cards = new Map();
+let later;
 const note = make('p', {class: 'pg-hint', role: 'status', hidden: true});
 
 const list = make('div', {class: 'pgt-choices', role: 'radiogroup', 'aria-label': props.about}, props.choices.map((one) => {
@@ -26,6 +27,8 @@ function draw() {
 function give() { props.value = {chosen: state.chosen}; }
 function read() {
   for (const name of Object.keys(state)) if (props.value?.[name] !== undefined) state[name] = props.value[name];
+  clearTimeout(later);
+  if (props.value?.again) later = setTimeout(() => trigger('input', {}), 1000 * props.value.again);
   draw();
   give();
 }

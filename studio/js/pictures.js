@@ -7,7 +7,7 @@ const SHOWN = 40;  // pictures that are shown from this machine while they trave
 const VIEWS = [['pictures', 'Pictures'], ['captions', 'Captions'], ['crops', 'Crops']];
 
 const state = {
-  dataset: '', items: [], refused: [], crops: {}, findings: {}, auto: '', captions: {}, view: 'pictures',
+  dataset: '', items: [], refused: [], crops: {}, findings: {}, auto: '', captions: {}, view: 'pictures', notes: [],
   waiting: [],  // {name, url}: on their way
 };
 const input = make('input', {
@@ -27,8 +27,10 @@ const bar = make('div', {class: 'pgt-tools'}, told, views, auto, afresh);
 const tiles = make('ul', {class: 'pgt-tiles'});
 const adding = make('li', {class: 'pgt-tile adding'}, drop);
 const shapes = make('p', {class: 'pg-sub pgt-shapes'});
+const noted = make('p', {class: 'pg-sub pgt-shapes', role: 'status'});
+const remarks = make('button', {type: 'button', class: 'pg-btn small pgt-remarks', onclick: () => { turn('captions'); tiles.querySelector('.noted')?.scrollIntoView({block: 'nearest'}); }});
 const refused = make('div', {class: 'pgt-refused', role: 'status'});
-box.append(bar, tiles, shapes, refused);
+box.append(bar, tiles, shapes, noted, remarks, refused);
 const drawn = new Map();  // SHA-256 → its tile
 
 const counted = (count, noun) => `${count} ${noun}${count === 1 ? '' : 's'}`;
@@ -84,6 +86,11 @@ function draw() {
   auto.title = state.auto ? `Let ${state.auto} describe the pictures that have no caption` : '';
   tell();
   drawShapes();
+  noted.textContent = state.notes.join('; ');
+  noted.hidden = !state.notes.length;
+  const marked = tiles.querySelectorAll('.noted').length;
+  remarks.hidden = !marked || state.view === 'captions';
+  remarks.textContent = `${counted(marked, 'picture')} to look at`;
   drawRefused();
 }
 
@@ -188,6 +195,7 @@ let chain = Promise.resolve();
 function add(files) {
   if (!files.length) return;
   state.refused = [];
+  state.notes = [];
   const batch = files.map((file, number) => ({
     file, name: file.webkitRelativePath || file.name,
     url: number < SHOWN && /^image\/(png|jpe?g|webp|gif|avif|bmp)$/.test(file.type) ? URL.createObjectURL(file) : '',
@@ -216,6 +224,7 @@ async function carry(batch) {
     if (found) {
       Object.assign(state, {dataset: found.dataset, items: found.items});
       state.refused = [...state.refused, ...found.refused];
+      state.notes = [...state.notes, ...found.notes];
     }
     give();
     draw();
@@ -242,7 +251,7 @@ box.addEventListener('drop', (event) => {
 
 function read() {
   const {dataset, items, refused: left, crops, findings, auto: captioner} = props.value || {};
-  if (dataset !== undefined && dataset !== state.dataset) Object.assign(state, {dataset, captions: {}, crops: {}, findings: {}, view: 'pictures'});
+  if (dataset !== undefined && dataset !== state.dataset) Object.assign(state, {dataset, captions: {}, crops: {}, findings: {}, notes: [], view: 'pictures'});
   if (items !== undefined) state.items = items;
   if (left !== undefined) state.refused = left;
   if (crops !== undefined) state.crops = crops;

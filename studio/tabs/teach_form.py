@@ -20,6 +20,7 @@ from trainers.wording import prompts
 
 Values = dict[Any, Any]
 """What Gradio gives a handler whose inputs are a set: values by component."""
+AGAIN = 4  # seconds until the page asks for estimates again, while the device is measured
 KEPT = ("pictures", "dataset", "advanced", "class_name", "spoken")
 WEIGHED = ("preset", "advanced")
 LOOKED = ("pictures", "findings")
@@ -115,7 +116,8 @@ class Form:
         lesson = self.lesson(values)
         dataset = self.datasets.get(lesson.dataset) if lesson.dataset else None
         found = looking.weigh(self.context, lesson, dataset)
-        return [{"figures": found.figures, "note": found.basis}, {"error": found.error}]
+        again = AGAIN if found.measuring else 0
+        return [{"figures": found.figures, "note": found.basis, "again": again}, {"error": found.error}]
 
     def look(self, values: Values) -> list[Any]:
         """Crops and the doctor's findings."""

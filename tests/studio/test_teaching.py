@@ -69,7 +69,7 @@ def test_what_is_set_under_advanced_counts(context: Context, lesson: teaching.Le
 
 def test_earlier_steps_are_kept_to_be_taken(context: Context, lesson: teaching.Lesson) -> None:
     config = TrainConfig.model_validate(teaching.start(context, lesson).config)
-    assert config.run.keep_checkpoints == teaching.KEPT_CHECKPOINTS
+    assert config.run.keep_checkpoints == 6
     asked = replace(lesson, advanced={"run.keep_checkpoints": 3})
     assert teaching.start(context, asked).config["run"]["keep_checkpoints"] == 3
 
