@@ -74,6 +74,13 @@ class ListAnswer(TypedDict):
     total: int
 
 
+def told(value: Any) -> Any:
+    """JSON values without where their files lie on this machine; Gradio's clients would ask for those."""
+    if isinstance(value, dict):
+        return {name: told(inner) for name, inner in value.items() if name != "path"}
+    return [told(inner) for inner in value] if isinstance(value, list) else value
+
+
 def job_answer(context: Context, job: Job) -> JobAnswer:
     """What is said of a job."""
     left = context.run_log(job).seconds_left if job.kind == "train" and job.state == "running" else None
@@ -81,7 +88,7 @@ def job_answer(context: Context, job: Job) -> JobAnswer:
         "id": job.id, "kind": job.kind, "title": job.title, "state": job.state, "step": job.step,
         "total": job.total, "seconds_left": left, "message": job.message, "error": job.error,
         "created": job.created, "started": job.started, "finished": job.finished,
-        "memory_bytes": job.memory, "result": job.result, "files": _job_files(context, job),
+        "memory_bytes": job.memory, "result": told(job.result), "files": _job_files(context, job),
     }  # fmt: skip
 
 
@@ -128,7 +135,7 @@ def picture_answer(drawn: Drawn) -> ThingAnswer:
     """What is said of a picture."""
     about = {
         "seed": drawn.seed, "kind": drawn.kind, "width": drawn.width, "height": drawn.height,
-        "created": drawn.created, "job": drawn.job, "settings": drawn.settings,
+        "created": drawn.created, "job": drawn.job, "settings": told(drawn.settings),
     }  # fmt: skip
     return {
         "id": drawn.id, "name": drawn.prompt, "about": about,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -122,6 +123,17 @@ def test_an_export_is_queued_in_the_form_that_a_tool_reads(call: Call, context: 
     config = context.jobs.get(job["id"]).config
     assert (config["format"], config["dtype"], config["as_lora"]) == ("diffusers", "bf16", False)
     assert context.jobs.get(call("export", adapter="mascot", wait=0)["id"]).config["format"] == "kohya"
+
+
+def test_no_path_of_this_machine_is_told(call: Call, context: Context) -> None:
+    job = context.jobs.submit("export", "a disc", {})
+    assert context.jobs.claim(job.id, os.getpid(), 0.0)
+    report = {"path": "/home/ana/x.safetensors", "keys": [{"path": "/y", "name": "a"}]}
+    context.jobs.finish(job.id, "done", result={"report": report, "file": "x.safetensors"})
+    assert call("status", job=job.id)["result"] == {
+        "report": {"keys": [{"name": "a"}]},
+        "file": "x.safetensors",
+    }
 
 
 def test_waiting_ends_with_the_job(call: Call, context: Context) -> None:
