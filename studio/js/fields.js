@@ -68,7 +68,7 @@ const DICE = '<rect x="4" y="4" width="16" height="16" rx="3.5"/><path d="M8.5 8
 // The seed can be kept from picture to picture, or thrown anew.
 const EXTRAS = {
   seed(spec) {
-    mix.dice = () => put(spec, crypto.getRandomValues(new Uint32Array(1))[0] >>> 1);
+    mix.dice = () => put(spec, crypto.getRandomValues(new Uint32Array(1))[0] >>> 1, {from: 'dice'});
     const dice = icon(make('button', {type: 'button', class: 'pg-icon', id: 'dice', title: 'Another seed', 'aria-label': 'Another seed', onclick: () => mix.dice()}), DICE);
     const lock = make('button', {type: 'button', class: 'pg-icon pg-lock', id: 'seed-lock', 'aria-label': 'Keep the seed after “Generate”', onclick: () => mix.set({locked: !mix.state.locked})});
     const show = () => {

@@ -26,7 +26,7 @@ box.append(easel);
 
 let flying = 0, pending = false;  // wishes that are under way; whether something has moved since
 let begun = 0, last = -1e9;  // number of the newest wish, and when it was sent
-let shownNumber = 0, asked = '', timer = null, retry = null, held = false;
+let shownNumber = 0, asked = '', timer = null, retry = null, held = false, written = false;
 const addresses = {now: '', base: ''};
 let baseKey = '';
 
@@ -84,12 +84,20 @@ function arrange() {
   element.dataset.shown = String(shownNumber);
 }
 
+// Without words there is nothing to draw, and no need to ask.
+function wordless() {
+  const none = !(mix.state.generation.prompt || '').trim();
+  if (none) note.textContent = 'Say in the prompt what the picture should show.';
+  return none;
+}
+
 async function send(exact = false) {
   clearTimeout(timer); clearTimeout(retry); timer = retry = null;
-  pending = false;
-  if (!inView()) { asked = ''; return; }
+  pending = written = false;
+  if (!inView()) { asked = ''; sign(); return; }
+  if (wordless()) { asked = ''; sign(); return; }
   const wish = wishOf(exact), key = JSON.stringify(wish);
-  if (key === asked) return;
+  if (key === asked) { sign(); return; }
   asked = key;
   const number = ++begun;
   last = performance.now();
@@ -134,7 +142,11 @@ function refused(error) {
   if (error.later) retry = setTimeout(() => send(), AGAIN);
 }
 
-function sign() { frame.classList.toggle('busy', flying > 0); frame.setAttribute('aria-busy', String(flying > 0)); }
+function sign() {
+  const busy = flying > 0 || timer !== null || written;
+  frame.classList.toggle('busy', busy);
+  frame.setAttribute('aria-busy', String(busy));
+}
 
 // While something moves: a drawing at a time, so that pictures keep coming. What is let go is drawn at once.
 function wishSoon() {
@@ -143,6 +155,11 @@ function wishSoon() {
   if (wait <= 0) send();
   else timer ||= setTimeout(() => { timer = null; send(); }, wait);
 }
+// Let go, or moved by a key, which may repeat: the newest at once, whatever is being drawn.
+function wishNow() {
+  clearTimeout(timer);
+  timer = setTimeout(() => { timer = null; send(mix.state.final); }, Math.max(0, LEAST - (performance.now() - last)));
+}
 const typed = quiet(() => send(mix.state.final), 300);
 
 mix.follow((keys, how) => {
@@ -150,12 +167,14 @@ mix.follow((keys, how) => {
   if (keys.includes('beside') || keys.includes('final')) { marks(); arrange(); if (keys.includes('beside')) { baseKey = ''; base(false); } }
   if (!keys.some((key) => ['mix', 'generation', 'image', 'mask'].includes(key))) return;
   held = Boolean(how.moving);
-  if (held) wishSoon(); else if (how.typing) typed(); else { clearTimeout(timer); timer = null; send(mix.state.final); }
+  if (held) wishSoon(); else if (how.typing) { written = true; typed(); } else wishNow();
+  sign();
 });
 
 function marks() { for (const {at, field} of toggles) at.setAttribute('aria-pressed', String(mix.state[field])); }
 
 async function draw() {
+  if (wordless()) return;
   generate.disabled = true;
   note.textContent = '';
   try {

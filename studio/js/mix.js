@@ -3,7 +3,7 @@
 window.pigment.mix = (() => {
   const KEPT = 'pigment-mix';
   const state = {generation: {}, mix: [], axes: ['', ''], image: '', mask: '', locked: true, compare: false, final: false,
-    beside: false};
+    beside: false, wished: 0};
   const followers = new Set();
   const needs = {};  // settings that act only where another part of the state is there
   const cards = new Map();  // adapters by id, as the server describes them
@@ -78,8 +78,9 @@ window.pigment.mix = (() => {
     tell(topic, how = {}) { for (const follower of [...followers]) follower([topic], how); },
     begin(start) { if (fresh) set(start); },
     // What another tab wants: adapters, a prompt, settings, a picture to draw over.
-    wish({adapters, prompt, generation, image}) {
-      const change = {generation: {...(generation ? generation : state.generation)}};
+    wish({adapters, prompt, generation, image, at = 0}) {
+      if (at && at <= state.wished) return;  // the widget that brought it is only shown anew
+      const change = {generation: {...(generation || state.generation)}, wished: at};
       if (typeof prompt === 'string' && prompt) change.generation.prompt = prompt;
       if (adapters) change.mix = adapters.map((one) => ({...part(one.id), ...one}));
       if (image !== undefined) Object.assign(change, {image, mask: ''});
