@@ -27,7 +27,7 @@ log = logging.getLogger("pigment")
 
 WORKER = "studio.worker"
 BESIDE = 2  # jobs without the device that run at a time
-LOOK = 1.0  # seconds between two looks at an empty queue, which other processes may have added to
+LOOK = 2.0  # seconds between two looks at an empty queue, which other processes may have added to
 CLOSING = 30.0  # seconds that the queue has to end its children
 PATIENCE = {"cancelled": 60.0, "paused": 600.0, "closing": processes.GRACE}
 """Seconds that a process which was asked to stop has until it is ended: a step on a slow machine may be long,
