@@ -32,7 +32,11 @@ def end(context: Context, job: Job, log: RunLog) -> End:
         return End()
     taken = bool(job.details.get("taken_from"))
     pair = _pair(found)
-    words = "" if taken else f"<div><p>{text(found.words)}</p>{_steps(context, job, log, found.step)}</div>"
+    words = (
+        ""
+        if taken or not found.step
+        else f"<div><p>{text(found.words)}</p>{_steps(context, job, log, found.step)}</div>"
+    )
     judged = f'<div class="pgt-judged{" both" if pair and words else ""}">{pair}{words}</div>'
     body = adapter + (judged if pair or words else "")
     return End(f'<div class="pg-card pgt-end">{body}</div>', 0 if taken else found.step)

@@ -105,13 +105,12 @@ def test_the_pages_options_reach_drawing_and_teaching(
     tiny_folder: Path,
     tiny_file: Path,
     workspace: Workspace,
-    pictures: list[Path],
+    filled: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The drawing child gets them on its command line, a lesson in its config."""
     from studio import maker, processes, teaching
     from studio.context import Context
-    from studio.datasets import Datasets
     from studio.runner import Runner
     from trainers import loop
 
@@ -127,10 +126,7 @@ def test_the_pages_options_reach_drawing_and_teaching(
     assert str(base.dtype) == "torch.bfloat16"
     assert base.source is not None and base.source.vae_path == tiny_file
     assert base.vae.use_slicing
-    datasets = Datasets(workspace)
-    dataset = datasets.new()
-    datasets.take(dataset.id, [(path, path.name) for path in pictures])
-    lesson = teaching.Lesson(dataset=dataset.id, trigger="zib", class_name="disc")
+    lesson = teaching.Lesson(dataset=filled, trigger="zib", class_name="disc")
     job = teaching.start(Context(workspace, runner, str(tiny_folder), options), lesson)
     run = job.config["run"]
     assert (run["base"], run["vae"]) == (str(tiny_folder), str(tiny_file))
