@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from pipelines.errors import StudioError
+from studio import markup
 
 log = logging.getLogger("pigment")
 
@@ -51,7 +52,8 @@ def toast(handler: Handler) -> Handler:
         try:
             return handler(*args, **kwargs)
         except StudioError as error:
-            raise gr.Error(str(error), duration=12, print_exception=False) from None
+            # Gradio shows a toast as HTML.
+            raise gr.Error(markup.text(error), duration=12, print_exception=False) from None
         except gr.Error:
             raise
         except Exception as error:
