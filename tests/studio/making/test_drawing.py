@@ -89,12 +89,12 @@ def test_a_grid_swaps_adapters_and_moves_weights(
     first, second = entries
     maker = Maker(context.workspace)
     axes = [f"adapter={first.id},{second.id}", f"weight:{first.id}=0,1"]
+    alone = drawn(context, maker, mix=[{"id": second.id}])  # leaves a mix in the base that is held
     job = drawn(context, maker, mix=[{"id": first.id}], axes=axes, num_images=4)
     assert job.state == "done", job.error
     assert Gallery(context.workspace).get(job.result["grid"]).kind == "grid"
     grid = settings(context, job.result["grid"])["grid"]
     assert [axis["values"] for axis in grid] == [["Zib", "Zob"], [0, 1]]
-    alone = drawn(context, maker, mix=[{"id": second.id}])
     whole, cell = (pixels(context, one.result["images"][0]) for one in (job, alone))
     same = _last_cell(whole, 16) == cell
     assert same.all(), "the cell of the other adapter is its own picture at that weight"
