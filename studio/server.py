@@ -173,7 +173,7 @@ def serve(
             app = Assets(make_app(context, doors.root_path.rstrip("/"), accounts=guarded), frontend())
             config = uvicorn.Config(
                 Guard(app, hosts, login, doors.prefix),
-                log_level="warning", timeout_graceful_shutdown=1, ws="auto", lifespan="on",
+                log_level="warning", access_log=False, timeout_graceful_shutdown=1, ws="auto", lifespan="on",
             )  # fmt: skip
             print(f"Pigment is at {address}   (workspace {opened.root}; Ctrl-C ends it)", flush=True)
             if not is_loopback(doors.host):

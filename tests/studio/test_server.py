@@ -188,7 +188,9 @@ def test_nothing_is_fetched_from_an_address(page: TestClient) -> None:
         threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{elsewhere.server_port}/picture.png"
         file = {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}
-        assert "event: error" in called(page, "generate", prompt="x", image=file, wait=0)
+        told = called(page, "generate", prompt="x", image=file, wait=0)
+        assert "event: error" in told
+        assert "not fetched from an address" in told, "by us: Gradio itself fetches from other machines"
         elsewhere.shutdown()
     assert asked == []
 
