@@ -72,33 +72,6 @@ class Maker:
 
         return {"modules": len(read_adapter(Path(path)).factors)}
 
-    def export(
-        self, adapter: str, format: str, target: str, base: str = "pocket", as_lora: int | None = None
-    ) -> dict[str, Any]:
-        """Write a library adapter to `target` and compare; with a picture where the device is free.
-
-        as_lora: the rank of plain LoRA to turn it into; None keeps its method.
-        """
-        from pipelines.formats import read_adapter
-        from pipelines.tools import half
-        from studio.exporting import cover_file, halves, with_cover, write
-        from studio.library import Library
-
-        entry = Library(self.workspace).get(adapter)
-        loaded = with_cover(read_adapter(entry.path), cover_file(self.workspace, entry))
-        if which := halves(format, entry):
-            loaded = half(loaded, which)
-        if not self.held.device.take("export"):
-            report = write(loaded, Path(target), format, None, as_lora)
-        else:
-            try:
-                with self.held.lent(base) as (mixer, _):
-                    mixer.restore()
-                    report = write(loaded, Path(target), format, mixer.base, as_lora)
-            finally:
-                self.held.device.give()
-        return {"text": report.as_text(), "report": report.as_dict()}
-
     def generate(self, job: str) -> dict[str, Any]:
         """Draw the pictures of a job and end it; the pictures' ids are its result."""
         drawing = Drawing(self.held, self.sources, self.jobs, self.jobs.get(job))
@@ -132,7 +105,7 @@ class Maker:
         self._previews.wish(Wish(client, base, read_request(request), answer))
 
 
-VERBS = ("warm", "about", "check", "export", "generate", "balance", "interference", "blocks")
+VERBS = ("warm", "about", "check", "generate", "balance", "interference", "blocks")
 
 
 def in_one_line(error: Exception) -> str:

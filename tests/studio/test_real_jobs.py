@@ -186,11 +186,3 @@ def test_pictures_are_drawn_with_and_without_adapters(
     [image] = context.jobs.get(zero.id).result["images"]
     again = context.workspace.folder("images", f"{image}.png")
     assert again.read_bytes() == files["plain"][0].read_bytes(), "at zero the base is there again"
-
-    target = tmp_path / "out.safetensors"
-    answer = context.runner.maker.ask(
-        "export", adapter=entry.id, format="diffusers", target=str(target), base=context.base
-    )
-    assert target.is_file()
-    assert answer["report"]["keys_matched"] == answer["report"]["keys_expected"]
-    assert answer["report"]["loaded_modules"] == answer["report"]["modules"]
