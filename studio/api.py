@@ -19,17 +19,13 @@ from pydantic import Field, ValidationError, validate_call
 from pipelines.errors import AdapterError, ConfigError, PictureError, StudioError, nearest
 from studio import answers, exporting, mixing, teaching
 from studio.answers import JobAnswer, ListAnswer, StatusAnswer
-from studio.bases import Bases
 from studio.context import Context
 from studio.datasets import Datasets
-from studio.examples import example_sets
-from studio.gallery import Gallery
-from studio.searching import Query
+from studio.listing import LISTS
 from studio.work.job import Job
 
 log = logging.getLogger("pigment")
 
-PAGE = 24  # things in a part of a list
 LOOK = 0.25  # seconds between two looks at a job that is waited for
 Wait = Annotated[float, Field(ge=0, le=3600)]
 File = dict[str, Any]
@@ -292,39 +288,6 @@ def _kept(context: Context, file: File) -> str:
         raise PictureError(rest.refused[0].line() if rest.refused else f"{name[:80]!r} is no picture")
     return f"picture/{good[0].picture.sha256}"
 
-
-def _adapters(context: Context, search: str, page: int) -> ListAnswer:
-    found = context.library.search(Query(words=search[:200], page=page), PAGE)
-    items = [answers.adapter_answer(entry) for entry in found.entries] if found.page == page else []
-    return {"items": items, "total": found.total}
-
-
-def _pictures(context: Context, search: str, page: int) -> ListAnswer:
-    found = Gallery(context.workspace).search(search, page, size=PAGE)
-    items = [answers.picture_answer(drawn) for drawn in found.pictures] if found.page == page else []
-    return {"items": items, "total": found.total}
-
-
-def _jobs(context: Context, search: str, page: int) -> ListAnswer:
-    found = [answers.job_answer(context, job) for job in context.jobs.find(limit=PAGE, offset=page * PAGE)]
-    items = [answers.thing_of_job(job) for job in found]
-    return {"items": items, "total": sum(context.jobs.counts().values())}
-
-
-def _examples(context: Context, search: str, page: int) -> ListAnswer:
-    items = [answers.example_answer(one) for one in example_sets()]
-    return {"items": items[page * PAGE : (page + 1) * PAGE], "total": len(items)}
-
-
-def _bases(context: Context, search: str, page: int) -> ListAnswer:
-    items = [answers.pocket_answer(), *map(answers.base_answer, Bases(context.workspace).entries())]
-    return {"items": items[page * PAGE : (page + 1) * PAGE], "total": len(items)}
-
-
-LISTS: dict[str, Callable[[Context, str, int], ListAnswer]] = {
-    "adapters": _adapters, "pictures": _pictures, "jobs": _jobs, "examples": _examples, "bases": _bases,
-}  # fmt: skip
-"""By what is listed: (studio, words to search for, page from 0) → its part."""
 
 VERBS = {
     "list": Api.listed, "status": Api.status, "train": Api.train, "mix": Api.mix, "generate": Api.generate,
