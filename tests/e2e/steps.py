@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,15 @@ def saved(page: Any, press: Any, folder: Path) -> Path:
 
 def live_picture(page: Any) -> Image.Image:
     """The live preview's picture as it is shown now."""
-    address = page.locator("#live img").first.evaluate(
+    address = page.locator("#live .pg-easel-frame > img").evaluate(
         """async (picture) => {
-            const blob = await (await fetch(picture.currentSrc || picture.src)).blob();
+            const blob = await (await fetch(picture.src)).blob();
             const bytes = new Uint8Array(await blob.arrayBuffer());
             return Array.from(bytes);
         }"""
     )
-    return Image.open(io.BytesIO(bytes(address))).convert("RGB")
+    content = bytes(address)
+    return Image.open(io.BytesIO(content)).convert("RGB")
 
 
 def live_note(page: Any) -> str:
@@ -127,15 +129,16 @@ def move(page: Any, name: str, value: float) -> None:
 
 
 def settled(page: Any) -> Image.Image:
-    """The live picture once no wish is under way."""
-    page.wait_for_function(
-        """() => new Promise((done) => {
-            const frame = document.querySelector('#live .pg-easel-frame');
-            const idle = () => frame?.getAttribute('aria-busy') === 'false'
-                && frame.querySelector("img")?.src;
-            if (!idle()) { done(false); return; }
-            setTimeout(() => done(Boolean(idle())), 900);
-        })""",
-        timeout=LONG,
-    )  # fmt: skip
+    """The live picture once it is there and no wish has been under way for a while."""
+    idle = """() => {
+        const frame = document.querySelector('#live .pg-easel-frame');
+        const picture = frame?.querySelector(':scope > img');
+        return frame?.getAttribute('aria-busy') === 'false' && Boolean(picture?.src);
+    }"""
+    end = time.monotonic() + LONG / 1000
+    rested = 0
+    while rested < 4:
+        assert time.monotonic() < end, f"no picture: {live_note(page)}"
+        page.wait_for_timeout(250)
+        rested = rested + 1 if page.evaluate(idle) else 0
     return live_picture(page)

@@ -15,7 +15,7 @@ from tests.e2e.steps import LONG, add_adapter, card, go_to, move, saved, settled
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200), pytest.mark.usefixtures("whole")]
 
 Open = Callable[..., Any]
-SUBJECT, STYLE = "Zib, a one-eyed creature", "Blueprint"
+SUBJECT, STYLE = "Zib, a one-eyed creature", "Blueprint: white lines on blue paper"
 
 
 def open_mix(open_page: Open, **options: Any) -> Any:
@@ -23,10 +23,17 @@ def open_mix(open_page: Open, **options: Any) -> Any:
     page = open_page(**options)
     go_to(page, "mix")
     page.locator("#rack-add").wait_for()
+    settled(page)
+    empty(page)
     for name in (SUBJECT, STYLE):
-        if not card(page, name).count():
-            add_adapter(page, name)
+        add_adapter(page, name)
     return page
+
+
+def empty(page: Any) -> None:
+    """Take everything out of the mix."""
+    while page.locator("#rack .pg-rack-card").count():
+        page.locator("#rack .pg-rack-card").first.get_by_label("Take", exact=False).click()
 
 
 def prompt(page: Any, words: str) -> None:
@@ -58,8 +65,7 @@ def test_the_picture_follows_the_sliders_and_is_the_base_at_zero(open_page: Open
         seen.setdefault(at, []).append(settled(page).tobytes())
     assert seen[0.0, 0.0][0] == seen[0.0, 0.0][1], "back at zero it is the very same picture"
     assert len({pictures[0] for pictures in seen.values()}) == 3
-    for name in (SUBJECT, STYLE):
-        card(page, name).get_by_label(f"Take {name}", exact=False).click()
+    empty(page)
     assert settled(page).tobytes() == seen[0.0, 0.0][0], "and the base's own"
 
 
