@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ CPU = Device("cpu", "this CPU", 1.2e11, 6.2e10, 16 << 30)
 CARD = Device("cuda", "A Card", 1e14, 1e14, 24 << 30)
 
 
-def config(preset: str = "sketch", **more: object) -> TrainConfig:
+def config(preset: str = "sketch", **more: Any) -> TrainConfig:
     """A subject's config."""
     said = {"trigger": "zib", "instance_prompt": "zib", "class_prompt": "a dog", **more}
     return preset_config(preset, "subject", instance_images=Path("."), output=Path("."), **said)
@@ -49,8 +50,8 @@ def run_before(
         events.append({"kind": "stage", "data": data, "time": now})
     for at in range(20):
         now += step
-        data = {"loss": 0.1, "seconds": step, "memory_bytes": 1 << 20}
-        events.append({"kind": "step", "step": at + 1, "data": data, "time": now})
+        told = {"loss": 0.1, "seconds": step, "memory_bytes": 1 << 20}
+        events.append({"kind": "step", "step": at + 1, "data": told, "time": now})
     now += 3.0
     events.append({"kind": "preview", "step": 20, "data": {"files": ["a", "b", "c"]}, "time": now})
     jobs.folder(job).mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def test_without_a_run_it_is_rough_and_says_so(here: Context) -> None:
 
 
 def test_more_work_takes_longer(here: Context) -> None:
-    def seconds(**more: object) -> float:
+    def seconds(**more: Any) -> float:
         return estimate(here, config(**more), 5).seconds or 0.0
 
     usual = seconds()
@@ -111,7 +112,7 @@ def test_memory_is_what_the_run_before_took(here: Context) -> None:
     [({"base": "/other"}, {}), ({"device": "cpu"}, {}), ({}, {"resumed": True}), ({}, {"started": -5.0})],
 )
 def test_runs_that_tell_nothing_are_left_out(
-    here: Context, changes: dict[str, str], more: dict[str, float]
+    here: Context, changes: dict[str, str], more: dict[str, Any]
 ) -> None:
     run_before(here, config(**changes), step=2.0, **more)
     assert "roughly" in estimate(here, config(), 5).basis
@@ -145,7 +146,7 @@ def test_what_doesnt_fit_a_card_is_computed_twice() -> None:
 def test_memory_on_a_card_is_near_what_presets_count(family: str, size: int) -> None:
     from trainers.presets import Preset, preset_fields, training_bytes
 
-    fields = preset_fields(Preset(memory=size, family=family), "subject")  # type: ignore[arg-type]
+    fields = preset_fields(Preset(memory=size, family=family), "subject")
     counted = training_bytes(family, {**fields, "gradient_checkpointing": "all"})
     own = memory(config(base="/x", **{**fields, "gradient_checkpointing": "all"}), PUBLISHED[family], CARD)
     assert own == pytest.approx(counted, rel=0.35)
@@ -175,7 +176,7 @@ def test_a_card_is_measured_apart_and_the_page_hears_of_it(
 
     asked: list[list[str]] = []
     monkeypatch.setattr(speeds, "card_possible", lambda asked: True)
-    monkeypatch.setattr(speeds.subprocess, "run", lambda command, **_: asked.append(command) or Done)
+    monkeypatch.setattr(speeds.subprocess, "run", lambda command, **_: [asked.append(command), Done][1])
     assert device(workspace) is None
     deadline = time.monotonic() + 5
     while (found := device(workspace)) is None and time.monotonic() < deadline:

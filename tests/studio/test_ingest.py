@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ from studio.workspace import Workspace
 
 
 def png(
-    colour: str | int = "red", size: tuple[int, int] = (24, 16), mode: str = "RGB", **more: object
+    colour: str | int | tuple[int, ...] = "red",
+    size: tuple[int, int] = (24, 16),
+    mode: str = "RGB",
+    **more: object,
 ) -> bytes:
     """A small picture's file."""
     content = io.BytesIO()
@@ -112,7 +116,7 @@ BESIDE = {
 def dropped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Datasets, Dataset, Taken]:
     """All of the above, dropped at once."""
     root = tmp_path_factory.mktemp("dropped")
-    files = []
+    files: list[tuple[Path, str]] = []
     for name, content in (GOOD | BESIDE | {name: content for name, (content, _) in BAD.items()}).items():
         path = root / f"{len(files)}"
         path.write_bytes(content)
@@ -250,7 +254,7 @@ def test_a_full_disk_refuses_and_leaves_nothing(
 # ── Zips
 
 
-def zipped(path: Path, members: dict[str, bytes], **more: int) -> Path:
+def zipped(path: Path, members: dict[str, bytes], **more: Any) -> Path:
     """Write a zip; returns its path."""
     with zipfile.ZipFile(path, "w", **more) as archive:
         for name, content in members.items():

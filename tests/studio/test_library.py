@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,7 +193,7 @@ def test_search_takes_all_words_in_any_case_and_every_filter(library: Library) -
     library.note("4", "for the WINTER cards")
     assert library.get("3").tags == ("Ink", "Mine own")
 
-    def names(**asked: object) -> list[str]:
+    def names(**asked: Any) -> list[str]:
         return [entry.name for entry in library.search(Query(**asked)).entries]
 
     assert names(words="GRÖSSE 07") == ["Größe 07"] == names(words="word7")

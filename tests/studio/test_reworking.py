@@ -53,7 +53,7 @@ def test_resized_it_has_fewer_ranks_and_the_first_one_stays(
 
 
 def test_merged_it_is_the_sum_at_these_weights(context: Context, pair: list[Entry]) -> None:
-    parts = [{"id": pair[0].id, "weight": 0.5}, {"id": pair[1].id, "weight": -1, "text": 0.25}]
+    parts: Any = [{"id": pair[0].id, "weight": 0.5}, {"id": pair[1].id, "weight": -1, "text": 0.25}]
     entry, _ = made(context, "merge", parts=parts, dtype="fp32", name="sum")
     one, two, whole = (read_adapter(path) for path in (pair[0].path, pair[1].path, entry.path))
     for module in whole.factors:

@@ -83,7 +83,9 @@ def test_what_the_page_shows_of_a_preset_is_what_it_teaches(preset: str, kind: s
     assert set(shown) == paths
     assert not paths & teaching.OWN_FIELDS
     lesson = teaching.Lesson(dataset="x", kind=kind, trigger="zuv", class_name="disc", preset=preset)
-    there = {"captioned": False, "base": "pocket"} | dict.fromkeys(("pictures", "output", "cache"), Path("x"))
+    there: dict[str, Any] = {"captioned": False, "base": "pocket"} | dict.fromkeys(
+        ("pictures", "output", "cache"), Path("x")
+    )
     plain = teaching.lesson_config(lesson, **there)
     assert teaching.lesson_config(replace(lesson, advanced=shown), **there) == plain
 
