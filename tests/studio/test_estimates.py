@@ -176,7 +176,12 @@ def test_a_card_is_measured_apart_and_the_page_hears_of_it(
 
     asked: list[list[str]] = []
     monkeypatch.setattr(speeds, "card_possible", lambda asked: True)
-    monkeypatch.setattr(speeds.subprocess, "run", lambda command, **_: [asked.append(command), Done][1])
+
+    def run(command: list[str], **_: object) -> type[Done]:
+        asked.append(command)
+        return Done
+
+    monkeypatch.setattr(speeds.subprocess, "run", run)
     assert device(workspace) is None
     deadline = time.monotonic() + 5
     while (found := device(workspace)) is None and time.monotonic() < deadline:
