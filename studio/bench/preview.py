@@ -37,10 +37,12 @@ def wish(studio: Served, adapters: list[str], weight: float) -> int:
     )
     try:
         with urlopen(request, timeout=WARMING) as answer:
-            answer.read()
-            return int(answer.status)
+            content, status = answer.read(), int(answer.status)
     except HTTPError as error:
         raise StudioError(f"a wish was answered with {error.code}: {error.read().decode()[:200]}") from None
+    if status not in (200, 204):
+        raise StudioError(f"a wish was refused: {content.decode()[:200]}")
+    return status
 
 
 def measure(moves: int, drag_seconds: float) -> dict[str, Any]:

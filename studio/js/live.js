@@ -2,7 +2,6 @@
 const {mix} = window.pigment;
 const client = [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 const LEAST = 120;  // milliseconds between two wishes of a drag; while one is being drawn, the next waits for it
-const AGAIN = 4000;  // until a wish that was refused for now is asked once more
 
 const picture = make('img', {alt: '', hidden: true});
 const pair = make('pg-compare', {'before-label': 'without adapters', 'after-label': 'your mix', hidden: true});
@@ -42,12 +41,12 @@ async function fetched(wish, who) {
   try {
     answer = await fetch('live', {method: 'POST', headers: {'content-type': 'application/json'},
       body: JSON.stringify({client: who, request: wish})});
-  } catch { throw Object.assign(new Error('The server doesn’t answer; is it still running?'), {later: true}); }
+  } catch { throw Object.assign(new Error('The server doesn’t answer; is it still running?'), {again: 4}); }
   if (answer.status === 401) location.reload();
   if (answer.status === 204) return null;
-  if (!answer.ok) {
-    const text = (await answer.text()).slice(0, 400);
-    throw Object.assign(new Error(answer.status >= 500 ? 'The preview failed; the server’s output says why.' : text), {later: answer.status === 409});
+  if (answer.status !== 200) {
+    const text = (await answer.text()).slice(0, 400), again = +answer.headers.get('retry-after') || 0;
+    throw Object.assign(new Error(answer.status >= 500 ? 'The preview failed; the server’s output says why.' : text), {again});
   }
   return {blob: await answer.blob(), seconds: +answer.headers.get('x-seconds') || 0};
 }
@@ -139,7 +138,7 @@ async function base(exact) {
 function refused(error) {
   asked = '';
   note.textContent = error.message;
-  if (error.later) retry = setTimeout(() => send(), AGAIN);
+  if (error.again) retry = setTimeout(() => send(), 1000 * error.again);
 }
 
 function sign() {

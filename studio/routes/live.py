@@ -1,4 +1,10 @@
-"""POST live: the picture that follows a window's sliders; of one window's wishes the newest is drawn."""
+"""POST live: the picture that follows a window's sliders; of one window's wishes the newest is drawn.
+
+Answers: 200 with a PNG; 204 where a newer wish of the same window came; 202 where there is no picture, with
+one line that says why, and `Retry-After` where it is worth asking again; 422 for what is no wish at all.
+A preview that has to wait is no failure: browsers write every 4xx into their console, again and again while
+something is being taught.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +24,7 @@ from studio.warm import Answered
 
 LARGEST = 1_000_000  # bytes of a wish
 PATIENCE = 30.0  # seconds that a wish waits for pictures that are drawn before it
+AGAIN = "4"  # seconds after which a wish that was refused for now is asked once more
 
 
 class _Wish(BaseModel):
@@ -35,15 +42,19 @@ def add(app: FastAPI, context: Context) -> None:
     @app.post("/live")
     async def live(request: Request) -> Response:
         try:
-            answered = await run_in_threadpool(_asked, context, await _body(request))
+            wish = _understood(await _body(request))
+        except StudioError as error:
+            return _said(422, str(error))
+        try:
+            answered = await run_in_threadpool(_asked, context, wish)
             # A window that leaves doesn't take the wish back: the next one overtakes it.
             found = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(answered)), PATIENCE)
         except TimeoutError:
-            return _said(409, "Other pictures are being drawn; the preview comes back after them")
+            return _said(202, "Other pictures are being drawn; the preview comes back after them", again=True)
         except Busy as error:
-            return _said(409, str(error))
+            return _said(202, str(error), again=True)
         except StudioError as error:
-            return _said(422, str(error))
+            return _said(202, str(error))
         if found.get("overtaken"):
             return Response(status_code=204)
         headers = {
@@ -64,16 +75,20 @@ async def _body(request: Request) -> bytes:
     return bytes(found)
 
 
-def _asked(context: Context, body: bytes) -> Answered:
+def _understood(body: bytes) -> _Wish:
+    """What was sent as a wish. Raises: ConfigError."""
+    try:
+        return _Wish.model_validate(json.loads(body))
+    except (ValidationError, ValueError, RecursionError):
+        raise ConfigError('a wish isn\'t understood; send {"client": "…", "request": {…}} as JSON') from None
+
+
+def _asked(context: Context, wish: _Wish) -> Answered:
     """Pass a wish on to the drawing process.
 
     Raises:
         ConfigError, AdapterError: it can't be drawn. Busy: something else has the device.
     """
-    try:
-        wish = _Wish.model_validate(json.loads(body))
-    except (ValidationError, ValueError, RecursionError):
-        raise ConfigError('a wish isn\'t understood; send {"client": "…", "request": {…}} as JSON') from None
     request = mixing.read_request(wish.request)
     request = mixing.checked(context, request.model_copy(update={"axes": (), "compare": False}))
     if taken := mixing.occupied(context):
@@ -83,7 +98,6 @@ def _asked(context: Context, body: bytes) -> Answered:
     )
 
 
-def _said(status: int, line: str) -> Response:
-    return Response(
-        f"{line}\n", status, media_type="text/plain; charset=utf-8", headers={"Cache-Control": "no-store"}
-    )
+def _said(status: int, line: str, *, again: bool = False) -> Response:
+    headers = {"Cache-Control": "no-store", **({"Retry-After": AGAIN} if again else {})}
+    return Response(f"{line}\n", status, media_type="text/plain; charset=utf-8", headers=headers)

@@ -69,41 +69,44 @@ def test_a_wish_is_answered_by_a_picture(
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "said"),
+    ("answer", "status", "said", "again"),
     [
-        ({"overtaken": True}, 204, ""),
-        (Busy("the device is in use"), 409, "the device is in use\n"),
-        (AdapterError("it doesn't fit"), 422, "it doesn't fit\n"),
-        (StudioError("the drawing process ended"), 422, "the drawing process ended\n"),
-        ({}, 409, "Other pictures are being drawn; the preview comes back after them\n"),
+        ({"overtaken": True}, 204, "", None),
+        (Busy("the device is in use"), 202, "the device is in use\n", "4"),
+        (AdapterError("it doesn't fit"), 202, "it doesn't fit\n", None),
+        (StudioError("the drawing process ended"), 202, "the drawing process ended\n", None),
+        ({}, 202, "Other pictures are being drawn; the preview comes back after them\n", "4"),
     ],
 )
 def test_what_comes_back_otherwise(
     client: TestClient, asked: list[Any], monkeypatch: pytest.MonkeyPatch,
-    answer: Any, status: int, said: str,
+    answer: Any, status: int, said: str, again: str | None,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(live, "PATIENCE", 0.05)
     asked.append(answer)
     found = client.post("/live", json=wish())
     assert (found.status_code, found.text) == (status, said)
+    assert found.headers.get("retry-after") == again
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("status", "body", "said"),
     [
-        (b"{", "isn't understood"),
-        (b"[" * 10_000, "isn't understood"),
-        (b'{"client": "<b>", "request": {}}', "isn't understood"),
-        (b'{"client": "me", "request": {}}', "generation is missing"),
-        (b'{"client": "me", "request": {"generation": {"prompt": "a", "seed": -1}}}', "Seed is -1"),
-        (b'{"client": "me", "request": {"generation": {"prompt": " "}}}', "the prompt is empty"),
-        (b'{"client": "me", "request": {"generation": {"prompt": "a"}, "mix": [{"id": "x"}]}}', "'x'"),
-        (b" " * (live.LARGEST + 1), "bytes"),
+        (422, b"{", "isn't understood"),
+        (422, b"[" * 10_000, "isn't understood"),
+        (422, b'{"client": "<b>", "request": {}}', "isn't understood"),
+        (422, b" " * (live.LARGEST + 1), "bytes"),
+        (202, b'{"client": "me", "request": {}}', "generation is missing"),
+        (202, b'{"client": "me", "request": {"generation": {"prompt": "a", "seed": -1}}}', "Seed is -1"),
+        (202, b'{"client": "me", "request": {"generation": {"prompt": " "}}}', "the prompt is empty"),
+        (202, b'{"client": "me", "request": {"generation": {"prompt": "a"}, "mix": [{"id": "x"}]}}', "'x'"),
     ],
 )  # fmt: skip
-def test_a_wrong_wish_is_one_line(client: TestClient, asked: list[Any], body: bytes, said: str) -> None:
+def test_a_wrong_wish_is_one_line(
+    client: TestClient, asked: list[Any], status: int, body: bytes, said: str
+) -> None:
     answer = client.post("/live", content=body)
-    assert answer.status_code == 422
+    assert answer.status_code == status and "retry-after" not in answer.headers
     assert said in answer.text and answer.text.count("\n") == 1
     assert asked == []
 
@@ -112,7 +115,7 @@ def test_a_training_is_the_reason(client: TestClient, context: Context, asked: l
     job = context.jobs.submit("train", "Zib <b>", {})
     assert context.jobs.claim(job.id, 1, 0.0)
     answer = client.post("/live", json=wish())
-    assert answer.status_code == 409
+    assert (answer.status_code, answer.headers["retry-after"]) == (202, "4")
     assert answer.text == "“Zib <b>” is being taught; the preview comes back after it\n"
     assert answer.headers["content-type"].startswith("text/plain")
     assert asked == []
