@@ -199,8 +199,8 @@ class Api:
 
     async def _waited(self, job: Job, seconds: float) -> JobAnswer:
         """What became of a job within some seconds."""
-        end = asyncio.get_running_loop().time() + seconds
-        while job.active and asyncio.get_running_loop().time() < end:
+        end, closing = asyncio.get_running_loop().time() + seconds, self.context.closing
+        while job.active and asyncio.get_running_loop().time() < end and not closing.is_set():
             await asyncio.sleep(LOOK)
             job = self.context.jobs.get(job.id)
         return answers.job_answer(self.context, job)

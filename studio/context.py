@@ -23,12 +23,14 @@ class Context:
     Attributes:
         given: the base of --base; empty: the one that the workspace remembers.
         given_options: how bases are loaded.
+        closing: set when the server begins to end: who waits for something is let go then.
     """
 
     workspace: Workspace
     runner: Runner
     given: str = ""
     given_options: BaseOptions = field(default_factory=BaseOptions)
+    closing: threading.Event = field(default_factory=threading.Event)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)
 

@@ -54,8 +54,8 @@ async def _fetch_nothing(url: str) -> Any:
     raise ConfigError("files are sent, not fetched from an address; upload it")
 
 
-def narrow(app: Any) -> None:
-    """Narrow the Gradio app that was mounted last on `app`."""
+def narrow(app: Any) -> Any:
+    """Narrow the Gradio app that was mounted last on `app`; returns it."""
     from gradio import processing_utils
     from starlette.routing import Mount
 
@@ -63,4 +63,5 @@ def narrow(app: Any) -> None:
     mount: Any = next(route for route in reversed(app.routes) if isinstance(route, Mount))
     functions = mount.app.get_blocks().fns.values()
     public = {own.api_name for own in functions if own.api_visibility == "public"}
-    mount.app = Narrowed(mount.app, public)
+    gradio, mount.app = mount.app, Narrowed(mount.app, public)
+    return gradio

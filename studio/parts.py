@@ -91,7 +91,7 @@ class Watch:
 
     async def changed(self, wanted: Sequence[Wanted], patience: float = PATIENCE) -> list[Answer]:
         """What each wanted part is, as soon as one differs from what was seen, at the latest after `patience`
-        seconds. Pieces are None where nothing differs."""
+        seconds, or when the server ends. Pieces are None where nothing differs."""
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
         while True:
@@ -99,7 +99,8 @@ class Watch:
             stamped = self._stamp
             found = await asyncio.to_thread(self._answers, wanted, stamped)
             left = end - loop.time()
-            if left <= 0 or any(answer["pieces"] is not None for answer in found):
+            over = left <= 0 or self.context.closing.is_set()
+            if over or any(answer["pieces"] is not None for answer in found):
                 return found
             if self._stamp != stamped:
                 continue
@@ -139,7 +140,7 @@ class Watch:
             idle = 0 if self._waiters else idle + 1
             before = self._stamp
             self._read()
-            if self._stamp != before:
+            if self._stamp != before or self.context.closing.is_set():
                 for waiter in self._waiters:
                     if not waiter.done():
                         waiter.set_result(None)

@@ -86,11 +86,15 @@ class Runner:
             self._wakes += 1
             self._waking.notify_all()
 
-    def close(self) -> None:
-        """Stop what runs (it becomes "interrupted") and end all child processes."""
+    def begin_closing(self) -> None:
+        """Begin nothing any more, ask what runs to stop, and end the drawing process."""
         self._closing.set()
         self.wake()
         self.maker.close()
+
+    def close(self) -> None:
+        """Stop what runs (it becomes "interrupted") and end all child processes."""
+        self.begin_closing()
         deadline = time.monotonic() + CLOSING
         for thread in self._threads:
             if thread.is_alive():

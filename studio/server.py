@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -133,13 +135,29 @@ def make_app(context: Context, root_path: str = "", *, accounts: bool = False) -
         root_path=root_path or None,
         **shown,
     )
-    narrow(app)
+    app.state.gradio = narrow(app)
     return app
 
 
 def frontend() -> Path:
     """Where Gradio's scripts, styles and fonts lie."""
     return Path(str(import_gradio().__file__)).parent / "templates" / "frontend"
+
+
+def server(config: Any, context: Context, app: FastAPI) -> Any:
+    """uvicorn's server; when it ends it lets go those who wait, so that it needn't cut them off."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            context.closing.set()
+            app.state.gradio.stop_event.set()  # its streams to the pages
+            # Who waits for the drawing process, waits in a thread, which has to end as well.
+            ending = asyncio.get_running_loop().run_in_executor(None, context.runner.begin_closing)
+            await super().shutdown(sockets)
+            await ending
+
+    return Server(config)
 
 
 def serve(
@@ -170,15 +188,15 @@ def serve(
             context = Context(opened, runner, base, options or BaseOptions())
             context.library.add_examples()
             runner.start()  # the base loads while the page is built
-            app = Assets(make_app(context, doors.root_path.rstrip("/"), accounts=guarded), frontend())
+            app = make_app(context, doors.root_path.rstrip("/"), accounts=guarded)
             config = uvicorn.Config(
-                Guard(app, hosts, login, doors.prefix),
+                Guard(Assets(app, frontend()), hosts, login, doors.prefix),
                 log_level="warning", access_log=False, timeout_graceful_shutdown=1, ws="auto", lifespan="on",
             )  # fmt: skip
             print(f"Pigment is at {address}   (workspace {opened.root}; Ctrl-C ends it)", flush=True)
             if not is_loopback(doors.host):
                 print("Passwords can be read on the way there: put a proxy with HTTPS in front", flush=True)
-            uvicorn.Server(config).run(sockets=[listener])
+            server(config, context, app).run(sockets=[listener])
         except KeyboardInterrupt:
             pass
         finally:
