@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,10 @@ def add(app: FastAPI, context: Context) -> None:
     watch = Watch(context)
 
     @app.post("/parts")
-    async def parts(asks: Annotated[list[Ask], Field(max_length=16)], wait: float = PATIENCE) -> JSONResponse:
+    async def parts(
+        asks: Annotated[list[Ask], Field(max_length=16)],
+        wait: Annotated[float, Query(allow_inf_nan=False)] = PATIENCE,
+    ) -> JSONResponse:
         if any(ask.part not in PARTS for ask in asks):
             raise HTTPException(404)
         wanted = [(ask.part, ask.key, ask.seen) for ask in asks]

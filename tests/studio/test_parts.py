@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from studio import server
 from studio.context import Context
@@ -72,3 +73,12 @@ def test_a_server_ends_without_cutting_anybody_off(
     assert statuses == [200] * 6
     assert ended.is_set() and app.state.gradio.stop_event.is_set()
     assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.parametrize("wait", ["nan", "-nan", "inf"])
+def test_a_wait_of_no_length_is_refused(context: Context, wait: str) -> None:
+    """With NaN seconds left nobody would ever be answered, and the loop never rest."""
+    app = FastAPI()
+    parts.add(app, context)
+    answer = TestClient(app).post(f"/parts?wait={wait}", json=[{"part": "hint"}])
+    assert answer.status_code == 422
