@@ -18,7 +18,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, StudioError, nearest
@@ -66,12 +65,6 @@ class Maker:
             "prediction_type": source.prediction_type,
         }
 
-    def check(self, path: str) -> dict[str, Any]:
-        """Read a whole adapter file and raise where something is wrong with it."""
-        from pipelines.formats import read_adapter
-
-        return {"modules": len(read_adapter(Path(path)).factors)}
-
     def generate(self, job: str) -> dict[str, Any]:
         """Draw the pictures of a job and end it; the pictures' ids are its result."""
         drawing = Drawing(self.held, self.sources, self.jobs, self.jobs.get(job))
@@ -105,7 +98,7 @@ class Maker:
         self._previews.wish(Wish(client, base, read_request(request), answer))
 
 
-VERBS = ("warm", "about", "check", "generate", "balance", "interference", "blocks")
+VERBS = ("warm", "about", "generate", "balance", "interference", "blocks")
 
 
 def in_one_line(error: Exception) -> str:

@@ -40,14 +40,14 @@ ERRORS = {"bad": AdapterError("no adapter"), "odd": ValueError("two\nlines"), "b
 
 
 class Pretender(maker.Maker):
-    """Verbs without models. go: what `check` waits for."""
+    """Verbs without models. go: what `balance` waits for."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
 
-    def check(self, path: str) -> dict[str, Any]:
+    def balance(self, mix: Any, base: str = "pocket", measure: str = "effect") -> dict[str, Any]:
         assert self.go.wait(10)
-        return {"modules": 3}
+        return {"weights": [1.0]}
 
     def blocks(self, adapters: Any) -> dict[str, Any]:
         raise ERRORS[adapters]
@@ -66,13 +66,13 @@ def served(pretender: Pretender, *requests: dict[str, Any]) -> Written:
 def test_wishes_go_past_what_takes_long() -> None:
     pretender = Pretender()
     written = served(
-        pretender, {"verb": "check", "path": "a"}, {"verb": "live", "client": "me", "request": {}}
+        pretender, {"verb": "balance", "mix": []}, {"verb": "live", "client": "me", "request": {}}
     )
     [answer] = written.answers(2)
     assert (answer["ok"], answer["client"]) == (True, "me")
     assert '"id": 1' not in written.getvalue()
     pretender.go.set()
-    assert written.answers(1) == [{"id": 1, "ok": True, "modules": 3}]
+    assert written.answers(1) == [{"id": 1, "ok": True, "weights": [1.0]}]
 
 
 def test_errors_are_one_line_of_their_class(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_errors_are_one_line_of_their_class(capsys: pytest.CaptureFixture[str]) 
         Pretender(),
         *({"verb": "blocks", "adapters": kind} for kind in ("bad", "odd", "big")),
         {"verb": "blosks"},
-        {"verb": "check", "paths": 1},
+        {"verb": "balance", "mixes": 1},
     )
     bad, odd, big, verb, argument = sorted(written.answers(1, 2, 3, 4, 5), key=lambda one: one["id"])
     assert (bad["ok"], bad["kind"], bad["error"]) == (False, "AdapterError", "no adapter")

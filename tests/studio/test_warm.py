@@ -40,9 +40,9 @@ def until(condition: Callable[[], Any]) -> None:
 
 
 def test_several_requests_are_under_way_and_each_gets_its_answer(maker: MakerProcess) -> None:
-    slow = maker.submit("check", seconds=0.3)
+    slow = maker.submit("blocks", seconds=0.3)
     with ThreadPoolExecutor(8) as pool:
-        pids = {answer["pid"] for answer in pool.map(lambda _: maker.ask("check"), range(24))}
+        pids = {answer["pid"] for answer in pool.map(lambda _: maker.ask("blocks"), range(24))}
     assert not slow.done()
     assert pids == {slow.result()["pid"]} == {maker.start().pid}
     assert maker.loaded is None
@@ -62,12 +62,12 @@ def test_errors_keep_their_class(maker: MakerProcess, kind: str, raised: type[St
 
 
 def test_what_a_dead_process_owes_fails_and_the_next_starts_another(maker: MakerProcess) -> None:
-    slow = maker.submit("check", seconds=60)
+    slow = maker.submit("blocks", seconds=60)
     with pytest.raises(StudioError, match="exit code 3"):
         maker.ask("die")
     with pytest.raises(StudioError, match="the drawing process ended"):
         slow.result()
-    assert maker.ask("check")["pid"] == maker.start().pid
+    assert maker.ask("blocks")["pid"] == maker.start().pid
 
 
 def test_rest_lets_a_drawing_end_and_cuts_previews_short(maker: MakerProcess) -> None:
@@ -93,7 +93,7 @@ def test_a_running_training_is_the_reason(maker: MakerProcess, workspace: Worksp
         with pytest.raises(Busy, match="“Zib” is being taught; try again after it"):
             maker.ask(verb)
     assert not maker.alive
-    maker.ask("check")  # needs no device
+    maker.ask("blocks")  # needs no device
     jobs.finish(job.id, "done")
     maker.ask("live")
     drawn = jobs.submit("generate", "a fox", {})
@@ -107,7 +107,7 @@ def test_an_idle_process_on_a_card_gives_its_memory_back(maker: MakerProcess, wo
     time.sleep(0.4)
     assert maker.alive, "there is no card"
     maker.ask("warm", device="cuda:0")
-    slow = maker.submit("check", seconds=0.6)
+    slow = maker.submit("blocks", seconds=0.6)
     assert slow.result()["pid"] == maker.start().pid, "it isn't idle while it is asked something"
     until(lambda: not maker.alive)
     assert maker.loaded is None
@@ -119,9 +119,9 @@ def test_an_idle_process_on_a_card_gives_its_memory_back(maker: MakerProcess, wo
 
 
 def test_a_closing_studio_starts_nothing(maker: MakerProcess) -> None:
-    slow = maker.submit("check", seconds=60)
+    slow = maker.submit("blocks", seconds=60)
     maker.close()
     with pytest.raises(StudioError, match="the studio is closing"):
         slow.result()
     with pytest.raises(StudioError, match="the studio is closing"):
-        maker.ask("check")
+        maker.ask("blocks")
