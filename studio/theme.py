@@ -27,7 +27,12 @@ HEADER = """
 
 # Gradio confines `css` to what lies inside the page's frame; the frame's own margin is set from outside.
 _FRAME = """
-<style>@media (max-width: 640px) { .gradio-container .main.app { padding: 10px 12px !important; } }</style>
+<style>@media (max-width: 640px) { .gradio-container .main.app { padding: 10px 12px !important; } }
+body.pg-lost::after {
+  content: "Pigment doesn’t answer; is it still running? This page goes on when it is back.";
+  position: fixed; inset: auto 12px 12px; margin: 0 auto; width: fit-content; max-width: 640px; z-index: 60;
+  padding: 10px 16px; border-radius: 10px; background: #131211; color: #fff; border: 1px solid #78716a;
+  font: 14px/1.4 system-ui, sans-serif; }</style>
 """
 
 

@@ -31,7 +31,7 @@ def status(context: Context, job: Job | None) -> str:
     if job.active:
         label = mixing.waiting_for(context, job) or job.message or "Starting"
         bar = markup.progress(job.step / job.total if job.total else None, "drawing")
-        stop = markup.button("Stop", "stop", job.id, style="small")
+        stop = markup.button("Cancel", "stop", job.id, style="small")
         figures = f'<div class="pg-figures" role="status"><span>{text(label)}</span>{stop}</div>'
         return f'<div class="pg-card" data-state="{job.state}">{bar}{figures}</div>'
     return f'<div class="pg-note" role="alert" data-state="{job.state}">{text(job.error or job.state)}</div>'

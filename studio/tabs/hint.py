@@ -14,6 +14,11 @@ STEPS = (
     ("Mix it", "move a slider, watch it change"),
 )
 
+TICK = (
+    '<svg viewBox="0 0 14 14" width="12" height="12" fill="none" stroke="currentColor" stroke-width="2.4" '
+    'stroke-linecap="round" stroke-linejoin="round"><path d="M3 7.4l2.7 2.8L11 4.6"/></svg>'
+)
+
 
 def pieces(context: Context, key: str) -> dict[str, str]:
     """Nothing where it was dismissed, or when an adapter has been taught and tried."""
@@ -40,6 +45,6 @@ def pieces(context: Context, key: str) -> dict[str, str]:
 
 def _step(title: str, words: str, *, done: bool, now: bool) -> str:
     state = ' class="done"' if done else ' aria-current="step"' if now else ""
-    tick = "✓" if done else ""
+    tick = TICK if done else ""
     said = f"<span><b>{text(title)}</b> <small>{text(words)}</small></span>"
     return f'<li{state}><i aria-hidden="true">{tick}</i>{said}</li>'

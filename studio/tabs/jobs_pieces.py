@@ -14,6 +14,7 @@ from studio.markup import text
 from studio.mixing import occupied
 from studio.parts import values
 from studio.runlog import RunLog, seconds_left
+from studio.tabs.run_card import stage_words
 from studio.work import KINDS
 from studio.work.job import STATES
 
@@ -29,7 +30,7 @@ HOMES = {
 ACTS = {
     "resume": ("Resume", "Go on where it stopped"),
     "pause": ("Pause", "Let others go first; Resume goes on"),
-    "stop": ("Stop", "Stop it for good"),
+    "stop": ("Cancel", "Stop it for good"),
     "retry": ("Do again", "Queue the same once more"),
     "remove": ("Remove", "Take it off the list"),
 }
@@ -183,7 +184,7 @@ def _progress(job: Job, log: RunLog | None) -> str:
     left = seconds_left(job, log)
     step = f"{job.step:,} of {job.total:,}" if job.total else ""
     memory = max(job.memory, log.memory if log is not None else 0)
-    message = job.message or (log.stage if log is not None else "") or "Starting"
+    message = stage_words(job.message or (log.stage if log is not None else ""))
     more = (
         step,
         f"about {markup.duration(left)} left" if left else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -22,6 +23,8 @@ SILENCE = 60  # seconds after which the card says that nothing is heard
 STATE_WORDS = {**STATES, "queued": "Waiting for its turn", "running": "Learning", "done": "Ready"}
 ACTS = {"pause": ("Pause", ""), "resume": ("Resume", "main"), "retry": ("Again", ""), "stop": ("Cancel", "")}
 """By act: what its button says, and its style; in the order of the buttons."""
+STAGES = {"latents": "Reading the pictures", "class pictures": "Drawing class pictures"}
+"""What the trainer counts before the first step, in words."""
 BARS = {"done": "good", "failed": "bad", "interrupted": "bad"}
 
 
@@ -77,7 +80,7 @@ def _progress(context: Context, job: Job, log: RunLog) -> str:
 def _running(job: Job, log: RunLog, total: int) -> str:
     rate, left = log.rate, log.seconds_left
     known = bool(total and log.step)
-    figures = [f"<b>{text(job.message or log.stage or 'Starting')}</b>"]
+    figures = [f"<b>{text(stage_words(job.message or log.stage))}</b>"]
     if known:
         figures.append(f"step {log.step} of {total}")
     if rate:
@@ -87,7 +90,17 @@ def _running(job: Job, log: RunLog, total: int) -> str:
     figures.append(_memory(job, log))
     if job.heartbeat and time.time() - job.heartbeat > SILENCE:
         figures.append("no sign of life for a minute")
-    return markup.progress(log.step / total if known else None, "steps") + _figures(*figures)
+    share = log.fraction if known or log.done < log.of else None
+    return markup.progress(share, "steps") + _figures(*figures)
+
+
+def stage_words(message: str) -> str:
+    """A stage as a person would say it; one that has counted to its end makes way for what isn't counted."""
+    counted = re.fullmatch(r"(.+) (\d+)/(\d+)", message)
+    if not counted or counted[1] not in STAGES:
+        return message or "Starting"
+    name, done, of = counted.groups()
+    return f"{STAGES[name]}, {done} of {of}" if done != of else "Getting ready"
 
 
 def _memory(job: Job, log: RunLog) -> str:

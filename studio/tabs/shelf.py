@@ -74,7 +74,7 @@ def working(job: Job) -> str:
         bar = markup.progress(
             job.step / job.total if job.total and job.step else None, f"{label} {job.title}"
         )
-        stop = markup.button("Stop", "stop-job", job.id, style="small")
+        stop = markup.button("Cancel", "stop-job", job.id, style="small")
         return (
             f'<div class="lib-job" data-state="{job.state}"><span>{title} <span class="pg-sub">'
             f"{text(waiting)}</span></span>{stop}{bar}</div>"

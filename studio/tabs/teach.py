@@ -11,12 +11,22 @@ from studio.context import Context
 from studio.examples import example_sets
 from studio.markup import text
 from studio.tabs.dataset import server_functions
-from studio.tabs.page import BUSY, QUIET, Page, show, toast
+from studio.tabs.page import BUSY, QUIET, Page, toast
 from studio.tabs.teach_form import FILLED, KEPT, LOOKED, WEIGHED, Form
 from studio.tabs.teach_run import acting
 from trainers.config import PRESET_NAMES
 
 KINDS = (("subject", "A subject", "one thing, creature or person"), ("style", "A style", "a way of drawing"))
+_STARTED = """() => {
+  const run = document.getElementById('run'), narrow = matchMedia('(max-width: 700px)').matches;
+  run?.closest('.row')?.classList.add('pg-run-first');
+  run?.scrollIntoView({behavior: narrow ? 'auto' : 'smooth', block: narrow ? 'start' : 'nearest'});
+}"""
+_CHANGED = """(shown) => {
+  document.getElementById('run')?.closest('.row')?.classList.add('pg-run-first');
+  return {part: 'run_log', key: shown?.key || ''};
+}"""
+"""A run goes on: its log follows it, and on narrow pages it stays above the form, also when it ends."""
 PRESET_HINTS = {"sketch": "a first look", "standard": "good for most", "thorough": "slow and careful"}
 
 
@@ -40,10 +50,10 @@ def build(context: Context, page: Page) -> None:
         .click(None, js=_busy("add"), **QUIET)
         .then(toast(form.start), form.inputs, run, **QUIET)
     )
-    started.success(None, js=show("run"), **QUIET)
+    started.success(None, js=_STARTED, **QUIET)
     started.then(None, js=_busy("remove"), **QUIET)
     run.click(toast(acting(context)), None, [run, page.wish, page.tabs], **QUIET)
-    run.change(None, run, log, js="(shown) => ({part: 'run_log', key: shown?.key || ''})", **QUIET)
+    run.change(None, run, log, js=_CHANGED, **QUIET)
     hint.click(toast(form.dismiss_hint), None, None, **QUIET)
 
 

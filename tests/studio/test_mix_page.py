@@ -80,7 +80,7 @@ def job(context: Context) -> Job:
 
 
 def test_a_drawing_is_followed_and_its_pictures_shown(context: Context, job: Job) -> None:
-    assert "Stop" in drawn.pieces(context, "")["status"] and drawn.pieces(context, "")["pictures"] == ""
+    assert "Cancel" in drawn.pieces(context, "")["status"] and drawn.pieces(context, "")["pictures"] == ""
     ids = [_picture(context, job) for _ in range(3)]
     context.jobs.finish(job.id, "done", result={"images": ids[1:], "plain": [ids[0], ids[0]]})
     pieces = drawn.pieces(context, "")

@@ -173,3 +173,14 @@ def test_nothing_taught_yet(context: Context) -> None:
     assert "Nothing taught yet" in found["status"]
     assert not any(piece for name, piece in found.items() if name != "status")
     assert run_log.pieces(context, "") == {"log": ""}
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("", "Starting"), ("Learning", "Learning"), ("a cat 1/2", "a cat 1/2"),
+        ("class pictures 8/32", "Drawing class pictures, 8 of 32"), ("latents 5/5", "Getting ready"),
+    ],
+)  # fmt: skip
+def test_a_stage_is_said_in_words(message: str, said: str) -> None:
+    assert run_card.stage_words(message) == said
