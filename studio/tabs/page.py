@@ -28,13 +28,13 @@ class Page:
 
     Attributes:
         tabs: set `gr.Tabs(selected=id)` to go to a tab.
-        adapters_changed: `Library.changes()` as this browser last saw it; its `change` shows adapters anew.
-        wish: what another tab wants of Mix: `{"adapter": id, "prompt": text}`.
+        wish: what another tab wants of Mix (`js/mix.js` takes each once): "at", a time that tells it from the
+            one before, and any of "adapters", a list of MixParts; "prompt"; "generation", fields of a
+            GenerationConfig; "image", what is drawn over, empty for nothing.
     """
 
     blocks: gr.Blocks
     tabs: gr.Tabs
-    adapters_changed: gr.State
     wish: gr.State
 
 
