@@ -30,9 +30,9 @@ def build(context: Context) -> gr.Blocks:
     ) as blocks:
         gr.HTML(HEADER, elem_classes=["pg-header"])
         # Outside of the tabs: gr.Tabs counts whatever lies directly in it as a tab.
-        adapters_changed, wish = gr.State(-1), gr.State({})
+        wish = gr.State({})
         with gr.Tabs(elem_id="tabs") as tabs:
-            page = Page(blocks=blocks, tabs=tabs, adapters_changed=adapters_changed, wish=wish)
+            page = Page(blocks=blocks, tabs=tabs, wish=wish)
             for tab_id, title, build_tab in TABS:
                 with gr.Tab(title, id=tab_id, elem_id=f"tab-{tab_id}"):
                     build_tab(context, page)

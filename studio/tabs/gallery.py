@@ -18,15 +18,13 @@ from studio.tabs.page import QUIET, Page, toast
 
 MOST = 500  # pictures that one action takes
 Outputs = dict[str, Any]
-"""Of an action: what it gives to some of "view", "wish", "tabs", "adapters_changed"."""
+"""Of an action: what it gives to some of "view", "wish", "tabs"."""
 
 
 def build(context: Context, page: Page) -> None:
     """Add the tab's components and listeners."""
     view = widgets.widget("gallery", {}, elem_id="gallery")
-    outputs = {
-        "view": view, "wish": page.wish, "tabs": page.tabs, "adapters_changed": page.adapters_changed
-    }  # fmt: skip
+    outputs = {"view": view, "wish": page.wish, "tabs": page.tabs}
 
     def act(event: gr.EventData) -> list[Any]:
         given = ACTIONS[str(event.act)](context, event)
@@ -99,7 +97,7 @@ def _cover(context: Context, event: gr.EventData) -> Outputs:
     drawn = Gallery(context.workspace).get(str(event.id))
     entry = context.library.get(str(event.adapter))
     context.library.set_cover(entry.id, f"image/{drawn.id}")
-    return {**_said(f"It is the cover of {entry.name} now."), "adapters_changed": context.library.changes()}
+    return _said(f"It is the cover of {entry.name} now.")
 
 
 def _uploaded(context: Context, event: gr.EventData) -> Path:

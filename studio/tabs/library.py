@@ -38,11 +38,11 @@ def build(context: Context, page: Page) -> None:
 
     shelf.open(toast(_open), None, opened, **QUIET).then(None, js=show("adapter-detail"), **QUIET)
     shelf.dropped(toast(_import(context)), None, None, **QUIET)
-    acting = [dialog, shelf, opened, page.wish, page.tabs, page.adapters_changed]
+    acting = [dialog, shelf, opened, page.wish, page.tabs]
     shelf.several(toast(_several(context)), shelf, acting, **QUIET)
     for component in (shelf, opened, listed):
         component.click(toast(_act(context)), shelf, acting, **QUIET)
-    dialog.submit(_submit(context), shelf, [dialog, shelf, page.adapters_changed], **QUIET)
+    dialog.submit(_submit(context), shelf, [dialog, shelf], **QUIET)
 
 
 def _tell(line: str) -> None:
@@ -83,8 +83,8 @@ def _act(context: Context) -> Callable[..., list[Any]]:
         """A button on a card, on the open adapter, or among the bases."""
         verb, key = str(event.act), str(getattr(event, "id", ""))
         if verb in FORMS:
-            return [_asked(context, verb, [key] if key else []), *[gr.skip()] * 5]
-        return ACTS[verb](context, key) if verb in ACTS else [gr.skip()] * 6
+            return [_asked(context, verb, [key] if key else []), *[gr.skip()] * 4]
+        return ACTS[verb](context, key) if verb in ACTS else [gr.skip()] * 5
 
     return act
 
@@ -94,74 +94,64 @@ def _several(context: Context) -> Callable[..., list[Any]]:
         """Something to be done with the chosen adapters."""
         verb, ids = str(event.act), [str(one) for one in event.ids][:200]
         if not ids:
-            return [gr.skip()] * 6
+            return [gr.skip()] * 5
         if verb == "mix":
             entries = [context.library.get(one) for one in ids[:16]]
-            return [
-                gr.skip(),
-                {"unpick": True},
-                gr.skip(),
-                mix_wish(entries),
-                gr.Tabs(selected="mix"),
-                gr.skip(),
-            ]
+            return [gr.skip(), {"unpick": True}, gr.skip(), mix_wish(entries), gr.Tabs(selected="mix")]
         if verb == "trash":
             for one in ids:
                 context.library.trash(one)
             _tell(f"{len(ids)} adapters are in the trash; “Trash” above the cards brings them back")
             nothing = {"part": "adapter", "key": ""}
-            return [
-                gr.skip(), {"unpick": True, "open": ""}, nothing, gr.skip(), gr.skip(),
-                context.library.changes(),
-            ]  # fmt: skip
-        return [_asked(context, verb, ids), *[gr.skip()] * 5]
+            return [gr.skip(), {"unpick": True, "open": ""}, nothing, gr.skip(), gr.skip()]
+        return [_asked(context, verb, ids), *[gr.skip()] * 4]
 
     return several
 
 
 def _mix(context: Context, key: str) -> list[Any]:
     wish = mix_wish([context.library.get(key)])
-    return [gr.skip(), gr.skip(), gr.skip(), wish, gr.Tabs(selected="mix"), gr.skip()]
+    return [gr.skip(), gr.skip(), gr.skip(), wish, gr.Tabs(selected="mix")]
 
 
 def _trash(context: Context, key: str) -> list[Any]:
     """Into the trash; the open adapter stays open, with a button that brings it back."""
     entry = context.library.trash(key)
     _tell(f"{entry.name} is in the trash; “Bring it back” undoes that")
-    return [*[gr.skip()] * 5, context.library.changes()]
+    return [gr.skip()] * 5
 
 
 def _restore(context: Context, key: str) -> list[Any]:
     entry = context.library.restore(key)
     here = {"part": "adapter", "key": entry.id}
     _tell(f"{entry.name} is back")
-    return [gr.skip(), {"open": entry.id}, here, gr.skip(), gr.skip(), context.library.changes()]
+    return [gr.skip(), {"open": entry.id}, here, gr.skip(), gr.skip()]
 
 
 def _close(context: Context, key: str) -> list[Any]:
     nothing = {"part": "adapter", "key": ""}
-    return [gr.skip(), {"open": ""}, nothing, gr.skip(), gr.skip(), gr.skip()]
+    return [gr.skip(), {"open": ""}, nothing, gr.skip(), gr.skip()]
 
 
 def _said(line: str) -> list[Any]:
     _tell(line)
-    return [gr.skip()] * 6
+    return [gr.skip()] * 5
 
 
 def _stop(context: Context, key: str) -> list[Any]:
     context.jobs.stop(key)
-    return [gr.skip()] * 6
+    return [gr.skip()] * 5
 
 
 def _dismiss(context: Context, key: str) -> list[Any]:
     context.jobs.remove(key)
-    return [gr.skip()] * 6
+    return [gr.skip()] * 5
 
 
 def _resume(context: Context, key: str) -> list[Any]:
     context.jobs.resume(key)
     context.runner.wake()
-    return [gr.skip()] * 6
+    return [gr.skip()] * 5
 
 
 ACTS: dict[str, Callable[[Context, str], list[Any]]] = {
@@ -175,7 +165,7 @@ ACTS: dict[str, Callable[[Context, str], list[Any]]] = {
     "use-base": lambda context, key: _said(bases.use(context, key)),
     "remove-base": lambda context, key: _said(bases.remove(context, key)),
 }
-"""What a button does at once, by its act: the values of dialog, shelf, open adapter, wish, tabs, changes."""
+"""What a button does at once, by its act: the values of dialog, shelf, open adapter, wish, tabs."""
 
 
 def _submit(context: Context) -> Callable[..., list[Any]]:
@@ -187,10 +177,10 @@ def _submit(context: Context) -> Callable[..., list[Any]]:
                 raise StudioError(f"unknown form {str(event.form)!r}; load the page again")
             said = form.submit(context, ids, dict(event.values))
         except StudioError as error:
-            return [{"error": str(error), "at": time.time()}, gr.skip(), gr.skip()]
+            return [{"error": str(error), "at": time.time()}, gr.skip()]
         _tell(said)
         after = {"unpick": True} if len(ids) > 1 else gr.skip()
-        return [{"done": True, "at": time.time()}, after, context.library.changes()]
+        return [{"done": True, "at": time.time()}, after]
 
     return toast(submit)
 
