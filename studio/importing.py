@@ -22,13 +22,16 @@ from pipelines.formats import inspect_adapter
 from pipelines.formats.peft_folder import COMPONENTS, CONFIG, MODEL
 from studio import covers
 from studio.amending import amend
+from studio.archives import FREE, RATIO
 from studio.entries import NAME_LENGTH, Entry
 from studio.library import SIZE_LIMIT, Library, copy_file, refuse_early
+from studio.work.job import ACTIVE
 from studio.workspace import new_id
 
 if TYPE_CHECKING:
     from studio.context import Context
     from studio.work.job import Job
+    from studio.workspace import Workspace
 
 KEPT_FOR = 86400.0  # seconds, of files that couldn't be taken
 MAX_MEMBERS = 500  # of a zip
@@ -73,23 +76,44 @@ def start(context: Context, files: Sequence[Dropped]) -> Job:
     job_id = new_id()
     kept = context.workspace.folder("cache", "imports")
     kept.mkdir(parents=True, exist_ok=True)
+    waiting = {
+        folder_of(context.workspace, job).name for job in context.jobs.find(kind="import", states=ACTIVE)
+    }
     for old in kept.iterdir():  # of imports that failed and that nobody tried again
-        if old.stat().st_mtime < time.time() - KEPT_FOR:
+        if old.name not in waiting and old.stat().st_mtime < time.time() - KEPT_FOR:
             shutil.rmtree(old, ignore_errors=True)
     folder = kept / job_id
     folder.mkdir()
     for number, (path, name) in enumerate(files):
         copy_file(path, folder / f"{number:04d}{_ending(name)}")
-    names = [name[:200] for _, name in files]
+    names = [_shortened(name) for _, name in files]
     title = names[0] if len(names) == 1 else f"{len(names)} files"
-    job = context.jobs.submit("import", title[:80], {"names": names}, id=job_id)
+    config = {"names": names, "folder": job_id}  # which another job has as well, when it is tried again
+    job = context.jobs.submit("import", title[:80], config, id=job_id)
     context.runner.wake()
     return job
 
 
-def staged(context_folder: Path, names: Sequence[str]) -> list[Dropped]:
-    """The files that `start` kept, with their names."""
-    return [(context_folder / f"{number:04d}{_ending(name)}", name) for number, name in enumerate(names)]
+def folder_of(workspace: Workspace, job: Job) -> Path:
+    """Where the files of an import lie."""
+    return workspace.folder("cache", "imports", Path(str(job.config.get("folder") or job.id)).name)
+
+
+def staged(folder: Path, names: Sequence[str]) -> list[Dropped]:
+    """The files that `start` kept, with their names.
+
+    Raises:
+        AdapterError: they are in the library, or were cleared away.
+    """
+    if not folder.is_dir():
+        raise AdapterError("what was dropped isn't kept any more; drop it again")
+    return [(folder / f"{number:04d}{_ending(name)}", name) for number, name in enumerate(names)]
+
+
+def _shortened(name: str) -> str:
+    """A name of bounded length with its ending, which says what it is."""
+    pure = PurePosixPath(name)
+    return f"{name.removesuffix(pure.suffix)[:180]}{pure.suffix[:20]}"
 
 
 def take(
@@ -235,9 +259,12 @@ def _of_zip(path: Path, name: str, scratch: Path) -> list[_One]:
                 folder = places.setdefault(str(pure.parent), scratch / f"d{len(places)}")
                 fixed = pure.name if pure.name in (CONFIG, MODEL) else f"{number:04d}{_ending(pure.name)}"
                 folder.mkdir(parents=True, exist_ok=True)
-                written += _extract(archive, member, folder / fixed, min(limit, SIZE_LIMIT - written))
+                most = min(limit, SIZE_LIMIT - written, FREE + RATIO * member.compress_size)
+                written += _extract(archive, member, folder / fixed, most)
                 files.setdefault(str(pure.parent), {})[pure.name] = folder / fixed
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+    except AdapterError:
+        raise
+    except Exception as error:  # zipfile and zlib raise nearly anything on damaged files
         raise AdapterError(f"it can't be unpacked ({error}); pack it again as a plain .zip") from None
     found = _folders(places, files, name, scratch)
     for place, inside in files.items():
@@ -291,7 +318,9 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, li
         while piece := read.read(1 << 20):
             size += len(piece)
             if size > limit:
-                raise AdapterError(f"{PurePosixPath(member.filename).name[:80]!r} in it is too large")
+                raise AdapterError(
+                    f"{PurePosixPath(member.filename).name[:80]!r} in it unpacks to far more than fits"
+                )
             file.write(piece)
     return size
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.errors import AdapterError
 from studio.bases import BaseOptions, Bases
-from studio.importing import staged, take
+from studio.importing import folder_of, staged, take
 from studio.jobs import Jobs
 from studio.library import Library
 from studio.work import Ended
@@ -24,7 +24,7 @@ class _Stopped(Exception):
 def adapters(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     """Take dropped files into the library; fails only where none of them could be taken."""
     jobs = Jobs(workspace)
-    folder = workspace.folder("cache", "imports", job.id)
+    folder = folder_of(workspace, job)
 
     def tell(done: int, of: int) -> None:
         jobs.beat(job.id, step=done, total=of, message="Reading every number")

@@ -120,7 +120,47 @@ def test_a_zip_without_an_adapter_or_too_much_in_it_is_refused(
     many = zipped(tmp_path / "many.zip", **{f"{number}.json": b"{}" for number in range(4)})
     taken = take(context.library, [(empty, "e.zip"), (broken, "b.zip"), (bomb, "big.zip")])
     said = dict(taken.refused)
-    assert "no adapter" in said["e.zip"] and "unpacked" in said["b.zip"] and "too large" in said["big.zip"]
+    assert "no adapter" in said["e.zip"] and "unpacked" in said["b.zip"] and "unpacks to" in said["big.zip"]
     monkeypatch.setattr(importing, "MAX_MEMBERS", 3)
     assert "at most 3" in dict(take(context.library, [(many, "many.zip")]).refused)["many.zip"]
     assert not list(context.workspace.folder("adapters").iterdir())
+
+
+def test_an_import_that_was_interrupted_can_be_tried_again(context: Context, file: Path) -> None:
+    name = f"{'x' * 250}.safetensors"
+    job = importing.start(context, [(file, name)])
+    context.jobs.stop(job.id)
+    again = context.jobs.retry(job.id)
+    assert again.id != job.id
+    _, result = adding.adapters(context.workspace, again, threading.Event())
+    assert not result["refused"] and len(result["adapters"]) == 1
+    with pytest.raises(AdapterError, match="drop it again"):
+        adding.adapters(context.workspace, context.jobs.retry(job.id), threading.Event())
+
+
+def test_what_waits_to_be_imported_is_kept_for_as_long_as_it_waits(
+    context: Context, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = importing.start(context, [(file, "a.safetensors")])
+    left = importing.start(context, [(file, "b.safetensors")])
+    context.jobs.stop(left.id)
+    monkeypatch.setattr(importing, "KEPT_FOR", -60.0)
+    importing.start(context, [(file, "c.safetensors")])
+    assert importing.folder_of(context.workspace, waiting).is_dir()
+    assert not importing.folder_of(context.workspace, left).exists()
+
+
+def test_damaged_zips_and_bombs_are_refused_alone(context: Context, file: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.zip"
+    with zipfile.ZipFile(torn, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(file, "a.safetensors")
+    content = bytearray(torn.read_bytes())
+    content[60:400] = b"\xff" * 340  # zlib's error is of no class of zipfile's
+    torn.write_bytes(content)
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.safetensors", bytes(20 << 20))
+    taken = take(context.library, [(torn, "torn.zip"), (bomb, "bomb.zip"), (file, "good.safetensors")])
+    said = dict(taken.refused)
+    assert "unpacked" in said["torn.zip"] and "unpacks to" in said["bomb.zip"]
+    assert len(taken.entries) == 1
