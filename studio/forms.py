@@ -149,7 +149,7 @@ def parse(spec: FieldSpec, raw: Any) -> Any:
         raise ConfigError(f"{spec.title} is {raw!r}; expected a number") from None
     if spec.kind == "number":
         return number
-    if number != int(number):
+    if not number.is_integer():  # nor is NaN or infinity
         raise ConfigError(f"{spec.title} is {raw}; expected a whole number")
     return int(number)
 

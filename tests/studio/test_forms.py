@@ -122,3 +122,10 @@ def test_every_field_of_several_values_is_lines() -> None:
     assert {spec.kind for spec in several} == {"lines"}
     without = next(spec for spec in several if spec.path == "run.without")
     assert forms.parse(without, "graph\nflat\n") == ("graph", "flat")
+
+
+@pytest.mark.parametrize("raw", ["nan", "inf", "1e999", "-inf", "2.5"])
+def test_what_is_no_whole_number_is_refused_in_a_line(raw: str) -> None:
+    spec = next(spec for spec in SPECS if spec.kind == "whole")
+    with pytest.raises(ConfigError, match="expected a whole number"):
+        forms.parse(spec, raw)
