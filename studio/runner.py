@@ -10,7 +10,8 @@ import logging
 import sqlite3
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from pipelines.errors import StudioError
@@ -122,6 +123,9 @@ class Runner:
             except sqlite3.Error as error:
                 log.warning("the queue can't be read or written: %s; is the disk full?", error)
                 self._closing.wait(10)
+            except OSError as error:
+                log.warning("a job's process can't be started: %s; make room, and it begins", error)
+                self._closing.wait(10)
             except Exception:
                 log.exception("the queue stumbled")
                 self._closing.wait(1)
@@ -201,7 +205,7 @@ class Runner:
                 processes.kill_tree(process)
             gone, code = processes.ended(process)
         processes.kill_left_behind(process.pid)
-        self._settle(job_id, code)
+        self._settle(job_id, lambda job: self._ending(job, code))
 
     def _asked(self, job_id: str) -> str:
         try:
@@ -209,13 +213,16 @@ class Runner:
         except (sqlite3.Error, StudioError):  # a full disk; the next look may pass
             return ""
 
-    def _settle(self, job_id: str, code: int | None) -> None:
-        """End a job whose process ended without doing so; as long as it takes where the disk is full."""
+    def _settle(self, job_id: str, ending: Callable[[Job], tuple[str, str]]) -> None:
+        """End a job that did not do so itself; as long as it takes where the disk is full.
+
+        ending: its state and one line.
+        """
         while True:
             try:
                 job = self.jobs.get(job_id)
                 if job.state == "running":
-                    state, error = self._ending(job, code)
+                    state, error = ending(job)
                     self.jobs.finish(job_id, state, error=error)
                 return
             except sqlite3.Error as error:
@@ -246,9 +253,10 @@ class Runner:
         try:
             self.maker.ask("generate", job=job.id)
         except StudioError as error:
-            state = "interrupted" if self._closing.is_set() else "failed"
-            self.jobs.finish(job.id, state, error=str(error))
-        self.jobs.beat(job.id, memory=processes.peak_memory(process.pid))
+            said = "interrupted" if self._closing.is_set() else "failed", str(error)
+            self._settle(job.id, lambda _: said)
+        with suppress(sqlite3.Error):
+            self.jobs.beat(job.id, memory=processes.peak_memory(process.pid))
 
 
 def _memory(job: Job) -> str:

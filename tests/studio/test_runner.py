@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from pipelines.errors import StudioError
 from studio import processes, runner
 from studio.jobs import Job, Jobs
 from studio.runner import Runner
@@ -253,3 +255,33 @@ def test_a_job_outlives_its_killed_server_and_is_taken_up(tmp_path: Path) -> Non
     [lost] = jobs.recover()
     assert (lost.id, jobs.get(job.id).state) == (job.id, "interrupted")
     assert "Resume" in jobs.get(job.id).error
+
+
+def test_the_end_of_a_drawing_is_written_when_the_disk_has_room_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Runner(workspace, warm=False)
+    job = served.jobs.submit("generate", "a", {})
+    refused: list[str] = []
+    finish = Jobs.finish
+
+    def full(self: Jobs, job_id: str, state: str, **said: Any) -> bool:
+        if len(refused) < 2:
+            refused.append(state)
+            raise sqlite3.OperationalError("database or disk is full")
+        return finish(self, job_id, state, **said)
+
+    class Maker:
+        def start(self) -> Any:
+            return psutil.Process()
+
+        def ask(self, verb: str, **request: Any) -> Any:
+            raise StudioError("the drawing process ended")
+
+    monkeypatch.setattr(Jobs, "finish", full)
+    monkeypatch.setattr(served, "maker", Maker())
+    monkeypatch.setattr(served._closing, "wait", lambda seconds: False)
+    served._draw(job)
+    ended = served.jobs.get(job.id)
+    assert refused == ["failed", "failed"]
+    assert (ended.state, ended.error) == ("failed", "the drawing process ended")
