@@ -40,7 +40,9 @@ class _Stands(type):
         module = sys.modules.get(cls.__module__)
         if isinstance(module, _StandIn):
             module = module._load(module.__name__)
-        return getattr(module or importlib.import_module(cls.__module__), cls.__name__)
+        else:  # also where it is there: another thread may be in the middle of its import, which this awaits
+            module = importlib.import_module(cls.__module__)
+        return getattr(module, cls.__name__)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         return cls._real()(*args, **kwargs)

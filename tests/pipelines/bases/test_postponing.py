@@ -124,6 +124,20 @@ def test_two_threads_may_use_them_at_once(packages):
         assert [call.result(10) for call in calls] == [2, "deep"]
 
 
+def test_a_thread_waits_for_an_import_that_another_has_begun(packages, tmp_path):
+    heavy = tmp_path / "heavy" / "__init__.py"
+    heavy.write_text(f"import time\n\ntime.sleep(0.5)\n{heavy.read_text()}")
+    with postponed(TABLE, lasting=["heavy"]):
+        light = importlib.import_module("light")
+
+    def use(seconds: float) -> int:
+        time.sleep(seconds)
+        return light.count(1, 2)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(use, (0, 0.2))) == [2, 2]
+
+
 def test_of_a_package_modules_below_can_be_imported_alone(packages):
     with postponed({"heavy": {}}, lasting=["heavy"], packages=["heavy"]):
         below = importlib.import_module("heavy.sub")
