@@ -23,6 +23,7 @@ class Context:
     Attributes:
         given: the base of --base; empty: the one that the workspace remembers.
         given_options: how bases are loaded.
+        alone: whether nobody logs in, so that whoever comes sits at this machine (see `studio.places`).
         closing: set when the server begins to end: who waits for something is let go then.
     """
 
@@ -30,6 +31,7 @@ class Context:
     runner: Runner
     given: str = ""
     given_options: BaseOptions = field(default_factory=BaseOptions)
+    alone: bool = True
     closing: threading.Event = field(default_factory=threading.Event)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _reading: threading.Lock = field(default_factory=threading.Lock)

@@ -185,7 +185,7 @@ def serve(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         runner = Runner(opened, base=base or Bases(opened).in_use()[1], options=options)
         try:
-            context = Context(opened, runner, base, options or BaseOptions())
+            context = Context(opened, runner, base, options or BaseOptions(), alone=not guarded)
             context.library.add_examples()
             runner.start()  # the base loads while the page is built
             app = make_app(context, doors.root_path.rstrip("/"), accounts=guarded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from studio.bases import BaseOptions, hub_id, local_ref
 from studio.context import Context
 from studio.datasets import Dataset, Datasets
 from studio.jobs import Job
+from studio.places import check_ref, named
 from studio.workspace import new_id
 from trainers.config import FIELDS, PRESETS, TrainConfig, preset_config, validate
 from trainers.presets import fitting
@@ -30,6 +31,8 @@ MADE_FIELDS = ("data.instance_prompt", "data.class_prompt", "run.name", "run.pre
 """Fields that are made from the words where they are empty."""
 PLACEHOLDERS = dict.fromkeys(MADE_FIELDS, "made from the words above")
 
+CAPTIONER = "data.captioner"
+"""The field that names a folder or a hub id."""
 KEPT_CHECKPOINTS = 6  # so that an earlier step can be taken when it was the better one
 
 
@@ -147,10 +150,24 @@ def lesson_config(
     return validate(values)
 
 
+def _placed(context: Context, advanced: Mapping[str, Any]) -> dict[str, Any]:
+    """What was set, with whole paths. Raises: ConfigError: see `studio.places`."""
+    paths = {spec.path: spec for _, _, group in advanced_sections() for spec in group if spec.kind == "path"}
+    check_ref(context, str(advanced.get(CAPTIONER) or ""), "the captioner")
+    return {
+        name: str(named(context, str(value), paths[name].title)) if name in paths and value else value
+        for name, value in advanced.items()
+    }
+
+
 def config_in(
     context: Context, lesson: Lesson, dataset: Dataset | None, folder: Path, output: Path
 ) -> TrainConfig:
-    """The config of a lesson whose pictures lie in `folder`. Raises: ConfigError as `lesson_config`."""
+    """The config of a lesson whose pictures lie in `folder`.
+
+    Raises: ConfigError as `lesson_config`, and for a folder that may not be named.
+    """
+    lesson = replace(lesson, advanced=_placed(context, lesson.advanced))
     captioned = dataset is not None and any(item.caption for item in dataset.items)
     return lesson_config(
         lesson, captioned=captioned, pictures=folder, output=output,

@@ -13,6 +13,7 @@ from studio import markup
 from studio.bases import POCKET, BaseEntry, Bases, hub_id, local_ref
 from studio.context import Context
 from studio.markup import text
+from studio.places import check_ref
 from studio.tabs.asking import Field, Form, Values, field
 from studio.tabs.shelf import family_label, jobs_here, working
 
@@ -119,8 +120,12 @@ def _add(context: Context, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def start(context: Context, values: Values) -> str:
-    """Queue adding a base. Raises: BaseError where it can't be one, or its name is taken."""
+    """Queue adding a base.
+
+    Raises: BaseError where it can't be one, or its name is taken; ConfigError where it may not be named.
+    """
     ref, name = str(values.get("ref", "")).strip(), " ".join(str(values.get("name", "")).split())
+    check_ref(context, ref, "the base")
     found = (local_ref(ref) or hub_id(ref)) if ref else None
     if found is None:
         raise BaseError(
@@ -131,7 +136,7 @@ def start(context: Context, values: Values) -> str:
         raise BaseError("“pocket” is always there; give a folder, a .safetensors file or a hub id")
     if name and Bases(context.workspace).find(name) is not None:
         raise BaseError(f"another base is called {name!r}; choose another name")
-    config = {key: values.get(key) or None for key in ("precision", "prediction_type", "configs")}
+    config = {key: values.get(key) or None for key in ("precision", "prediction_type")}
     context.jobs.submit("add_base", name or ref[-80:], {"ref": found, "name": name, **config})
     context.runner.wake()
     return "It is being fetched" if hub_ref(ref) is not None else "It is being looked at"

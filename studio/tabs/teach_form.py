@@ -13,6 +13,7 @@ from studio import looking, teaching
 from studio.context import Context
 from studio.datasets import Dataset, Datasets
 from studio.markup import text
+from studio.places import check_ref
 from studio.tabs.dataset import items
 from studio.tabs.hint import DISMISSED
 from trainers.config import PRESET_NAMES, PRESETS
@@ -139,6 +140,7 @@ class Form:
         captioner = lesson.advanced.get("data.captioner")
         if not captioner:
             raise ConfigError("no captioner is set; name one under Advanced, Pictures and words")
+        check_ref(self.context, str(captioner), "the captioner")
         self.context.jobs.submit(
             "captions", f"Captions by {captioner}",
             {"dataset": lesson.dataset, "captioner": captioner, "trigger": lesson.trigger.strip()},
