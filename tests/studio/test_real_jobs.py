@@ -1,4 +1,8 @@
-"""Jobs with real child processes and a tiny base: taught, killed, resumed, moved away, drawn."""
+"""Jobs with real child processes and a tiny base: taught, killed, resumed, moved away, drawn.
+
+A process that loads torch costs some six seconds. So the suite lets one training be killed in a process of
+its own, and does what comes before and after in this one; PIGMENT_LONG=1 takes a process for each.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ import hashlib
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
-from studio import mixing
+from studio import mixing, worker
 from studio.context import Context
 from studio.jobs import Job
 from studio.runner import Runner
@@ -21,12 +27,17 @@ from tests.studio.test_runner import wait
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
+LONG = bool(os.environ.get("PIGMENT_LONG"))
+
 
 @pytest.fixture
 def studio(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Context]]:
-    """Start the studio's queue on one workspace, as often as wanted: the earlier one is closed first."""
+    """Open the studio on one workspace, as often as wanted: the earlier one is closed first.
+
+    queue: whether the queue is started at once.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # The base is loaded when it is asked for: warming it would only take time from the tests.
     monkeypatch.setattr(Runner, "_warm", lambda self: None)
@@ -38,11 +49,12 @@ def studio(
             context.runner.close()
             context.workspace.close()
 
-    def start(root: Path = tmp_path / "workspace") -> Context:
+    def start(root: Path = tmp_path / "workspace", *, queue: bool = LONG) -> Context:
         close()
         workspace = Workspace.open(root)
         opened.append(Context(workspace, Runner(workspace, base=str(tiny_folder)), str(tiny_folder)))
-        opened[-1].runner.start()
+        if queue:
+            opened[-1].runner.start()
         return opened[-1]
 
     yield start
@@ -68,9 +80,13 @@ def teach(context: Context, pictures: list[Path], **run: Any) -> Job:
             "checkpoint_every": 2, "preview_every": 6, "preview_prompts": ["a zuv disc"], **run,
         },
     }  # fmt: skip
-    job = context.jobs.submit("train", "zuv", config, id=job_id)
-    context.runner.wake()
-    return job
+    return context.jobs.submit("train", "zuv", config, id=job_id)
+
+
+def do(context: Context, job: Job, stop: threading.Event | None = None) -> None:
+    """Do a queued job to its end, as its own process would."""
+    assert context.jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
+    worker.run(context.workspace, job.id, stop or threading.Event())
 
 
 def state(context: Context, job: Job) -> str:
@@ -78,6 +94,10 @@ def state(context: Context, job: Job) -> str:
 
 
 def trained_hash(context: Context, job: Job) -> str:
+    if LONG:
+        context.runner.wake()
+    else:
+        do(context, job)
     wait(lambda: not context.jobs.get(job.id).active, "the end")
     found = context.jobs.get(job.id)
     assert found.state == "done", f"{found.state}: {found.error}"
@@ -105,6 +125,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that
     assert entry.triggers == ["zuv"]
 
     killed = teach(context, pictures)
+    context.runner.wake() if LONG else context.runner.start()
     found = running_at(context, killed, 1)
     assert found.pid is not None
     assert found.memory > 0
@@ -125,14 +146,15 @@ def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that
     moved = (tmp_path / "workspace").rename(tmp_path / "elsewhere")
     context = studio(moved)
     context.jobs.resume(killed.id)
-    context.runner.wake()
     assert trained_hash(context, killed) == expected
     assert not (tmp_path / "workspace").exists()
 
 
-def test_what_stops_early_keeps_its_last_step(studio: Callable[..., Context], pictures: list[Path]) -> None:
+@pytest.mark.skipif(not LONG, reason="PIGMENT_LONG=1 takes processes; the next test does the same without")
+def test_the_process_of_what_stops_early_ends(studio: Callable[..., Context], pictures: list[Path]) -> None:
     context = studio()
     job = teach(context, pictures, steps=5000, checkpoint_every=5000, preview_every=0)
+    context.runner.wake()
     running_at(context, job, 3)
     context.jobs.pause(job.id)
     wait(lambda: state(context, job) != "running", "the pause")
@@ -152,12 +174,33 @@ def test_what_stops_early_keeps_its_last_step(studio: Callable[..., Context], pi
     workspace.close()
 
 
+def test_what_stops_early_keeps_its_last_step(studio: Callable[..., Context], pictures: list[Path]) -> None:
+    context = studio(queue=False)
+    job = teach(context, pictures, steps=5000, checkpoint_every=5000, preview_every=0)
+    steps = []
+    for asked in ("paused", "interrupted"):
+        stop = threading.Event()
+        working = threading.Thread(target=do, args=(context, job, stop))
+        working.start()
+        running_at(context, job, steps[-1] + 3 if steps else 3)
+        if asked == "paused":
+            context.jobs.pause(job.id)
+        else:
+            stop.set()  # as its process does at SIGTERM
+        working.join(60)
+        assert (state(context, job), working.is_alive()) == (asked, False)
+        steps.append(context.run_log(job).step)
+        kept = sorted(path.name for path in (context.jobs.folder(job) / "checkpoints").iterdir())
+        assert kept and kept[-1].endswith(f"{steps[-1]:06d}"), kept
+        context.jobs.resume(job.id)
+
+
 def test_pictures_are_drawn_with_and_without_adapters(
-    studio: Callable[[], Context], make_adapter: Callable[..., Path], tmp_path: Path
+    studio: Callable[..., Context], make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     from pipelines.generate import read_settings
 
-    context = studio()
+    context = studio(queue=True)
     entry, _ = context.library.add(make_adapter(tmp_path / "a.safetensors"), name="Disc")
     settings = mixing.generation_config(prompt="a zuv disc", seed=7, num_images=2, num_inference_steps=2)
     request = mixing.Request(
