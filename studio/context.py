@@ -57,12 +57,13 @@ class Context:
         return Library(self.workspace)
 
     def run_log(self, job: Job) -> RunLog:
-        """What a training job has logged by now."""
+        """What a training job has logged by now; a copy, for every thread that asks its own."""
         with self._reading:
+            log = self._logs.pop(job.id, None) or RunLog(self.jobs.folder(job) / "events.jsonl")
+            self._logs[job.id] = log  # the last one used
             while len(self._logs) > KEPT_LOGS:
                 self._logs.pop(next(iter(self._logs)))
-            log = self._logs.setdefault(job.id, RunLog(self.jobs.folder(job) / "events.jsonl"))
-            return log.refresh()
+            return log.refresh().snapshot()
 
     def recent_images(self, limit: int = 24) -> list[dict[str, Any]]:
         """The pictures drawn last, newest first: `{"id", "seed", "settings", …}`."""

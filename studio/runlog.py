@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,13 @@ class RunLog:
         except OSError:
             pass
         return self
+
+    def snapshot(self) -> RunLog:
+        """What is known now, which stays while another thread reads on."""
+        return replace(
+            self, losses=dict(self.losses), held_out=dict(self.held_out), previews=dict(self.previews),
+            checkpoints=[*self.checkpoints], _times=self._times.copy(),
+        )  # fmt: skip
 
     def _read(self, log: Any, end: int) -> None:
         every, seen, rest = max(1, (end - self._position) // _PARSED), 0, b""

@@ -9,6 +9,7 @@ from pipelines.files import write_atomic
 from studio.context import Context
 from studio.jobs import Job
 from studio.verdict import kept_steps
+from studio.work.job import OF_A_PROCESS
 from studio.workspace import new_id
 from trainers.config import validate
 from trainers.run_folder import CHECKPOINTS, CONFIG_NAME
@@ -35,11 +36,16 @@ def take_step(context: Context, job: Job, step: int) -> Job:
     run = {**job.config["run"], "steps": step, "output": str(folder), "name": title}
     config = validate({**job.config, "run": run})
     source = context.jobs.folder(job) / CHECKPOINTS / f"step-{step:06d}"
-    # The config goes before the checkpoint: a checkpoint without one couldn't be gone on from.
-    folder.mkdir()
-    write_atomic(folder / CONFIG_NAME, [config.as_json().encode()])
-    shutil.copytree(source, folder / CHECKPOINTS / source.name)
-    details = {**job.details, "taken_from": job.id}
-    again = context.jobs.submit("train", title, config.model_dump(mode="json"), details=details, id=taken)
+    kept_details = {name: value for name, value in job.details.items() if name not in OF_A_PROCESS}
+    details = {**kept_details, "taken_from": job.id}
+    try:
+        # The config goes before the checkpoint: a checkpoint without one couldn't be gone on from.
+        folder.mkdir()
+        write_atomic(folder / CONFIG_NAME, [config.as_json().encode()])
+        shutil.copytree(source, folder / CHECKPOINTS / source.name)
+        again = context.jobs.submit("train", title, config.model_dump(mode="json"), details=details, id=taken)
+    except BaseException:  # the queue or the disk is full, or the run has just been removed
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     context.runner.wake()
     return again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -190,14 +191,18 @@ def start(context: Context, lesson: Lesson) -> Job:
     # Beside the run, not in it: a job that is done anew reads the same pictures.
     folder = context.workspace.folder("pictures", job_id)
     config = config_in(context, lesson, dataset, folder, context.workspace.folder("runs", job_id))
-    files = datasets.lay_out(dataset.id, folder)
     details = {
         "preset": lesson.preset, "class_name": lesson.class_name, "pictures": len(dataset.items),
         "trigger": config.data.trigger, "kind": config.data.kind, "prompt": config.data.instance_prompt,
-        "dataset": dataset.id, "files": files,
+        "dataset": dataset.id,
     }  # fmt: skip
-    job = context.jobs.submit(
-        "train", config.adapter_name, config.model_dump(mode="json"), details=details, id=job_id
-    )
+    try:
+        details["files"] = datasets.lay_out(dataset.id, folder)
+        job = context.jobs.submit(
+            "train", config.adapter_name, config.model_dump(mode="json"), details=details, id=job_id
+        )
+    except BaseException:  # the file of a picture is gone, the queue or the disk is full
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     context.runner.wake()
     return job

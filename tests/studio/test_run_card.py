@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, WorkspaceError
 from studio import taking, teaching
 from studio.context import Context
 from studio.jobs import Job
 from studio.tabs import run_card, run_end, run_log
+from studio.work import order
 from studio.work.job import STATES
 from trainers.config import validate
 from trainers.run_folder import CHECKPOINTS, _check_same
@@ -184,3 +185,28 @@ def test_nothing_taught_yet(context: Context) -> None:
 )  # fmt: skip
 def test_a_stage_is_said_in_words(message: str, said: str) -> None:
     assert run_card.stage_words(message) == said
+
+
+def test_a_full_queue_leaves_no_folder_behind(
+    context: Context, job: Job, filled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = context.jobs.folder(job) / "checkpoints" / "step-000003"
+    kept.mkdir(parents=True)
+    (kept / "MANIFEST.json").write_text("{}")
+    places = [context.workspace.folder(name) for name in ("pictures", "runs")]
+    before = [sorted(place.iterdir()) for place in places]
+    monkeypatch.setattr(order, "QUEUE_LIMIT", 0)
+    with pytest.raises(WorkspaceError, match="jobs are waiting"):
+        taking.take_step(context, job, 3)
+    with pytest.raises(WorkspaceError, match="jobs are waiting"):
+        teaching.start(context, teaching.Lesson(dataset=filled, trigger="zuv", class_name="disc"))
+    assert [sorted(place.iterdir()) for place in places] == before
+
+
+def test_what_one_thread_was_told_of_a_run_stays_while_another_reads_on(context: Context, job: Job) -> None:
+    told = context.run_log(job)
+    losses, rate = dict(told.losses), told.rate
+    with (context.jobs.folder(job) / "events.jsonl").open("a") as log:
+        log.write(event("step", 6, loss=0.1) + event("preview", 6, files=["previews/c-00.png"]))
+    assert 6 in context.run_log(job).losses
+    assert told.losses == losses and 6 not in told.previews and told.rate == rate
