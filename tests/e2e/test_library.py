@@ -26,8 +26,9 @@ def test_an_export_is_loaded_by_diffusers_and_taken_in_again(
     page.locator("#adapters .pg-adapter", has_text="Tolu").first.click()
     page.locator("#export").click()
     page.locator("#library-dialog-go").click()
-    page.locator("#export-report .pg-report").wait_for(timeout=LONG)
-    assert "keys" in page.locator("#export-report").inner_text()
+    page.locator("#export-report a[download]").first.wait_for(timeout=LONG)
+    page.locator("#export-report summary").first.click()
+    assert "keys" in page.locator("#export-report .pg-report").inner_text()
     file = saved(page, page.locator("#export-report a[download]").first, tmp_path)
 
     pipe = StableDiffusionPipeline.from_pretrained(ROOT / "assets" / "pocket", safety_checker=None)

@@ -86,13 +86,14 @@ def test_generate_draw_over_and_restore(open_page: Open, tmp_path: Path) -> None
     canvas = page.locator("#brush")
     canvas.wait_for()
     canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(2000)  # it scrolls smoothly
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 0.15 * box["width"], box["y"] + 0.2 * box["height"])
     page.mouse.down()
     for step in range(12):
         page.mouse.move(box["x"] + (0.15 + 0.02 * step) * box["width"], box["y"] + 0.2 * box["height"])
     page.mouse.up()
-    page.wait_for_timeout(1000)
+    page.wait_for_function("window.pigment.mix.state.mask.startsWith('picture/')")
     prompt(page, "a photo of a fox on a red background")
     generated(page)
     other = saved(page, page.locator("#drawn a[download]").first, tmp_path)
