@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.errors import Busy, WorkspaceError
 from studio.locks import FileLock
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 INDEX_NAME = "pigment.sqlite3"
 FOLDERS = ("pictures", "adapters", "runs", "images", "trash", "cache")
 
@@ -60,18 +60,11 @@ ALTER TABLE adapters ADD COLUMN family TEXT NOT NULL DEFAULT '';
 ALTER TABLE adapters ADD COLUMN method TEXT NOT NULL DEFAULT '';
 ALTER TABLE adapters ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE adapters ADD COLUMN words TEXT NOT NULL DEFAULT '';
-CREATE INDEX adapters_searched ON adapters
-    (trashed, origin, created, family, method, name, bytes, sha256, tags, words);
 ALTER TABLE images ADD COLUMN kind TEXT NOT NULL DEFAULT 'picture';
 ALTER TABLE images ADD COLUMN width INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN height INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN words TEXT NOT NULL DEFAULT '';
 ALTER TABLE images ADD COLUMN trashed REAL;
-UPDATE images SET
-    words = lower(coalesce(json_extract(settings, '$.generation.prompt'), '') || ' ' || seed),
-    width = coalesce(json_extract(settings, '$.generation.width'), 0),
-    height = coalesce(json_extract(settings, '$.generation.height'), 0);
-CREATE INDEX images_found ON images (trashed, created, kind, words);
 CREATE TABLE pictures (
     sha256 TEXT PRIMARY KEY, file TEXT NOT NULL, name TEXT NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL, bytes INTEGER NOT NULL, notes TEXT NOT NULL DEFAULT '[]', created REAL NOT NULL
@@ -88,8 +81,20 @@ CREATE TABLE recipes (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, text TEXT NOT NULL, created REAL NOT NULL, changed REAL NOT NULL
 );
 """,
+    4: """
+DROP INDEX IF EXISTS adapters_by_time;
+CREATE INDEX IF NOT EXISTS adapters_searched ON adapters
+    (trashed, origin, created, family, method, name, bytes, sha256, tags, words);
+UPDATE images SET
+    words = lower(coalesce(json_extract(settings, '$.generation.prompt'), '') || ' ' || seed),
+    width = coalesce(json_extract(settings, '$.generation.width'), 0),
+    height = coalesce(json_extract(settings, '$.generation.height'), 0) WHERE words = '';
+CREATE INDEX IF NOT EXISTS images_found ON images (trashed, created, kind, words);
+""",
 }
 """What leads to each version of the index from the one before; an older index is brought up to date."""
+_COLUMNS = (("dataset_pictures", "mask", "TEXT NOT NULL DEFAULT ''"),)
+"""Columns that an index of version 3 has or hasn't, as old as it is: (table, column, type)."""
 
 
 def default_root() -> Path:
@@ -170,6 +175,10 @@ class Workspace:
                     for step in range(version + 1, SCHEMA_VERSION + 1):
                         for statement in _STEPS[step].split(";"):
                             db.execute(statement)
+                    for table, column, kind in _COLUMNS:
+                        known = [row["name"] for row in db.execute(f"PRAGMA table_info({table})")]
+                        if column not in known:
+                            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
                     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         except sqlite3.DatabaseError as error:
             raise WorkspaceError(

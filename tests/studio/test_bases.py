@@ -12,6 +12,8 @@ import pytest
 from pipelines.bases.source import open_source
 from pipelines.errors import BaseError
 from studio.bases import BaseOptions, Bases
+from studio.datasets import Datasets
+from studio.gallery import Gallery
 from studio.workspace import _STEPS, SCHEMA_VERSION, Workspace
 
 
@@ -33,7 +35,28 @@ def test_an_older_index_is_brought_up_to_date(tmp_path: Path) -> None:
     workspace = Workspace.open(tmp_path / "old", own=False)
     assert workspace.setting("k") == 7 and Bases(workspace).entries() == []
     with workspace.read() as db:
-        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION == 3
+        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION == 4
+
+
+def test_an_early_index_of_version_3_gets_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with sqlite3.connect(tmp_path / "old" / "pigment.sqlite3") as db:
+        db.executescript(_STEPS[1] + _STEPS[2] + _STEPS[3].replace("mask TEXT NOT NULL DEFAULT '', ", ""))
+        db.executescript("CREATE INDEX adapters_by_time ON adapters (trashed, origin, created)")
+        db.execute(
+            "INSERT INTO images (id, file, seed, settings, created) VALUES ('a', 'images/a.png', 7, ?, 1)",
+            ('{"generation": {"prompt": "An Owl", "width": 64, "height": 32}}',),
+        )
+        db.execute("PRAGMA user_version = 3")
+    workspace = Workspace.open(tmp_path / "old", own=False)
+    datasets, gallery = Datasets(workspace), Gallery(workspace)
+    assert datasets.get(datasets.new().id).items == ()
+    [drawn] = gallery.search("owl 7").pictures
+    assert (drawn.width, drawn.height) == (64, 32)
+    with workspace.read() as db:
+        names = [row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'index'")]
+    assert {"adapters_searched", "images_found"} <= set(names) and "adapters_by_time" not in names
+    Workspace.open(tmp_path / "old", own=False)
 
 
 def test_a_base_is_listed_by_reference(workspace: Workspace, tiny_folder: Path, tiny_file: Path) -> None:
