@@ -6,6 +6,7 @@ Exit code 0: done. 2: one line on standard error says what was wrong and what to
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -77,6 +78,7 @@ FORWARDED: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
 """Commands with parsers of their own."""
 
 
+@functools.cache  # some hundred options, and nothing in it changes
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="pigment", description="Teach a Stable Diffusion model, mix what it learned, take it away."
