@@ -73,15 +73,22 @@ def filled(workspace: Workspace, pictures: list[Path], put: Callable[..., None])
 
 @pytest.fixture(scope="session")
 def make_adapter(tiny_folder: Path) -> Callable[..., Path]:
-    """Write a random adapter for the tiny base: `make_adapter(path, seed=…)`."""
+    """Write a random adapter for the tiny base, made once for all tests: `make_adapter(path, seed=…)`."""
     from pipelines.base import load_base
     from pipelines.formats import write_adapter
     from tests.tiny import random_adapter
 
     base = load_base(tiny_folder, device="cpu")
+    made: dict[tuple[int, str, str], bytes] = {}
 
     def make(path: Path, *, seed: int = 0, name: str = "disc", format: str = "kohya") -> Path:
-        write_adapter(random_adapter(base, seed=seed, name=name), path, format=format)
+        known = (seed, name, format)
+        if known in made:
+            path.write_bytes(made[known])
+        else:
+            write_adapter(random_adapter(base, seed=seed, name=name), path, format=format)
+            if path.is_file():  # a folder is written anew
+                made[known] = path.read_bytes()
         return path
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,20 @@ def run(capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> Run:
     return run
 
 
-@pytest.fixture
-def library(make_adapter: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """Two adapters of the tiny base, "fox" and "ink", in the library."""
+@pytest.fixture(scope="session")
+def imported(make_adapter: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two adapters of the tiny base, "fox" and "ink". Don't write into it."""
+    folder = tmp_path_factory.mktemp("imported")
     for seed, name in enumerate(("fox", "ink")):
-        file = make_adapter(Path(f"{name}-file.safetensors").absolute(), seed=seed, name=name)
-        assert main(["import", str(file), "--name", name]) == 0
-        file.unlink()
-    capsys.readouterr()
+        file = make_adapter(folder / f"{name}-file.safetensors", seed=seed, name=name)
+        assert main(["import", str(file), "--name", name, "--workspace", str(folder / "workspace")]) == 0
+    return folder / "workspace"
+
+
+@pytest.fixture
+def library(imported: Path, tmp_path: Path) -> None:
+    """Two adapters of the tiny base, "fox" and "ink", in the library."""
+    shutil.copytree(imported, tmp_path / "workspace")
 
 
 def pixels(file: str | Path) -> bytes:

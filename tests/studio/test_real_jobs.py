@@ -177,7 +177,7 @@ def test_the_process_of_what_stops_early_ends(studio: Callable[..., Context], pi
 def test_what_stops_early_keeps_its_last_step(studio: Callable[..., Context], pictures: list[Path]) -> None:
     context = studio(queue=False)
     job = teach(context, pictures, steps=5000, checkpoint_every=5000, preview_every=0)
-    steps = []
+    steps: list[int] = []
     for asked in ("paused", "interrupted"):
         stop = threading.Event()
         working = threading.Thread(target=do, args=(context, job, stop))
