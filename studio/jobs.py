@@ -211,7 +211,7 @@ class Jobs:
         return job
 
     def remove(self, job_id: str) -> Job:
-        """Take an ended job off the list; its run's folder goes to the trash. Returns what it was.
+        """Take an ended job off the list; its run's folder lies in the trash for a while. Returns: the job.
 
         Raises:
             WorkspaceError: it is waiting or running.

@@ -66,6 +66,7 @@ class Runner:
 
     def start(self) -> None:
         """Mark what died while no server ran, load the base in the background, begin with the queue."""
+        keeping.sweep(self.workspace)
         keeping.lay_by(self.workspace)
         self._index = self._kept_open()
         for job in self.jobs.recover():

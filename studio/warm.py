@@ -19,7 +19,7 @@ from pipelines.errors import Busy, StudioError
 from studio import processes
 from studio.bases import BaseOptions
 from studio.jobs import Jobs
-from studio.work import KINDS
+from studio.work import KINDS, keeping
 from studio.workspace import Workspace
 
 IDLE = "maker_idle_minutes"
@@ -112,7 +112,7 @@ class MakerProcess:
                 str(self.workspace.root),
                 "--base-options",
                 self.options.as_text(),
-                output=self.workspace.folder("cache", "maker.log"),
+                output=self.workspace.folder("cache", keeping.MAKER_LOG),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

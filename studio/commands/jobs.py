@@ -253,7 +253,7 @@ VERBS = {
     "resume": "let one that ended early go on",
     "stop": "cancel one; a running one keeps its last step",
     "retry": "do an ended one again: it goes on, or becomes a new job",
-    "remove": "take an ended one off the list, its files into the trash",
+    "remove": "take an ended one off the list, its files into the trash for 30 days",
     "restore": "bring a removed one back",
 }
 """Methods of `Jobs` that take an id, and what they do."""

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from studio.workspace import Workspace
 
 LOG = "log.txt"
 _ROW = "job.json"
+MAKER_LOG, MAKER_LOG_BYTES = "maker.log", 8 << 20
+TRASH_KEPT = 30 * 86400.0  # seconds that a removed run can be brought back
+SCRATCH_KEPT = 86400.0  # seconds, of folders that a process worked in
 _TAIL_BYTES = 65_536
 _RESERVE, _RESERVE_BYTES = "reserve", 1 << 20
 # Colours and movements of a terminal, as progress bars write them.
@@ -28,6 +33,29 @@ def lay_by(workspace: Workspace) -> None:
     with suppress(OSError):
         if not reserve.exists() or reserve.stat().st_size != _RESERVE_BYTES:
             reserve.write_bytes(os.urandom(_RESERVE_BYTES))  # zeros might take no room
+
+
+def sweep(workspace: Workspace) -> None:
+    """Clear away what a killed server has left, and runs that have lain in the trash for `TRASH_KEPT`.
+
+    Called by the workspace's owner before anybody can drop anything.
+    """
+    shutil.rmtree(workspace.uploads, ignore_errors=True)  # the pages that dropped it are gone
+    begin, cache = time.time(), workspace.folder("cache")
+    _clear(cache.glob("tmp*"), begin - SCRATCH_KEPT)
+    _clear(workspace.folder("trash").glob("run-*"), begin - TRASH_KEPT, by=_ROW)
+    with suppress(OSError):
+        if (cache / MAKER_LOG).stat().st_size > MAKER_LOG_BYTES:
+            (cache / MAKER_LOG).unlink()
+
+
+def _clear(folders: Iterable[Path], before: float, by: str = "") -> None:
+    """Remove folders that were last changed before a moment; by: a file in them that says when."""
+    for folder in folders:
+        with suppress(OSError):
+            told = folder / by if (folder / by).exists() else folder
+            if told.stat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def spend(workspace: Workspace) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from pipelines.errors import ConfigError, WorkspaceError
 from studio import processes
 from studio.jobs import QUEUE_LIMIT, Jobs
-from studio.work import KINDS
+from studio.work import KINDS, keeping
 from studio.work.job import ACTS, STATES, Job
 from studio.workspace import Workspace
 
@@ -314,3 +315,28 @@ def test_the_queue_is_bounded(jobs: Jobs) -> None:
 def test_an_unknown_job_is_named(jobs: Jobs) -> None:
     with pytest.raises(WorkspaceError, match="nope"):
         jobs.get("nope")
+
+
+def test_what_nobody_needs_any_more_is_cleared_away_at_the_start(jobs: Jobs) -> None:
+    workspace, month = jobs.workspace, keeping.TRASH_KEPT
+    kept, old = (jobs.submit("train", name, {}) for name in ("kept", "old"))
+    for job in (kept, old):
+        jobs.stop(job.id)
+        jobs.remove(job.id)
+    trash, cache = workspace.folder("trash"), workspace.folder("cache")
+    dropped, scratch, busy = workspace.uploads / "a" / "b.zip", cache / "tmpold", cache / "tmpnew"
+    for folder in (dropped.parent, scratch, busy):
+        folder.mkdir(parents=True)
+    dropped.write_bytes(b"left by a killed server")
+    os.utime(scratch, (1, 1))
+    long_ago = time.time() - month - 60
+    os.utime(trash / f"run-{old.id}" / "job.json", (long_ago, long_ago))
+    os.utime(trash / f"run-{kept.id}", (1, 1))
+    with (cache / keeping.MAKER_LOG).open("wb") as log:
+        log.truncate(keeping.MAKER_LOG_BYTES + 1)
+    keeping.sweep(workspace)
+    assert [folder.name for folder in trash.iterdir()] == [f"run-{kept.id}"]
+    assert not dropped.exists() and not scratch.exists() and busy.exists()
+    assert not (cache / keeping.MAKER_LOG).exists()
+    assert jobs.restore(kept.id).title == "kept"
+    keeping.sweep(workspace)
