@@ -1,4 +1,4 @@
-"""Jobs with real child processes and a tiny base: taught, killed, resumed, moved away, drawn.
+"""Jobs with real child processes and a tiny base: taught, killed, resumed, moved away; a page that draws.
 
 A process that loads torch costs some six seconds. So the suite lets one training be killed in a process of
 its own, and does what comes before and after in this one; PIGMENT_LONG=1 takes a process for each.
@@ -10,7 +10,12 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,7 @@ import pytest
 from studio import mixing, worker
 from studio.context import Context
 from studio.jobs import Job
+from studio.processes import ROOT
 from studio.runner import Runner
 from studio.workspace import Workspace, new_id
 from tests.studio.test_runner import wait
@@ -28,6 +34,8 @@ from tests.studio.test_runner import wait
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 LONG = bool(os.environ.get("PIGMENT_LONG"))
+# Both signals go one way, on which only SIGTERM has to be brought.
+SIGNALS = ["SIGTERM", "SIGINT"] if LONG else ["SIGTERM"]
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def studio(
 ) -> Iterator[Callable[..., Context]]:
     """Open the studio on one workspace, as often as wanted: the earlier one is closed first.
 
-    queue: whether the queue is started at once.
+    Its queue is started only where every job has a process of its own.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # The base is loaded when it is asked for: warming it would only take time from the tests.
@@ -49,11 +57,11 @@ def studio(
             context.runner.close()
             context.workspace.close()
 
-    def start(root: Path = tmp_path / "workspace", *, queue: bool = LONG) -> Context:
+    def start(root: Path = tmp_path / "workspace") -> Context:
         close()
         workspace = Workspace.open(root)
         opened.append(Context(workspace, Runner(workspace, base=str(tiny_folder)), str(tiny_folder)))
-        if queue:
+        if LONG:
             opened[-1].runner.start()
         return opened[-1]
 
@@ -150,7 +158,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that
     assert not (tmp_path / "workspace").exists()
 
 
-@pytest.mark.skipif(not LONG, reason="PIGMENT_LONG=1 takes processes; the next test does the same without")
+@pytest.mark.skipif(not LONG, reason="the next test does the same without processes")
 def test_the_process_of_what_stops_early_ends(studio: Callable[..., Context], pictures: list[Path]) -> None:
     context = studio()
     job = teach(context, pictures, steps=5000, checkpoint_every=5000, preview_every=0)
@@ -174,8 +182,9 @@ def test_the_process_of_what_stops_early_ends(studio: Callable[..., Context], pi
     workspace.close()
 
 
+@pytest.mark.skipif(LONG, reason="the test before does the same with processes")
 def test_what_stops_early_keeps_its_last_step(studio: Callable[..., Context], pictures: list[Path]) -> None:
-    context = studio(queue=False)
+    context = studio()
     job = teach(context, pictures, steps=5000, checkpoint_every=5000, preview_every=0)
     steps: list[int] = []
     for asked in ("paused", "interrupted"):
@@ -195,13 +204,44 @@ def test_what_stops_early_keeps_its_last_step(studio: Callable[..., Context], pi
         context.jobs.resume(job.id)
 
 
-def test_pictures_are_drawn_with_and_without_adapters(
-    studio: Callable[..., Context], make_adapter: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("name", SIGNALS)
+def test_the_page_starts_answers_draws_and_ends_with_its_children(
+    name: str, tmp_path: Path, tiny_folder: Path, make_adapter: Callable[..., Path]
 ) -> None:
+    root = tmp_path / "workspace"
+    command = [
+        sys.executable, "app.py", "--port", "0", "--base", str(tiny_folder), "--workspace", str(root)
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert line.startswith("Pigment is at http://127.0.0.1:"), server.communicate(timeout=5)
+        address = line.split()[3]
+        answer = ask(address)
+        assert "Pigment" in answer
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            ask(address, host="evil.example")
+        workspace = Workspace.open(root, own=False)
+        context = Context(workspace, Runner(workspace, base=str(tiny_folder)), str(tiny_folder))
+        try:
+            draws_with_and_without_adapters(context, make_adapter(tmp_path / "a.safetensors"))
+        finally:
+            workspace.close()
+            children = psutil.Process(server.pid).children(recursive=True)
+            server.send_signal(getattr(signal, name))
+            _, errors = server.communicate(timeout=60)
+        assert server.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert children and not [child for child in children if child.is_running()]
+
+
+def draws_with_and_without_adapters(context: Context, adapter: Path) -> None:
+    """Queue pictures where a studio's queue does them."""
     from pipelines.generate import read_settings
 
-    context = studio(queue=True)
-    entry, _ = context.library.add(make_adapter(tmp_path / "a.safetensors"), name="Disc")
+    entry, _ = context.library.add(adapter, name="Disc")
     settings = mixing.generation_config(prompt="a zuv disc", seed=7, num_images=2, num_inference_steps=2)
     request = mixing.Request(
         generation=settings, mix=(mixing.MixPart(id=entry.id, weight=0.5),), compare=True
@@ -229,3 +269,18 @@ def test_pictures_are_drawn_with_and_without_adapters(
     [image] = context.jobs.get(zero.id).result["images"]
     again = context.workspace.folder("images", f"{image}.png")
     assert again.read_bytes() == files["plain"][0].read_bytes(), "at zero the base is there again"
+
+
+def ask(address: str, host: str | None = None) -> str:
+    """The page's HTML, once the server answers."""
+    request = urllib.request.Request(address, headers={"Host": host} if host else {})
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return str(response.read().decode())
+        except urllib.error.HTTPError:
+            raise
+        except urllib.error.URLError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
