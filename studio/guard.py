@@ -155,8 +155,9 @@ class Guard:
                     scope, limited.receive, limited.send, self.root_path
                 ):
                     await self.app(scope, limited.receive, limited.send)
-            except Exception:
-                if not limited.over:  # the request was cut off: what became of it is no news
+            except Exception as error:
+                # The request was cut off, or whoever sent it has left: what became of it is no news.
+                if not (limited.over or (limited.left and type(error).__name__ == "ClientDisconnect")):
                     raise
         except Refusal as refusal:
             await _refuse(scope, refusal, send)
@@ -211,14 +212,18 @@ def _too_long(limit: int) -> Refusal:
 
 
 class _Limited:
-    """A request's `receive` and `send`; ends the request where its body gets longer than it may."""
+    """A request's `receive` and `send`; ends the request where its body gets longer than it may.
+
+    over: that has happened. left: whoever sent the request is gone.
+    """
 
     def __init__(self, receive: Any, send: Any, limit: int | None) -> None:
         self._receive, self._send, self._limit = receive, send, limit
-        self._seen, self._begun, self.over = 0, False, False
+        self._seen, self._begun, self.over, self.left = 0, False, False, False
 
     async def receive(self) -> Any:
         message = await self._receive()
+        self.left |= message["type"] == "http.disconnect"
         self._seen += len(message.get("body", b""))
         if self._limit is None or self._seen <= self._limit:
             return message

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
+from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from pipelines.errors import ConfigError
@@ -134,3 +136,28 @@ def test_a_long_body_is_refused_whether_it_says_so_or_not() -> None:
     assert page.post("/read", content=b"x" * 1001).status_code == 413
     assert page.post("/read", content=iter([b"x" * 600] * 2)).status_code == 413
     assert page.post("/read", headers={"content-length": "-1"}).status_code == 413
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_who_leaves_amid_a_request_leaves_no_traceback(left: bool) -> None:
+    messages = [{"type": "http.request", "body": b"a", "more_body": True}]
+    messages.append({"type": "http.disconnect"} if left else {"type": "http.request", "body": b"b"})
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        async for _ in Request(scope, receive).stream():
+            pass
+        raise ClientDisconnect  # an error of ours, while they are still there
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody is there")
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"127.0.0.1")]}
+    asked = Guard(read, LOCAL)(scope, receive, send)
+    if left:
+        asyncio.run(asked)
+    else:
+        with pytest.raises(ClientDisconnect):
+            asyncio.run(asked)
