@@ -11,6 +11,7 @@ from pipelines.errors import ConfigError, nearest
 from pipelines.generation import AdapterUse, GenerationConfig
 
 MIN_WEIGHT, MAX_WEIGHT = -2.0, 3.0
+MAX_BLOCKS = 64
 
 _Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -34,7 +35,7 @@ class MixPart(BaseModel):
     weight: _Weight = Field(default=1.0, title="Weight")
     text: _Weight | None = Field(default=None, title="Text weight")
     blocks: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
-        default_factory=dict, title="Blocks", max_length=64
+        default_factory=dict, title="Blocks", max_length=MAX_BLOCKS
     )
     begin: _Share = Field(default=0.0, title="Begin")
     end: _Share = Field(default=0.0, title="End")

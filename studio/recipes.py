@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from pipelines.errors import AdapterError
 from studio.bases import Bases
 from studio.context import Context
 from studio.entries import Entry, slug
+from studio.mix_request import MAX_BLOCKS
 from studio.mixing import MAX_ADAPTERS, MAX_WEIGHT, MIN_WEIGHT, MixPart
 from studio.workspace import new_id
 
@@ -37,10 +40,13 @@ class Kept:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe itself."""
+        """The recipe itself. Raises: AdapterError: an older or newer Pigment wrote it otherwise."""
         from pipelines.recipe import Recipe
 
-        return Recipe.model_validate_json(self.text)
+        try:
+            return Recipe.model_validate_json(self.text)
+        except ValidationError:
+            raise AdapterError(f"recipe {self.name!r} can't be read by this version; remove it") from None
 
     @property
     def file_name(self) -> str:
@@ -218,7 +224,7 @@ class Recipes:
 def _part(entry: Entry, one: Ingredient) -> MixPart:
     return MixPart(
         id=entry.id, weight=min(MAX_WEIGHT, max(MIN_WEIGHT, one.weight)), text=one.text_weight,
-        blocks=dict(one.blocks), begin=one.begin, end=one.end,
+        blocks=dict([*one.blocks.items()][:MAX_BLOCKS]), begin=one.begin, end=one.end,
     )  # fmt: skip
 
 
@@ -233,10 +239,11 @@ def _clean(name: str) -> str:
 
 
 def as_data(kept: Kept) -> dict[str, Any]:
-    """A recipe as the page shows it."""
-    recipe = kept.recipe
-    return {
-        "id": kept.id, "name": kept.name, "prompt": recipe.prompt, "changed": kept.changed,
-        "adapters": [{"name": one.name, "weight": one.weight} for one in recipe.adapters],
-        "file": kept.file_name,
-    }  # fmt: skip
+    """A recipe as the page shows it; one that can't be read has no adapters."""
+    shown = {"id": kept.id, "name": kept.name, "changed": kept.changed, "file": kept.file_name}
+    try:
+        recipe = kept.recipe
+    except AdapterError:
+        return {**shown, "prompt": "", "adapters": []}
+    adapters = [{"name": one.name, "weight": one.weight} for one in recipe.adapters]
+    return {**shown, "prompt": recipe.prompt, "adapters": adapters}

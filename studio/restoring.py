@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 
 from studio.gallery import Drawn, settings_of
 from studio.library import Library
+from studio.mix_request import MAX_BLOCKS
 from studio.mixing import MixPart
 from studio.workspace import Workspace
 
@@ -97,13 +99,18 @@ def _adapters(restored: Restored) -> Iterator[tuple[str, str, MixPart]]:
     if exact:
         for use in exact:
             yield use.name, use.sha256, MixPart(
-                id="-", weight=use.weight, text=use.text_weight, blocks=use.blocks, begin=use.begin,
-                end=use.end,
+                id="-", weight=use.weight, text=use.text_weight, blocks=_finite(use.blocks),
+                begin=use.begin, end=use.end,
             )  # fmt: skip
         return
     for hint in restored.adapters:
         text = None if hint.text_weight is None else _bounded(hint.text_weight)
         yield hint.name, hint.hash or "", MixPart(id="-", weight=_bounded(hint.weight), text=text)
+
+
+def _finite(blocks: Mapping[str, float]) -> dict[str, float]:
+    """What a mix takes of factors that a file may hold, which says what it likes."""
+    return {name: value for name, value in [*blocks.items()][:MAX_BLOCKS] if math.isfinite(value)}
 
 
 def _bounded(weight: float) -> float:

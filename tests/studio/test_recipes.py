@@ -143,3 +143,19 @@ def test_removed_and_brought_back(context: Context, mix: list[MixPart]) -> None:
     with pytest.raises(AdapterError, match="no recipe"):
         Recipes(context).get(kept.id)
     assert Recipes(context).take(kept.text.encode()).recipe == kept.recipe
+
+
+@pytest.mark.usefixtures("asked")
+def test_one_that_cannot_be_read_spoils_no_list(context: Context, mix: list[MixPart]) -> None:
+    kept = Recipes(context).save("good", mix)
+    many = json.loads(kept.text)
+    many["adapters"][0]["blocks"] = {f"b{number}": 0.5 for number in range(200)}
+    with context.workspace.write() as db:
+        for name, text in (("newer", '{"pigment": 99}'), ("many", json.dumps({**many, "name": "many"}))):
+            db.execute("INSERT INTO recipes VALUES (?, ?, ?, 1, 1)", (name, name, text))
+    shown = {one["name"]: one["adapters"] for one in map(recipes.as_data, Recipes(context).rows())}
+    assert shown["newer"] == [] and len(shown["good"]) == 2
+    with pytest.raises(AdapterError, match="this version"):
+        Recipes(context).open("newer")
+    assert len(Recipes(context).open("many").mix[0].blocks) == 64
+    Recipes(context).remove("newer")

@@ -85,3 +85,13 @@ def test_what_it_was_drawn_over_comes_from_its_job(workspace: Workspace) -> None
     known = taken(workspace, restored, request={"image": "image/1-a", "mask": "picture/0"})
     assert known.wish()["image"] == "image/1-a"
     assert len(known.notes) == 1 and "mask" in known.notes[0]
+
+
+def test_what_a_hostile_file_says_of_blocks_is_cut_to_what_a_mix_takes(
+    workspace: Workspace, known: tuple[str, str, str]
+) -> None:
+    blocks = {"mid_block": float("nan"), "conv_in": float("inf"), **{f"b{n}": 0.5 for n in range(200)}}
+    use = AdapterUse(name=known[1], sha256=known[2], weight=1, blocks=blocks)
+    found = taken(workspace, replace(NOTHING, fields={"prompt": "x", "adapters": (use,)}))
+    [part] = found.mix
+    assert set(part.blocks.values()) == {0.5} and len(part.blocks) == 62
