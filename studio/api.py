@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import Field, ValidationError, validate_call
+from starlette.concurrency import run_in_threadpool
 
 from pipelines.errors import AdapterError, ConfigError, PictureError, StudioError, nearest
 from studio import answers, exporting, mixing, teaching
@@ -59,13 +60,13 @@ class Api:
     ) -> ListAnswer:
         """List what is there, newest first, 24 to a page: adapters and pictures that hold the words of
         `search`; jobs; the example sets to learn from; bases."""
-        return await asyncio.to_thread(LISTS[what], self.context, search, page)
+        return await run_in_threadpool(LISTS[what], self.context, search, page)
 
     async def status(self, job: str = "") -> StatusAnswer | JobAnswer:
         """How a job is getting on, by its id; without one, what the studio is doing."""
         if job:
-            return answers.job_answer(self.context, self.context.jobs.get(job))
-        return answers.status_answer(self.context)
+            return await run_in_threadpool(self._said, job)
+        return await run_in_threadpool(answers.status_answer, self.context)
 
     async def train(
         self,
@@ -89,7 +90,7 @@ class Api:
         """
         given = Lesson(pictures or [], example, captions or [])
         asked = {"trigger": trigger, "class_name": class_name, "kind": kind, "preset": preset}
-        job = await asyncio.to_thread(given.start, self.context, asked, settings or {})
+        job = await run_in_threadpool(given.start, self.context, asked, settings or {})
         return await self._waited(job, wait)
 
     async def mix(
@@ -102,7 +103,7 @@ class Api:
 
         balance: give them weights of equal effect. interference: say who overpowers whom.
         """
-        return await asyncio.to_thread(self._mix, adapters, balance, interference)
+        return await run_in_threadpool(self._mix, adapters, balance, interference)
 
     async def generate(
         self,
@@ -140,7 +141,7 @@ class Api:
             inputs = {name: _kept(self.context, file) for name, file in given.items() if file}
             return mixing.start(self.context, mixing.read_request({**asked, **inputs, "mix": parts}))
 
-        return await self._waited(await asyncio.to_thread(start), wait)
+        return await self._waited(await run_in_threadpool(start), wait)
 
     async def export(
         self,
@@ -167,7 +168,7 @@ class Api:
             asked = {"adapter": entry.id, "format": chosen, "dtype": dtype, "as_lora": as_lora, "rank": rank}
             return exporting.start(self.context, exporting.ExportRequest.model_validate(asked))
 
-        return await self._waited(await asyncio.to_thread(start), wait)
+        return await self._waited(await run_in_threadpool(start), wait)
 
     def _adapter(self, name: str) -> Any:
         """The library's adapter of that name or id. Raises: AdapterError where there is none."""
@@ -184,7 +185,7 @@ class Api:
         asked = {"generation": {"prompt": "a picture"}, "mix": parts}
         request = mixing.checked(self.context, mixing.read_request(asked))
         found = [part.model_dump(mode="json") for part in request.mix]
-        ask = functools.partial(self.context.runner.maker.ask, base=self.context.base)
+        ask = functools.partial(self.context.runner.maker.ask_soon, base=self.context.base)
         if balance and len(found) > 1:
             weights = ask("balance", mix=found)["weights"]
             found = [{**part, "weight": weights.get(part["id"], part["weight"])} for part in found]
@@ -202,8 +203,11 @@ class Api:
         end, closing = asyncio.get_running_loop().time() + seconds, self.context.closing
         while job.active and asyncio.get_running_loop().time() < end and not closing.is_set():
             await asyncio.sleep(LOOK)
-            job = self.context.jobs.get(job.id)
-        return answers.job_answer(self.context, job)
+            job = await run_in_threadpool(self.context.jobs.get, job.id)
+        return await run_in_threadpool(self._said, job.id)
+
+    def _said(self, job_id: str) -> JobAnswer:
+        return answers.job_answer(self.context, self.context.jobs.get(job_id))
 
 
 @dataclass(frozen=True)

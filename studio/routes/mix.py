@@ -101,7 +101,7 @@ def _add_adapters(app: FastAPI, context: Context) -> None:
         if found(adapter_id) is None:
             raise HTTPException(404, "this adapter is gone from the library")
         with told():
-            answer = context.runner.maker.ask("blocks", adapters=[adapter_id])
+            answer = context.runner.maker.ask_soon("blocks", adapters=[adapter_id])
         return {"blocks": [str(name) for name in answer["blocks"][adapter_id]]}
 
 
@@ -118,12 +118,12 @@ def _add_mixing(app: FastAPI, context: Context) -> None:
     @app.post("/mix/balance")
     def balance(body: Json) -> Json:
         with told():
-            return dict(context.runner.maker.ask("balance", mix=parts(body), base=context.base))
+            return dict(context.runner.maker.ask_soon("balance", mix=parts(body), base=context.base))
 
     @app.post("/mix/interference")
     def interference(body: Json) -> Json:
         with told():
-            found = context.runner.maker.ask("interference", mix=parts(body), base=context.base)
+            found = context.runner.maker.ask_soon("interference", mix=parts(body), base=context.base)
         return {"picture": found["picture"], "text": found["text"]}
 
     @app.post("/mix/picture")

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from studio import server
+from studio.api import Api
 from studio.context import Context
 from studio.parts import Watch
 from studio.routes import parts
@@ -82,3 +83,24 @@ def test_a_wait_of_no_length_is_refused(context: Context, wait: str) -> None:
     parts.add(app, context)
     answer = TestClient(app).post(f"/parts?wait={wait}", json=[{"part": "hint"}])
     assert answer.status_code == 422
+
+
+def test_programs_that_wait_for_the_drawing_process_hold_no_page_up(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(Api, "_mix", lambda *asked: let_go.wait(20))
+
+    async def shown() -> float:
+        asking = [asyncio.create_task(Api(context).mix({})) for _ in range(33)]  # threads of a large pool
+        await asyncio.sleep(0.05)
+        begin = time.monotonic()
+        try:
+            async with asyncio.timeout(5):
+                await Watch(context).changed([("hint", "", "")], 0)
+            return time.monotonic() - begin
+        finally:
+            let_go.set()
+            await asyncio.gather(*asking)
+
+    assert asyncio.run(shown()) < 5

@@ -125,3 +125,14 @@ def test_a_closing_studio_starts_nothing(maker: MakerProcess) -> None:
         slow.result()
     with pytest.raises(StudioError, match="the studio is closing"):
         maker.ask("blocks")
+
+
+def test_nobody_waits_at_a_page_for_long(maker: MakerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "SOON", 0.05)
+    slow = maker.submit("blocks", seconds=0.4)
+    with pytest.raises(Busy, match="being drawn"):
+        maker.ask_soon("blocks", seconds=0.4)
+    assert slow.result()["pid"] == maker.start().pid
+    until(lambda: not maker._child.asked)  # type: ignore[union-attr]
+    monkeypatch.setattr(warm, "SOON", 20.0)
+    assert maker.ask_soon("blocks")["pid"] == maker.start().pid, "what came too late harms nothing"

@@ -40,7 +40,7 @@ def asked(context: Context, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise answer
         return dict(answer)
 
-    monkeypatch.setattr(context.runner.maker, "ask", ask)
+    monkeypatch.setattr(context.runner.maker, "ask_soon", ask)
     return found
 
 
