@@ -36,7 +36,7 @@ const bar = make('div', {class: 'pg-chosen', hidden: true, role: 'toolbar', 'ari
 const said = make('div', {class: 'pg-said', role: 'status', 'aria-live': 'polite'});
 const float = make('div', {class: 'pg-float'}, bar, said);
 box.append(make('div', {class: 'pg-tools'}, search, kind,
-  make('label', {class: 'pg-btn', for: 'gallery-file', title: 'Or drop a PNG anywhere on this tab'}, 'Settings of a file…'), picker,
+  make('label', {class: 'pg-btn', for: 'gallery-file', title: 'Shows the settings that a PNG holds, ours or another tool’s; or drop it anywhere on this tab'}, 'Restore from a file…'), picker,
   trashButton, empty), wall, float);
 
 const view = follow(wall, () => ({part: 'gallery', key: JSON.stringify(wanted)}), (pieces) => {

@@ -97,6 +97,7 @@ async function draw() {
     for (const id of swaps) if (!there.has(id)) request.mix.push(mix.part(id, 0));
     await mix.ask('mix/generate', {...request, axes: texts()});
     count.textContent = 'It is being drawn.';
+    setTimeout(() => { count.textContent = ''; }, 6000);
     document.getElementById('drawn')?.scrollIntoView({behavior: 'smooth', block: 'nearest'});
   } catch (error) { note.textContent = error.message; note.hidden = false; }
   go.disabled = false;

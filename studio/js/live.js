@@ -166,6 +166,7 @@ mix.follow((keys, how) => {
   if (keys.includes('beside') || keys.includes('final')) { marks(); arrange(); if (keys.includes('beside')) { baseKey = ''; base(false); } }
   if (!keys.some((key) => ['mix', 'generation', 'image', 'mask'].includes(key))) return;
   held = Boolean(how.moving);
+  if (held && keys.includes('mix')) rise();
   if (held) wishSoon(); else if (how.typing) { written = true; typed(); } else wishNow();
   sign();
 });
@@ -191,6 +192,12 @@ function reveal() {
   if (!drawn || !column) return;
   if (getComputedStyle(column).display === 'contents') drawn.scrollIntoView({behavior, block: 'start'});
   else column.scrollTo({behavior, top: Math.max(column.scrollTop, drawn.offsetTop - column.clientHeight + 320)});
+}
+
+// What a slider moves is seen while it is moved, also where the column shows what was drawn.
+function rise() {
+  const column = element.closest('.column');
+  if (column && column.scrollTop > 40 && getComputedStyle(column).display !== 'contents') column.scrollTo({top: 0});
 }
 
 new IntersectionObserver(([one]) => { if (one.isIntersecting) send(); }).observe(element);

@@ -19,7 +19,8 @@ const bar = make('div', {class: 'pg-over-bar'}, make('label', {class: 'pg-over-s
   tool('Take it away', 'Draw from words alone', () => mix.set({image: '', mask: ''})));
 const hint = make('p', {class: 'pg-hint'}, 'Paint what should be drawn anew; without paint the whole picture is. “Strength” says how far.');
 const work = make('div', {class: 'pg-over-work', hidden: true}, sheet, bar, hint);
-const details = make('details', {class: 'pg-flap', id: 'over-fold'}, make('summary', {}, 'Draw over a picture'),
+const inUse = make('small', {hidden: true}, 'in use');
+const details = make('details', {class: 'pg-flap', id: 'over-fold'}, make('summary', {}, 'Draw over a picture', inUse),
   make('div', {class: 'pg-flap-in'}, drop, work, note));
 box.append(details);
 
@@ -161,7 +162,7 @@ picture.addEventListener('error', () => { say('This picture is gone; choose anot
 function show(how = {}) {
   const ref = mix.state.image;
   drop.hidden = Boolean(ref);
-  work.hidden = !ref;
+  work.hidden = inUse.hidden = !ref;
   if (ref !== image) {
     image = ref;
     if (ref) { say(''); picture.src = address(ref); details.open = true; if (how.from) details.scrollIntoView({behavior: 'smooth', block: 'nearest'}); }

@@ -19,7 +19,8 @@ const file = make('input', {
   type: 'file', multiple: true, accept: ENDINGS, class: 'lib-unseen', 'aria-label': 'Import adapters',
   onchange: () => { const files = [...file.files]; file.value = ''; bring(files); },
 });
-const told = make('span', {class: 'pg-sub', role: 'status'}, '.safetensors of any tool, or a zip');
+const ABOUT = '.safetensors of any tool, or a zip';
+const told = make('span', {class: 'pg-sub', role: 'status'}, ABOUT);
 const drop = make('label', {class: 'lib-drop', id: 'import'}, file, make('span', {class: 'lib-plus', 'aria-hidden': 'true'}, '+'),
   make('span', {}, make('b', {}, 'Import adapters'), told));
 box.append(
@@ -119,6 +120,7 @@ async function bring(files) {
   drop.classList.remove('busy');
   const lost = found.filter((own) => own.lost);
   told.textContent = lost.length ? `${lost[0].name} didn't arrive: ${lost[0].lost}` : 'Handed over; they appear here once they were read.';
+  if (!lost.length) setTimeout(() => { if (told.textContent.startsWith('Handed')) told.textContent = ABOUT; }, 6000);
   const good = found.filter((own) => !own.lost);
   if (good.length) trigger('dropped', {files: good});
 }

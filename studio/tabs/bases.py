@@ -109,10 +109,10 @@ def _add(context: Context, ids: Sequence[str]) -> dict[str, Any]:
             hint="A diffusers folder, a .safetensors checkpoint, or a hub id, which is fetched.",
         ),
         field("text", "name", "Name", max=80, placeholder="made by itself"),
-        field("select", "precision", "Of a hub id", value="", choices=precisions),
+        field("select", "precision", "Files of a hub id", value="", choices=precisions),
         field(
             "select", "prediction_type", "What it predicts", value="", choices=predictions,
-            hint="Some SDXL files of v say nothing about it.",
+            hint="Needed where a file doesn’t say that it predicts v.",
         ),
     ]  # fmt: skip
     intro = "Stable Diffusion 1.x, 2.x and XL. Pickles are never opened."

@@ -47,7 +47,7 @@ def build(context: Context, page: Page) -> None:
 
 def _tell(line: str) -> None:
     """Say something at the page's corner, where Gradio takes what it gets for HTML."""
-    gr.Info(text(line))
+    gr.Info(text(line), duration=5)
 
 
 def _open(event: gr.EventData) -> dict[str, str]:
