@@ -37,11 +37,6 @@ def attach(pid: int) -> Any | None:
         return None
 
 
-def start_time() -> float:
-    """When this process started, in seconds since 1970."""
-    return float(psutil.Process().create_time())
-
-
 def alive(pid: int | None, started: float | None) -> bool:
     """True when process `pid` runs and is the one that started at `started` (± 1 s), not a later namesake."""
     process = None if pid is None else attach(pid)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from studio import processes, runner
@@ -51,7 +52,7 @@ def test_the_list_tells_running_waiting_ended(
         jobs.stop(job.id)
     waiting, urgent = jobs.submit("pretend", "waits", {}), jobs.submit("generate", "a cat", {})
     running = jobs.submit("pretend", "runs\n<b>", {})
-    jobs.claim(running.id, os.getpid(), processes.start_time())
+    jobs.claim(running.id, os.getpid(), psutil.Process().create_time())
     jobs.beat(running.id, step=3, total=10, message="Pretending", memory=3 << 30)
     listed = run("list", "--limit", "2")
     assert [job["id"] for job in listed] == [running.id, urgent.id, waiting.id, old[2].id, old[1].id]

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from pipelines.errors import ConfigError, WorkspaceError
-from studio import processes
 from studio.jobs import QUEUE_LIMIT, Jobs
 from studio.work import KINDS, keeping
 from studio.work.job import ACTS, STATES, Job
@@ -32,8 +32,8 @@ def dead_process() -> int:
 def test_a_job_goes_through_the_queue(jobs: Jobs) -> None:
     job = jobs.submit("train", "zib", {"a": 1}, details={"b": 2})
     assert (job.state, job.config, job.details, job.active) == ("queued", {"a": 1}, {"b": 2}, True)
-    assert jobs.claim(job.id, os.getpid(), processes.start_time())
-    assert not jobs.claim(job.id, os.getpid(), processes.start_time()), "claimed twice"
+    assert jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
+    assert not jobs.claim(job.id, os.getpid(), psutil.Process().create_time()), "claimed twice"
     assert not jobs.beat(job.id, step=3, total=10, message="Learning")
     running = jobs.get(job.id)
     assert (running.state, running.step, running.total, running.message) == ("running", 3, 10, "Learning")
@@ -47,7 +47,7 @@ def test_a_job_goes_through_the_queue(jobs: Jobs) -> None:
 
 def run(jobs: Jobs, job: Job) -> Job:
     """The job as one that runs in this process."""
-    assert jobs.claim(job.id, os.getpid(), processes.start_time())
+    assert jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
     return jobs.get(job.id)
 
 
@@ -61,14 +61,14 @@ def test_pictures_go_before_waiting_trainings_and_otherwise_the_first_comes_firs
     order = []
     while (job := jobs.next()) is not None:
         order.append(job.id)
-        jobs.claim(job.id, os.getpid(), processes.start_time())
+        jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
         jobs.finish(job.id, "done")
     assert order == [picture.id, first.id, second.id]
 
 
 def test_stop_cancels_a_waiting_job_and_asks_a_running_one(jobs: Jobs) -> None:
     waiting, running = jobs.submit("train", "w", {}), jobs.submit("train", "r", {})
-    jobs.claim(running.id, os.getpid(), processes.start_time())
+    jobs.claim(running.id, os.getpid(), psutil.Process().create_time())
     assert jobs.stop(waiting.id).state == "cancelled"
     stopped = jobs.stop(running.id)
     assert (stopped.state, stopped.stop_requested) == ("running", True)
@@ -80,8 +80,10 @@ def test_stop_cancels_a_waiting_job_and_asks_a_running_one(jobs: Jobs) -> None:
 def test_dead_running_jobs_become_interrupted_and_resumable(jobs: Jobs) -> None:
     dead, alive, reused = (jobs.submit("train", name, {}) for name in ("dead", "alive", "reused"))
     jobs.claim(dead.id, dead_process(), 1.0)
-    jobs.claim(alive.id, os.getpid(), processes.start_time())
-    jobs.claim(reused.id, os.getpid(), processes.start_time() - 1000)  # another process has that id now
+    jobs.claim(alive.id, os.getpid(), psutil.Process().create_time())
+    jobs.claim(
+        reused.id, os.getpid(), psutil.Process().create_time() - 1000
+    )  # another process has that id now
     assert {job.id for job in jobs.recover()} == {dead.id, reused.id}
     assert jobs.get(dead.id).state == jobs.get(reused.id).state == "interrupted"
     assert "Resume" in jobs.get(dead.id).error
@@ -93,7 +95,7 @@ def test_only_what_ended_early_can_be_resumed(jobs: Jobs) -> None:
     job = jobs.submit("train", "zib", {})
     with pytest.raises(WorkspaceError, match="queued"):
         jobs.resume(job.id)
-    jobs.claim(job.id, os.getpid(), processes.start_time())
+    jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
     jobs.finish(job.id, "done")
     with pytest.raises(WorkspaceError, match="done"):
         jobs.resume(job.id)

@@ -6,10 +6,10 @@ import json
 import os
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from pipelines.errors import WorkspaceError
-from studio import processes
 from studio.context import Context
 from studio.parts import part
 from studio.tabs.jobs import ACTIONS
@@ -29,7 +29,7 @@ def order(context: Context) -> dict[str, list[str]]:
 
 
 def start(context: Context, job_id: str) -> None:
-    assert context.jobs.claim(job_id, os.getpid(), processes.start_time())
+    assert context.jobs.claim(job_id, os.getpid(), psutil.Process().create_time())
 
 
 def test_jobs_stand_by_state_and_turn(context: Context) -> None:

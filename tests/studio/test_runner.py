@@ -22,6 +22,7 @@ from studio.runner import Runner
 from studio.work import KINDS
 from studio.workspace import Workspace
 from tests.studio.pretend_worker import ENDS, PRETEND
+from tests.studio.test_worker import SAID as RAISED
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
@@ -157,18 +158,14 @@ def test_a_paused_job_goes_on_where_it_stopped_also_after_the_studio_was_closed(
 
 
 SAID = {
-    "disk full": ("paused", "paused: disk full"),
-    "paused": ("paused", "disk full at step 3"),
-    "memory": ("failed", "out of memory; close other programs"),
     "bug": ("failed", "all wrong (details in runs/"),
-    "no sense": ("failed", "a setting makes no sense; change it"),
     "exit": ("failed", "its process ended with code 9 (details in runs/"),
     "killed": ("interrupted", "(signal 9; often for lack of memory"),
 }
 
 
-def test_every_end_has_its_state_and_its_line(serve: Callable[[], Runner]) -> None:
-    assert set(SAID) | {"", "child"} == set(ENDS)
+def test_every_end_of_a_process_has_its_state_and_its_line(serve: Callable[[], Runner]) -> None:
+    assert set(SAID) | set(RAISED) | {"", "child"} == set(ENDS)
     jobs = serve().jobs
     started = {end: jobs.submit("aside", end, {"end": end}) for end in SAID}
     jobs.note(started["killed"].id, lower="lower data.resolution")

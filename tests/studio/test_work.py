@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
 from pipelines.errors import ConfigError, StudioError
-from studio import processes
 from studio.datasets import Datasets
 from studio.jobs import Jobs
 from studio.runlog import RunLog
@@ -32,7 +32,7 @@ def begun(workspace: Workspace) -> Callable[..., Job]:
     def begin(kind: str, config: dict[str, Any]) -> Job:
         jobs = Jobs(workspace)
         job = jobs.submit(kind, kind, config)
-        jobs.claim(job.id, os.getpid(), processes.start_time())
+        jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
         return jobs.get(job.id)
 
     return begin

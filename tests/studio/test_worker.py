@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
-from studio import processes, worker
+from studio import worker
 from studio.jobs import Job, Jobs
 from studio.locks import FileLock
 from studio.runner import Runner
@@ -28,7 +29,7 @@ def begun(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     def begin(**config: Any) -> Job:
         jobs = Jobs(workspace)
         job = jobs.submit("pretend", "pretend", config)
-        jobs.claim(job.id, os.getpid(), processes.start_time())
+        jobs.claim(job.id, os.getpid(), psutil.Process().create_time())
         return jobs.get(job.id)
 
     return begin
@@ -41,6 +42,25 @@ def full(jobs_finish: Callable[..., bool], until: Callable[[], bool]) -> Callabl
         return jobs_finish(*args, **kwargs)
 
     return finish
+
+
+SAID = {
+    "disk full": ("paused", "paused: disk full"),
+    "paused": ("paused", "disk full at step 3"),
+    "memory": ("failed", "out of memory; close other programs"),
+    "no sense": ("failed", "a setting makes no sense; change it"),
+}
+
+
+@pytest.mark.parametrize("end", SAID)
+def test_every_error_has_its_state_and_its_line(
+    workspace: Workspace, begun: Callable[..., Job], end: str
+) -> None:
+    job = begun(end=end)
+    assert worker.run(workspace, job.id, threading.Event()) == 2
+    found = Jobs(workspace).get(job.id)
+    state, words = SAID[end]
+    assert (found.state, "\n" in found.error) == (state, False) and words in found.error
 
 
 def test_the_reserve_lets_a_full_disk_be_told(
@@ -76,7 +96,7 @@ def test_an_end_that_can_not_be_written_is_told_by_the_exit_code(
         patch.setattr(Jobs, "finish", full(Jobs.finish, room_again))
         served = Runner(workspace)
         patch.setattr(served._closing, "wait", lambda seconds: False)
-        served._settle(job.id, worker.DISK_FULL)
+        served._settle(job.id, lambda job: served._ending(job, worker.DISK_FULL))
     found = Jobs(workspace).get(job.id)
     assert (found.state, found.error, len(tries)) == ("paused", worker.DISK_FULL_SAID, 3)
 
