@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,21 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     if request.only:
         adapter = half(adapter, request.only)
     target = folder_of(workspace, job) / file_name(entry.slug, request.format)
-    target.parent.mkdir(parents=True, exist_ok=True)
     _tell(jobs, job, 1)
     with FileLock(workspace.device_lock) as device:
         base, note = _base_of(request, adapter, device, f"job {job.id}")
         if stop.is_set():
             return stopped(workspace, job)
         _tell(jobs, job, 2)
-        report = write(
-            adapter, target, request.format, base, _rule(request), dtype=request.dtype,
-            allow_left_out=request.allow_left_out,
-        )  # fmt: skip
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            report = write(
+                adapter, target, request.format, base, _rule(request), dtype=request.dtype,
+                allow_left_out=request.allow_left_out,
+            )  # fmt: skip
+        except BaseException:
+            shutil.rmtree(target.parent, ignore_errors=True)
+            raise
     if stop.is_set():
         shutil.rmtree(target.parent, ignore_errors=True)
         return stopped(workspace, job)
@@ -110,7 +115,10 @@ def _base_of(request: ExportRequest, adapter: Any, device: FileLock, note: str) 
 
 def _clear_old(newest: Path) -> None:
     """Keep the files of the last `KEPT` exports."""
-    folders = sorted(newest.parent.iterdir(), key=lambda folder: folder.stat().st_mtime)
-    for folder in folders[:-KEPT]:
+    found: list[tuple[float, Path]] = []
+    for folder in newest.parent.iterdir():
+        with suppress(OSError):  # another export that ends now has cleared it away
+            found.append((folder.stat().st_mtime, folder))
+    for _, folder in sorted(found)[:-KEPT]:
         if folder != newest:
             shutil.rmtree(folder, ignore_errors=True)

@@ -146,3 +146,23 @@ def test_a_folder_leaves_as_a_zip_and_old_exports_are_cleared(
     monkeypatch.setattr(work, "KEPT", 1)
     newer, _ = export(context, adapter=entry.id, picture=False)
     assert newer.is_file() and not target.exists()
+
+
+def test_exports_that_fail_or_end_together_take_nothing_away(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.library.add_examples()
+    entry = context.library.entries()[0]
+    folder = context.workspace.folder("cache", "exports")
+    folder.mkdir()
+    (folder / "cleared away meanwhile").symlink_to(folder / "nowhere")
+    kept, _ = export(context, adapter=entry.id, picture=False)
+
+    def failing(*given: Any, **settings: Any) -> Any:
+        raise AdapterError("a check failed")
+
+    monkeypatch.setattr(work, "KEPT", 1)
+    monkeypatch.setattr(work, "write", failing)
+    with pytest.raises(AdapterError, match="a check failed"):
+        export(context, adapter=entry.id, picture=False)
+    assert kept.is_file() and [path.name for path in folder.iterdir() if path.is_dir()] == [kept.parent.name]
