@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any
 
 from studio.bases import BaseOptions, Bases
 from studio.jobs import Job, Jobs
@@ -64,11 +63,3 @@ class Context:
             while len(self._logs) > KEPT_LOGS:
                 self._logs.pop(next(iter(self._logs)))
             return log.refresh().snapshot()
-
-    def recent_images(self, limit: int = 24) -> list[dict[str, Any]]:
-        """The pictures drawn last, newest first: `{"id", "seed", "settings", …}`."""
-        with self.workspace.read() as db:
-            return [
-                dict(row)
-                for row in db.execute("SELECT * FROM images ORDER BY created DESC LIMIT ?", (limit,))
-            ]

@@ -72,12 +72,6 @@ class MergeRequest(_Asked):
     allow_left_out: bool = False
 
 
-REQUESTS: dict[str, type[_Asked]] = {
-    "resize": ResizeRequest, "convert": ConvertRequest, "merge": MergeRequest
-}  # fmt: skip
-"""By kind of job."""
-
-
 def _check_resize(library: Library, asked: ResizeRequest) -> str:
     entry = library.get(asked.adapter)
     if (asked.rank, asked.energy, asked.error) == (None, None, None):

@@ -19,7 +19,6 @@ import psutil  # type: ignore[import-untyped]
 from pipelines.errors import StudioError
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTING = 120.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)

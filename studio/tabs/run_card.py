@@ -25,7 +25,6 @@ ACTS = {"pause": ("Pause", ""), "resume": ("Resume", "main"), "retry": ("Again",
 """By act: what its button says, and its style; in the order of the buttons."""
 STAGES = {"latents": "Reading the pictures", "class pictures": "Drawing class pictures"}
 """What the trainer counts before the first step, in words."""
-BARS = {"done": "good", "failed": "bad", "interrupted": "bad"}
 
 
 def pieces(context: Context, key: str) -> dict[str, str]:

@@ -20,6 +20,11 @@ from studio.work import KINDS
 from studio.work import reworking as work
 
 MakeAdapter = Callable[..., Path]
+REQUESTS = {
+    "resize": reworking.ResizeRequest,
+    "convert": reworking.ConvertRequest,
+    "merge": reworking.MergeRequest,
+}
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def pair(context: Context, make_adapter: MakeAdapter, tmp_path: Path) -> list[En
 
 def made(context: Context, kind: str, **asked: Any) -> tuple[Entry, dict[str, Any]]:
     """Do what such a job does, in this process: the new adapter and the job's result."""
-    job = reworking.start(context, kind, reworking.REQUESTS[kind](**asked))
+    job = reworking.start(context, kind, REQUESTS[kind](**asked))
     state, result = KINDS[kind].work()(context.workspace, job, threading.Event())
     assert state == "done"
     return context.library.get(result["adapter"]), result
