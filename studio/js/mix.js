@@ -56,7 +56,7 @@ window.pigment.mix = (() => {
     } catch { throw new Error('The server doesn’t answer; is it still running?'); }
     if (answer.status === 401) location.reload();
     const json = (answer.headers.get('content-type') || '').includes('json');
-    if (answer.ok) return json ? answer.json() : null;
+    if (answer.ok && answer.status !== 202) return json ? answer.json() : null;  // 202: not now
     const said = json ? (await answer.json()).detail : await answer.text();
     throw new Error(typeof said === 'string' && said ? said : `The server answered ${answer.status}; try again`);
   }

@@ -27,11 +27,13 @@ Json = dict[str, Any]
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Answer a StudioError as its one line."""
+    """Answer a StudioError as its one line: 422, or 202 where it would do later (see routes/live.py)."""
     try:
         yield
+    except Busy as error:
+        raise HTTPException(202, str(error), {"Retry-After": "4"}) from None
     except StudioError as error:
-        raise HTTPException(409 if isinstance(error, Busy) else 422, str(error)) from None
+        raise HTTPException(422, str(error)) from None
 
 
 def card(entry: Entry) -> Json:

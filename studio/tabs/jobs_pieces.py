@@ -15,6 +15,7 @@ from studio.mixing import occupied
 from studio.parts import values
 from studio.runlog import RunLog, seconds_left
 from studio.tabs.run_card import stage_words
+from studio.tabs.run_log import happenings
 from studio.work import KINDS
 from studio.work.job import STATES
 
@@ -217,9 +218,11 @@ def _pages(page: int, pages: int) -> str:
 
 
 def log(context: Context, key: str) -> dict[str, str]:
-    """The last lines that a job's process has printed. key: its id."""
+    """What has happened in a training, and the last lines that a job's process has printed. key: its id."""
     try:
-        said = context.jobs.log_tail(context.jobs.get(key), LOG_LINES)
+        job = context.jobs.get(key)
+        happened = "\n".join(happenings(context.jobs.folder(job) / "events.jsonl"))
+        said = f"{happened}\n\n{context.jobs.log_tail(job, LOG_LINES)}".strip()
     except StudioError:
         said = ""
     return {"log": text(said) or "Nothing is written yet."}

@@ -114,7 +114,7 @@ def test_balance_and_interference_leave_out_what_is_off(client: TestClient, aske
     asked.append({"picture": "data:,", "text": ["a line"], "report": {}})
     assert client.post("/mix/interference", json=request).json() == {"picture": "data:,", "text": ["a line"]}
     assert asked.pop()[1]["base"] == "pocket"
-    for error, status in ((AdapterError("put two in"), 422), (Busy("is being taught"), 409)):
+    for error, status in ((AdapterError("put two in"), 422), (Busy("is being taught"), 202)):
         asked.append(error)
         answer = client.post("/mix/balance", json=request)
         assert (answer.status_code, answer.json()["detail"]) == (status, str(error))
