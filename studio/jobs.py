@@ -40,7 +40,7 @@ class Jobs:
         with self.workspace.read() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
-            raise WorkspaceError(f"no job {job_id!r} in {self.workspace.root}; it may have been removed")
+            raise WorkspaceError(f"no job {job_id[:80]!r} here; it may have been removed")
         return job_of(row)
 
     def find(

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 
-from pipelines.errors import AdapterError, WorkspaceError
+from pipelines.errors import AdapterError, ConfigError, WorkspaceError
 from studio.context import Context
 from studio.examples import example_sets
 from studio.exporting import exported
@@ -72,9 +72,12 @@ def add(app: FastAPI, context: Context) -> None:
         return send(path, path.name, media="application/octet-stream")
 
     @app.get("/files/run/{job_id}/config.json")
-    def config(job_id: str) -> FileResponse:
+    def config(job_id: str) -> JSONResponse:
+        """What a run was taught with, without this machine's folders."""
+        from trainers.config import validate
+
         try:
-            job = jobs.get(checked(job_id))
-        except WorkspaceError:
+            told = validate(jobs.get(checked(job_id)).config).public()
+        except (WorkspaceError, ConfigError):
             raise HTTPException(404) from None
-        return send(jobs.folder(job) / "config.json", "config.json")
+        return JSONResponse(told, headers={"content-disposition": 'attachment; filename="config.json"'})

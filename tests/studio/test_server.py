@@ -15,14 +15,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from pipelines.errors import Busy, ConfigError
-from studio import server
+from studio import server, teaching
 from studio.accounts import Accounts
 from studio.api import VERBS
 from studio.context import Context
 from studio.guard import Guard, Hosts
 from studio.login import Login
 from studio.narrowing import OPEN
-from studio.routes import files
+from studio.routes import api, files
 from studio.runner import Runner
 from studio.workspace import Workspace
 
@@ -42,6 +42,19 @@ def test_things_are_served_by_id(client: TestClient, context: Context) -> None:
     assert 'filename="My-disc.safetensors"' in answer.headers["content-disposition"]
     context.workspace.folder("images", "1a-2b.png").write_bytes(b"picture")
     assert client.get("/files/image/1a-2b").content == b"picture"
+
+
+def test_no_folder_of_this_machine_is_told(client: TestClient, context: Context, filled: str) -> None:
+    job = teaching.start(context, teaching.Lesson(dataset=filled, trigger="zuv", class_name="disc"))
+    api.add(client.app, context)  # type: ignore[arg-type]
+    told = client.get(f"/files/run/{job.id}/config.json")
+    assert told.json()["data"]["trigger"] == "zuv"
+    missing = client.get("/api/jobs/1a-2b")
+    assert (missing.status_code, told.status_code) == (404, 200)
+    for answer in (told, missing):
+        assert str(context.workspace.root.parent) not in answer.text
+    other = context.jobs.submit("export", "a", {})
+    assert client.get(f"/files/run/{other.id}/config.json").status_code == 404
 
 
 CANARY = "canary-7f3a"
