@@ -271,10 +271,8 @@ def uploaded(context: Context, file: File) -> tuple[Path, str]:
     Raises:
         PictureError: it isn't one of the uploads; no other file of this machine is opened.
     """
-    path, name = file.get("path"), file.get("orig_name")
-    uploads = context.workspace.uploads.resolve()
-    found = Path(path).resolve() if isinstance(path, str) and "\0" not in path else uploads
-    if not found.is_relative_to(uploads) or not found.is_file():
+    name, found = file.get("orig_name"), context.workspace.uploaded(file.get("path"))
+    if found is None:
         raise PictureError("a file wasn't uploaded; send it with handle_file, or by /gradio_api/upload")
     return found, name if isinstance(name, str) and name else found.name
 

@@ -206,6 +206,16 @@ class Workspace:
         """Where the page keeps what was dropped on it and not used yet."""
         return self.root / "cache" / "uploads"
 
+    def uploaded(self, path: object) -> Path | None:
+        """The file at a path that a browser or a program names; None where it isn't one of the uploads.
+
+        No other file of this machine may be opened for it.
+        """
+        if not isinstance(path, str) or "\0" in path:
+            return None
+        found = Path(path).resolve()
+        return found if found.is_relative_to(self.uploads.resolve()) and found.is_file() else None
+
     def folder(self, name: str, *parts: str) -> Path:
         """`<root>/<name>/<parts…>` for one of `FOLDERS`."""
         assert name in FOLDERS, name

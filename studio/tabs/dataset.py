@@ -77,13 +77,9 @@ def _answered(verb: Verb) -> Verb:
 
 
 def uploaded(context: Context, path: object) -> Path:
-    """The file that a browser says it has uploaded; only what lies where uploads are kept.
-
-    Raises:
-        PictureError: it isn't one.
-    """
-    found, folder = Path(str(path)).resolve(), context.workspace.uploads.resolve()
-    if not found.is_relative_to(folder) or not found.is_file():
+    """The file that a browser says it has uploaded. Raises: PictureError: it isn't one."""
+    found = context.workspace.uploaded(path)
+    if found is None:
         raise PictureError("the file isn't there any more; drop it again")
     return found
 

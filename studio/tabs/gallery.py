@@ -102,8 +102,8 @@ def _cover(context: Context, event: gr.EventData) -> Outputs:
 
 def _uploaded(context: Context, event: gr.EventData) -> Path:
     """The file that was dropped. The browser names it, so it must be one that was uploaded."""
-    path = Path(str(event.path)).resolve()
-    if not path.is_relative_to(context.workspace.uploads.resolve()) or not path.is_file():
+    path = context.workspace.uploaded(event.path)
+    if path is None:
         raise PictureError("that file isn't here any more; drop it again")
     return path
 

@@ -173,8 +173,8 @@ def _set_cover(context: Context, ids: Sequence[str], values: Values) -> str:
 
 def uploaded(context: Context, path: str) -> Path:
     """A file that was dropped on the page. Raises: StudioError for any other path."""
-    found = Path(path).resolve()
-    if not (found.is_relative_to(context.workspace.uploads.resolve()) and found.is_file()):
+    found = context.workspace.uploaded(path)
+    if found is None:
         raise StudioError("what was dropped is gone; drop it again")
     return found
 

@@ -75,6 +75,22 @@ def test_a_file_in_its_place_is_one_line(tmp_path: Path) -> None:
     assert "--workspace" in str(refused.value)
 
 
+def test_only_files_among_the_uploads_are_uploaded(workspace: Workspace, tmp_path: Path) -> None:
+    outside, inside = tmp_path / "secret", workspace.uploads / "a" / "x.png"
+    inside.parent.mkdir(parents=True)
+    for file in (outside, inside):
+        file.write_bytes(b"x")
+    link = inside.with_name("link")
+    link.symlink_to(outside)
+    assert workspace.uploaded(str(inside)) == inside.resolve()
+    climbing = inside.parent / ".." / ".." / ".." / ".." / "secret"
+    assert climbing.resolve() == outside.resolve()
+    for other in (outside, link, climbing, inside.parent, inside.with_name("gone")):
+        assert workspace.uploaded(str(other)) is None, other
+    for odd in (None, 5, [str(inside)], f"{inside}\0", "", "x" * 5000):
+        assert workspace.uploaded(odd) is None
+
+
 def test_a_failed_change_leaves_nothing(workspace: Workspace) -> None:
     with pytest.raises(RuntimeError), workspace.write() as db:
         db.execute("INSERT INTO settings VALUES ('half', '1')")
