@@ -140,5 +140,5 @@ def _pairs(report: Interference) -> list[str]:
             continue
         ways = ((0.1, "pull the same way"), (-0.1, "hardly touch each other"))
         way = next((words for least, words in ways if pair.cosine >= least), "pull against each other")
-        lines.append(f"{both} {way} (cosine {pair.cosine:+.2f}).")
+        lines.append(f"{both} {way} (cosine {round(pair.cosine, 2) + 0.0:+.2f}).")
     return lines

@@ -117,11 +117,13 @@ def _notes(job: Job, log: RunLog) -> str:
     if job.state == "done":
         notes.append(("good", f"Learned. Call it with “{job.details.get('prompt', '')}”."))
     elif job.error:
-        notes.append(("", job.error[:1].upper() + job.error[1:] + ("." if job.error[-1:].isalnum() else "")))
+        notes.append(("", job.error + ("." if job.error[-1:].isalnum() else "")))
     if job.state == "failed" and (lower := job.details.get("lower")) and "memory" in job.error:
         notes.append(("", str(lower)))
     notes += [("", _called(warning, job)) for warning in log.warnings[-WARNINGS:]]
-    return "".join(f'<div class="pg-note {style}">{text(line)}</div>' for style, line in notes)
+    return "".join(
+        f'<div class="pg-note {style}">{text(line[:1].upper() + line[1:])}</div>' for style, line in notes
+    )
 
 
 def _called(line: str, job: Job) -> str:
