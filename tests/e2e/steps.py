@@ -55,9 +55,14 @@ def few_steps(page: Any, steps: int, preview_every: int) -> None:
 
 
 def choose_example(page: Any, number: int = 0) -> None:
-    """Press an example set and wait for its pictures."""
-    page.locator('[data-act="example"]').nth(number).click()
-    page.locator("#pictures img").nth(4).wait_for()
+    """Press an example set and wait for its pictures; what was chosen before is put aside."""
+    page.locator("#pictures .pgt-drop").first.wait_for()
+    page.wait_for_timeout(500)
+    example = page.locator('[data-act="example"]').nth(number)
+    if not example.is_visible():
+        page.get_by_text("Start afresh").click()
+    example.click()
+    page.locator("#pictures .pgt-tile[data-sha] img").nth(4).wait_for()
 
 
 def wait_for_state(page: Any, *states: str) -> None:

@@ -90,6 +90,9 @@ def test_the_main_path_by_keyboard_alone(open_page: Open) -> None:
                 return
         raise AssertionError(f"Tab never reached {wanted}")
 
+    tab_to("#pictures .pgt-tools > button:last-child")  # “Start afresh”
+    page.keyboard.press("Enter")
+    page.locator('[data-act="example"]').first.wait_for()
     tab_to('[data-act="example"]')
     page.keyboard.press("Enter")
     page.locator("#pictures img").nth(4).wait_for()
@@ -102,8 +105,7 @@ def test_the_main_path_by_keyboard_alone(open_page: Open) -> None:
     tab_to('#run [data-act="stop"]')
     page.keyboard.press("Enter")
     wait_for_state(page, "cancelled")
-    page.locator("#tab-teach-button:visible").first.focus()
-    page.keyboard.press("ArrowRight")
+    tab_to("#tab-mix-button", limit=300)
     page.keyboard.press("Enter")
     page.locator("#tab-mix").wait_for()
     settled(page)

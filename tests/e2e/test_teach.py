@@ -51,12 +51,13 @@ def test_good_and_bad_pictures(open_page: Open, tmp_path: Path) -> None:
     assert "notes.exe" in page.locator("#pictures .pgt-refused").inner_text()
     page.wait_for_function("document.querySelectorAll('#pictures .pgt-tile[data-sha] img').length === 3")
 
+    page.locator('#pictures [data-view="captions"]').click()
     caption = page.locator("#pictures textarea").first
     caption.fill("a photo of a disc on teal")
     caption.blur()
     page.wait_for_timeout(1500)
     page.reload()
-    page.locator("#pictures textarea").first.wait_for()
+    page.locator("#pictures textarea").first.wait_for(state="attached")
     assert "a photo of a disc on teal" in [
         one.input_value() for one in page.locator("#pictures textarea").all()
     ]
@@ -94,7 +95,7 @@ def test_the_sketch_preset_to_its_end_whatever_becomes_of_the_window(
         )
     assert page.locator("#run .pg-chart polyline.mean").count() == 1
     assert page.locator("#run pg-compare").count() >= 1, "a pair of before and after"
-    assert "held-out" in page.locator("#run").inner_text().lower()
+    assert "held out" in page.locator('#run [data-piece="end"]').inner_text().lower()
     file = saved(page, page.locator("#run a[download]").first, tmp_path)
     assert inspect_adapter(file)["triggers"] == ["zib"]
 
