@@ -38,7 +38,7 @@ test-build: $(TESTABLE)
 # What takes gigabytes or minutes; the suite runs a shorter form of each.
 test-long: $(TESTABLE)
 	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 1800 \
-		tests/bench/test_loading_memory.py $(ARGS)
+		tests/bench/test_loading_memory.py tests/studio/test_real_jobs.py tests/studio/test_commands.py $(ARGS)
 
 # Trainings killed at random moments, over every method and optimizer; the suite takes 8, .ci/run 20.
 storm: $(TESTABLE)

@@ -12,6 +12,7 @@ from studio.tabs import gallery, jobs, library, mix, teach
 from studio.tabs.page import Page
 from studio.theme import HEADER, css, head, theme
 
+LOOK = 0.02  # seconds between two looks of Gradio for events
 UPLOADS_KEPT = (3600, 86400)  # seconds: how often to look, and the age at which an unused upload goes
 
 TABS = (
@@ -37,6 +38,9 @@ def build(context: Context) -> gr.Blocks:
                 with gr.Tab(title, id=tab_id, elem_id=f"tab-{tab_id}"):
                     build_tab(context, page)
         api.add(context)
+    # Gradio looks for events a thousand times a second, which keeps a tenth of a core busy at rest.
+    blocks._queue.sleep_when_free = LOOK
+    blocks._queue.progress_update_sleep_when_free = 5 * LOOK
     return blocks
 
 

@@ -29,6 +29,14 @@ def spawn(module: str, *arguments: str, output: Path, **pipes: Any) -> Any:
         return psutil.Popen(command, stderr=log_file, cwd=ROOT, start_new_session=True, **pipes)
 
 
+def behind(process: Any) -> None:
+    """Let a process stand back behind those that a person looks at, such as the browser."""
+    try:
+        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if sys.platform == "win32" else 10)
+    except psutil.Error:
+        return  # it is gone, or may not be changed: then it runs as it is
+
+
 def attach(pid: int) -> Any | None:
     """The running process of that id; None when it is gone."""
     try:

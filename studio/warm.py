@@ -118,6 +118,7 @@ class MakerProcess:
                 stdout=subprocess.PIPE,
             )
             assert process is not None
+            processes.behind(process)  # the page opens first, the base loads behind it
             self._child = _Child(process)
             threading.Thread(target=self._listen, args=(self._child,), name="answers", daemon=True).start()
         return self._child
