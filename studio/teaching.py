@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ PLACEHOLDERS = dict.fromkeys(MADE_FIELDS, "made from the words above")
 CAPTIONER = "data.captioner"
 """The field that names a folder or a hub id."""
 KEPT_CHECKPOINTS = 6  # so that an earlier step can be taken when it was the better one
+
+_PATH = re.compile(r"\b[a-z]+\.[a-z_]+\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,17 @@ def described_sections() -> list[dict[str, Any]]:
         }
         for name, title, specs in advanced_sections()
     ]  # fmt: skip
+
+
+@cache
+def _titles() -> dict[str, str]:
+    return {spec.path: spec.title for _, _, specs in forms.sections(TrainConfig) for spec in specs}
+
+
+def in_words(line: str) -> str:
+    """A line of the trainer's with its settings called as the page calls them: `run.steps` is “Steps”."""
+    titles = _titles()
+    return _PATH.sub(lambda found: f"“{titles[found[0]]}”" if found[0] in titles else found[0], line)
 
 
 def example_config(preset: str, kind: str) -> TrainConfig:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from studio import markup
+from studio import markup, teaching
 from studio.context import Context
 from studio.jobs import Job
 from studio.markup import text
@@ -127,10 +127,10 @@ def _notes(job: Job, log: RunLog) -> str:
 
 
 def _called(line: str, job: Job) -> str:
-    """A line with the pictures' own names in the place of those that they were laid out under."""
+    """A line in the page's words, with the pictures' own names for those that they were laid out under."""
     for file, name in job.details.get("files", {}).items():
         line = line.replace(file, name)
-    return line
+    return teaching.in_words(line)
 
 
 def _actions(job: Job) -> str:

@@ -198,5 +198,6 @@ def _spoken(lesson: teaching.Lesson) -> str:
 def _findings(found: looking.Looked) -> Any:
     if not found.general:
         return gr.HTML("", visible=False)
-    lines = "".join(f"<li>{text(line[:1].upper() + line[1:])}</li>" for line in found.general)
+    said = [teaching.in_words(line) for line in found.general]
+    lines = "".join(f"<li>{text(line[:1].upper() + line[1:])}</li>" for line in said)
     return gr.HTML(f'<div class="pg-note"><ul class="pgt-lines">{lines}</ul></div>', visible=True)

@@ -146,3 +146,8 @@ def test_a_preset_for_styles_goes_with_a_method_without_layers(
     assert (config.adapter.method, config.adapter.unet_targets) == ("textual_inversion", "attention")
     with pytest.raises(ConfigError, match="unet_targets: means nothing"):
         teaching.start(context, replace(style, advanced={**style.advanced, "adapter.unet_targets": "all"}))
+
+
+def test_settings_are_called_as_the_page_calls_them() -> None:
+    said = teaching.in_words("seen 2 times only; raise run.steps to 13, not x.png or run.nothing")
+    assert said == "seen 2 times only; raise “Steps” to 13, not x.png or run.nothing"
