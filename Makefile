@@ -25,7 +25,7 @@ test: $(TESTABLE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-# The page in a real browser, whole: some ten minutes. The suite takes the short way through it.
+# The page in a real browser: some ten minutes, and so not within `make test`. .ci/run runs it first.
 test-page: $(TESTABLE)
 	PIGMENT_PAGE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False \
 		$(BIN)/python -m pytest --timeout 1200 tests/e2e $(ARGS)

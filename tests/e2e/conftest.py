@@ -23,7 +23,7 @@ SECOND = 1000  # milliseconds, which playwright counts in
 
 @pytest.fixture(scope="session")
 def whole() -> None:
-    """For tests that take minutes: only `make test-page` runs them."""
+    """For tests of the page, which take minutes: only `make test-page` runs them."""
     if not os.environ.get("PIGMENT_PAGE"):
         pytest.skip("takes minutes; `make test-page` runs the page's tests whole")
 

@@ -22,7 +22,7 @@ from tests.e2e.steps import (
     wait_for_state,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("whole")]
 
 
 def test_from_example_pictures_to_a_downloaded_file(
