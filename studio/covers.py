@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from studio.library import Library
 from studio.workspace import Workspace
 
 SIDE = 512  # pixels
-MAX_PIXELS = 64_000_000
 THUMBNAILS = ("modelspec.thumbnail", "ssmd_cover_images")
 """Where other tools keep a picture in a file's metadata; a data URL, or JSON with one in it."""
 
@@ -69,8 +67,8 @@ def set_cover(library: Library, adapter_id: str, source: str | Path | bytes) -> 
     Returns:
         The address of the copy.
     Raises:
-        AdapterError: no such adapter.
-        PictureError: no such picture, or it can't be read.
+        AdapterError: no such adapter, or the picture can't be read.
+        PictureError: no such picture.
     """
     entry = library.get(adapter_id)
     if isinstance(source, str):
@@ -87,9 +85,11 @@ def keep_copy(workspace: Workspace, adapter_id: str, source: Path | bytes) -> st
     """Keep a small copy of a picture as an adapter's cover, in the place of an older one; its address.
 
     Raises:
-        PictureError: it can't be read.
+        AdapterError: it can't be read.
     """
-    small = _small(source)
+    from pipelines.formats.editing import cover_jpeg
+
+    small = cover_jpeg(source, SIDE)
     name = hashlib.sha256(small).hexdigest()[:12]
     folder = workspace.folder("adapters")
     write_atomic(folder / f"{adapter_id}.{name}.jpg", [small])
@@ -109,24 +109,3 @@ def embedded(metadata: dict[str, str]) -> bytes | None:
         except (ValueError, binascii.Error):
             continue
     return None
-
-
-def _small(source: Path | bytes) -> bytes:
-    """A picture as JPEG, at most `SIDE` pixels wide and high, upright, on white."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    name = repr(source.name) if isinstance(source, Path) else "the picture"
-    try:
-        opened_from = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(opened_from, formats=["PNG", "JPEG", "WEBP"]) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise PictureError(f"{name} has {opened.width}×{opened.height} pixels; make it smaller")
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        raise PictureError(f"{name} can't be read as a picture; give a PNG, JPEG or WebP") from None
-    picture.thumbnail((SIDE, SIDE))
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
-    buffer = io.BytesIO()
-    white.convert("RGB").save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()

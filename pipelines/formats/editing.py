@@ -128,20 +128,28 @@ def cover_url(path: Path) -> str:
 
     Raises: AdapterError where it isn't a readable PNG, JPEG or WebP, or has over 64 million pixels.
     """
+    return f"data:image/jpeg;base64,{base64.b64encode(cover_jpeg(path, COVER_SIDE)).decode()}"
+
+
+def cover_jpeg(source: Path | bytes, side: int) -> bytes:
+    """Return a picture as a JPEG file, at most `side` pixels wide and high, upright, on white.
+
+    Raises: AdapterError where it isn't a readable PNG, JPEG or WebP, or has over 64 million pixels.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    name = repr(source.name) if isinstance(source, Path) else "the picture"
     try:
-        with Image.open(path, formats=["PNG", "JPEG", "WEBP"]) as opened:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=["PNG", "JPEG", "WEBP"]) as opened:
             if opened.width * opened.height > _MAX_PIXELS:
-                raise AdapterError(
-                    f"{path.name!r} has {opened.width}×{opened.height} pixels; make it smaller"
-                )
+                raise AdapterError(f"{name} has {opened.width}×{opened.height} pixels; make it smaller")
             picture = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
-        raise AdapterError(f"{path.name!r} can't be read as a cover; expected PNG, JPEG or WebP") from None
-    picture.thumbnail((COVER_SIDE, COVER_SIDE))
+        raise AdapterError(f"{name} can't be read as a cover; expected PNG, JPEG or WebP") from None
+    picture.thumbnail((side, side))
     white = Image.new("RGBA", picture.size, "white")
     white.alpha_composite(picture)
     buffer = io.BytesIO()
     white.convert("RGB").save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()

@@ -123,8 +123,8 @@ def _when(job: Job) -> str:
     if job.state == "running":
         return f"began {_clock(job.started or job.created)}"
     parts = [_clock(job.finished or job.created)]
-    if job.started and job.finished and job.finished > job.started:
-        parts.append(f"took {markup.duration(job.finished - job.started)}")
+    if job.worked:
+        parts.append(f"took {markup.duration(job.worked)}")
     if job.memory:
         parts.append(f"{markup.size(job.memory)} of memory at most")
     return " · ".join(parts)

@@ -68,7 +68,7 @@ def _progress(context: Context, job: Job, log: RunLog) -> str:
         before = f"{place} before it" if place else ""
         return markup.progress(None, "waiting") + _figures(f"<b>{STATE_WORDS['queued']}</b>", before)
     if job.state != "running":
-        taken = markup.duration(job.finished - job.started) if job.finished and job.started else ""
+        taken = markup.duration(job.worked) if job.worked else ""
         steps = f"step {log.step} of {total}" if total and log.step else ""
         share = 1.0 if job.state == "done" else log.step / total if total else 0.0
         bar = markup.progress(share, "steps")

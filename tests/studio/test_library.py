@@ -286,7 +286,7 @@ def test_a_cover_outlives_its_picture(
     set_cover(library, entry.id, pictures[1])
     second = cover_file(library.workspace, library.get(entry.id))
     assert second is not None and second != first and not first.exists()
-    with pytest.raises(PictureError, match="can't be read"):
+    with pytest.raises(AdapterError, match="can't be read"):
         set_cover(library, entry.id, b"no picture")
     with pytest.raises(PictureError, match="gone"):
         set_cover(library, entry.id, "image/../../x")

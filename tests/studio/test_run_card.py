@@ -210,3 +210,11 @@ def test_what_one_thread_was_told_of_a_run_stays_while_another_reads_on(context:
         log.write(event("step", 6, loss=0.1) + event("preview", 6, files=["previews/c-00.png"]))
     assert 6 in context.run_log(job).losses
     assert told.losses == losses and 6 not in told.previews and told.rate == rate
+
+
+def test_the_time_that_a_run_took_leaves_its_pauses_out(context: Context) -> None:
+    job = context.jobs.submit("train", "zib", {}, details={"worked": 120.0})
+    with context.workspace.write() as db:
+        db.execute("UPDATE jobs SET state = 'done', started = 1000, finished = 9000 WHERE id = ?", (job.id,))
+    status = run_card.pieces(context, job.id)["status"]
+    assert "2 min" in status and "2 h" not in status
