@@ -23,6 +23,7 @@ from trainers.presets import Preset, fitting, preset_fields
 from trainers.settings import (
     AdapterConfig,
     DataConfig,
+    EvidenceConfig,
     ObjectiveConfig,
     OptimizerConfig,
     RunConfig,
@@ -39,6 +40,7 @@ class TrainConfig(Section):
     objective: ObjectiveConfig = Field(default=ObjectiveConfig(), title="Objective")
     optimizer: OptimizerConfig = Field(default=OptimizerConfig(), title="Optimizer")
     run: RunConfig = Field(title="Run")
+    evidence: EvidenceConfig = Field(default=EvidenceConfig(), title="Evidence")
 
     @model_validator(mode="after")
     def _sections_agree(self) -> TrainConfig:
@@ -94,7 +96,8 @@ class TrainConfig(Section):
 
 
 NAMED_OR_PATH: tuple[tuple[str, str], ...] = (
-    ("run", "base"), ("run", "vae"), ("run", "configs"), ("data", "captioner")
+    ("run", "base"), ("run", "vae"), ("run", "configs"), ("data", "captioner"),
+    ("evidence", "judge"), ("evidence", "structure_judge"),
 )  # fmt: skip
 """(section, name) of every field that is a name, or a folder or file where there is one."""
 

@@ -16,7 +16,7 @@ from pipelines.files import write_atomic
 from trainers.config import TrainConfig
 from trainers.events import LOG_NAME
 from trainers.room import check_room
-from trainers.settings import RunConfig
+from trainers.settings import EvidenceConfig, RunConfig
 
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter.safetensors"
@@ -34,6 +34,7 @@ _FREE_TO_CHANGE = {
         *(name for name in RunConfig.model_fields if name.startswith("preview_")),
     ),
     "data": ("instance_images", "class_images"),
+    "evidence": tuple(name for name in EvidenceConfig.model_fields if name not in ("stop_early", "patience")),
 }  # fmt: skip
 
 

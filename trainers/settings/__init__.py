@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from trainers.settings.adapter import TRAINABLE, AdapterConfig
 from trainers.settings.data import DataConfig
+from trainers.settings.evidence import EvidenceConfig
 from trainers.settings.fields import Section
 from trainers.settings.objective import WEIGHTING_NAMES, ObjectiveConfig
 from trainers.settings.optimizer import OPTIMIZER_NAMES, SCHEDULE_NAMES, OptimizerConfig
@@ -20,6 +21,7 @@ __all__ = [
     "WEIGHTING_NAMES",
     "AdapterConfig",
     "DataConfig",
+    "EvidenceConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "RunConfig",
