@@ -50,11 +50,12 @@ class Loss(_Part):
 
 class Measured(_Part):
     """One step. losses: by `SETS`, those that there are. drift: mean squared distance between what the
-    adapter and what the base predicts on the class set; 0 before the first step."""
+    adapter and what the base predicts on the class set; 0 before the first step. moved: the same by set."""
 
     step: int
     losses: dict[str, Loss] = Field(default_factory=dict)
     drift: float | None = None
+    moved: dict[str, float] = Field(default_factory=dict)
 
 
 class Seen(_Part):
@@ -64,7 +65,8 @@ class Seen(_Part):
     were learned from (held-out ones where there are), by a CLIP-style encoder, CLIP-I; structure_similarity:
     by a DINO-style one. prompt_similarity: of each picture with its plain prompt (the trigger left out),
     CLIP-T. diversity: mean distance 1 − cosine between pictures of one prompt. drift: mean distance
-    1 − cosine between pictures of unrelated prompts and the base's of the same seeds.
+    1 − cosine between pictures of unrelated prompts and the base's of the same seeds. unrelated_similarity:
+    mean cosine of these with the pictures that were learned from.
     """
 
     step: int
@@ -76,6 +78,7 @@ class Seen(_Part):
     prompt_similarity: float | None = None
     diversity: float | None = None
     drift: float | None = None
+    unrelated_similarity: float | None = None
 
 
 class Pair(_Part):
@@ -173,6 +176,7 @@ class Record(_Part):
 
     run: name, kind, trigger, family, base, base_sha256, data_sha256, steps, pictures (number learned from),
     held_out (their number).
+    alike: how alike the pictures are that were learned from, see `uniform.alike`.
     config: the public config (`TrainConfig.public`). curve: (step, loss, norm of the gradients, learning
     rate), evenly thinned. previews: by step. drawn: at the chosen step; base: the same by the base.
     seconds: what measuring took, by part, and "run" for the whole run so far.
@@ -180,6 +184,7 @@ class Record(_Part):
 
     evidence: int = VERSION
     run: dict[str, Any] = Field(default_factory=dict)
+    alike: float | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     curve: tuple[tuple[int, float, float, float], ...] = ()
     measured: tuple[Measured, ...] = ()
