@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +59,26 @@ class BlockAnatomy:
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """What an adapter is made of, per module and per block, blocks in the model's order."""
+    """What an adapter is made of, per module and per block, blocks in the model's order.
+
+    cut_errors: by rank, from 0: the relative Frobenius error of all ΔW together when every module is cut to
+    it; ends in 0.
+    """
 
     name: str
     modules: Mapping[str, ModuleAnatomy]
     blocks: Mapping[str, BlockAnatomy]
     total: BlockAnatomy
+    cut_errors: tuple[float, ...]
 
     @property
     def dead(self) -> tuple[str, ...]:
         """The modules that learned nothing."""
         return tuple(module for module, found in self.modules.items() if found.dead)
+
+    def rank_for(self, energy: float) -> int:
+        """Return the lowest rank at which this share of Σ‖ΔW‖² stays when every module is cut to it."""
+        return next(rank for rank, error in enumerate(self.cut_errors) if error**2 <= 1 - energy)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -149,7 +158,25 @@ def anatomy(adapter: Adapter, base: Base | None = None) -> Anatomy:
         modules=found,
         blocks={block: together(modules) for block, modules in blocks.items()},
         total=together(list(found)),
+        cut_errors=cut_errors(list(spectra.values())),
     )
+
+
+def cut_errors(spectra: Sequence[torch.Tensor]) -> tuple[float, ...]:
+    """Return by rank, 0 … the longest, the relative error of all matrices when each is cut to that rank.
+
+    spectra: singular values of each matrix, falling; the squares of what is cut off add up (Eckart and Young
+    1936, https://doi.org/10.1007/BF02288367). (0,) for zeros.
+    """
+    longest = max((len(values) for values in spectra), default=0)
+    energy = torch.zeros(longest + 1, dtype=torch.float64)
+    for values in spectra:
+        energy[: len(values)] += values.double().cpu() ** 2
+    total = float(energy.sum())
+    if total == 0:
+        return (0.0,)
+    beyond = energy.flip(0).cumsum(0).flip(0)  # (longest + 1,): Σσ² beyond the first k values
+    return tuple(math.sqrt(float(left) / total) for left in beyond)
 
 
 def effective_rank(values: torch.Tensor) -> float:

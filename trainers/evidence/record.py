@@ -124,9 +124,10 @@ class Block(_Part):
 
 
 class Anatomy(_Part):
-    """What an adapter is made of. rank: as stored. rank_95, rank_99: the rank at which every module keeps
-    95 and 99% of its energy. text_share: of ‖ΔW‖² in text encoders. dead: names of modules without a
-    change."""
+    """What an adapter is made of. rank: as stored. rank_95, rank_99: the lowest rank to which every module
+    can be cut so that 95 and 99% of the energy, Σ‖ΔW‖², stays; error_95, error_99: relative error of ΔW then.
+    text_share: of ‖ΔW‖² in text encoders. dead: names of modules without a change. note: what couldn't be
+    said, in a sentence, such as of methods without ΔW."""
 
     blocks: tuple[Block, ...]
     norm: float
@@ -135,7 +136,10 @@ class Anatomy(_Part):
     effective_rank: float | None = None
     rank_95: int | None = None
     rank_99: int | None = None
+    error_95: float | None = None
+    error_99: float | None = None
     dead: tuple[str, ...] = ()
+    note: str = ""
 
 
 class Choice(_Part):
