@@ -1,0 +1,207 @@
+"""Figures that tell faults of a run from good ones, each from a record alone; None where it can't be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log, sqrt
+
+from pipelines.methods import TUNINGS
+from trainers.evidence.record import Block, Record
+
+SEEN_ENOUGH = 60
+"""How often each picture is looked at in a run that has had the time to learn it, at a usual rate."""
+GAIN_ENOUGH = 0.02
+"""Share of the loss on the teaching pictures that must have gone before anything is said of what was learned
+instead."""
+_TEXT = "text_encoder"
+
+
+# ── What was learned
+
+
+def gain(record: Record, name: str) -> float | None:
+    """Return the share of a set's loss that was gone at the last step; below 0 where it grew."""
+    losses = record.losses(name)
+    if len(losses) < 2 or 0 not in losses or losses[0] <= 0:
+        return None
+    return 1 - losses[max(losses)] / losses[0]
+
+
+def too_little_time(record: Record) -> float | None:
+    """Return the gain of the teaching set where, if it is small, steps are what was missing; else None."""
+    return None if _slow(record) else gain(record, "teaching")
+
+
+def too_little_rate(record: Record) -> float | None:
+    """Return the gain of the teaching set where, if it is small, the learning rate is to blame; else None."""
+    return gain(record, "teaching") if _slow(record) else None
+
+
+def _slow(record: Record) -> bool:
+    """Whether the rate is further below what is usual than the looks at each picture are."""
+    looks = seen(record)
+    if looks is None:
+        return False
+    rate, common = learning_rate(record), usual_rate(record)
+    share = min(1.0, looks / SEEN_ENOUGH)
+    if rate is None or common is None:
+        return share >= 1
+    return rate / common < share * 0.8
+
+
+def seen(record: Record) -> float | None:
+    """Return how often each picture was looked at; None where that isn't known."""
+    pictures, steps = record.run.get("pictures"), last_step(record)
+    if not pictures or not steps:
+        return None
+    batch = (record.setting("run", "batch_size") or 1) * (record.setting("run", "accumulate") or 1)
+    return float(steps * batch / pictures)
+
+
+def last_step(record: Record) -> int:
+    """Return the last step that is known of; 0 for none."""
+    return max(
+        [*(one.step for one in record.measured), *(int(point[0]) for point in record.curve), 0]
+    )  # fmt: skip
+
+
+def learning_rate(record: Record) -> float | None:
+    """Return the largest learning rate of the run; None where it isn't known."""
+    found = [point[3] for point in record.curve if point[3] > 0]
+    asked = record.setting("optimizer", "learning_rate")
+    return max(found) if found else asked
+
+
+def usual_rate(record: Record) -> float | None:
+    """Return the rate that the run would have had without being told one; None where it isn't known."""
+    known = record.run.get("usual_rate")
+    if known:
+        return float(known)
+    if record.setting("optimizer", "learning_rate") is None and record.config:
+        return learning_rate(record)
+    return None
+
+
+def forgotten_since_best(record: Record) -> float | None:
+    """Return how far unseen pictures' loss has gone up again since its lowest, as a share of what it fell.
+
+    Unseen are held-out pictures, or where none are the mirrored ones. 1: all of it.
+    """
+    losses = record.losses("held_out") or record.losses("altered")
+    if len(losses) < 3 or 0 not in losses or gain(record, "teaching") is None:
+        return None
+    lowest, start = min(losses.values()), losses[0]
+    rise = losses[max(losses)] - lowest
+    fall = max(start - lowest, start * GAIN_ENOUGH / 2)
+    return rise / fall
+
+
+def shaken(record: Record) -> float | None:
+    """Return how much of the teaching pictures' loss came back at worst after it was gone, of the start's.
+
+    On noise that stays the same it falls steadily at a rate that suits, and jumps at one that is too high.
+    """
+    losses = record.losses("teaching")
+    if len(losses) < 3 or 0 not in losses:
+        return None
+    worst, lowest = 0.0, losses[0]
+    for loss in losses.values():
+        worst = max(worst, loss - lowest)
+        lowest = min(lowest, loss)
+    return worst / losses[0]
+
+
+def words_alone(record: Record) -> float | None:
+    """Return what share of the lesson needs the trigger: 0, the same is learned without it; 1, all."""
+    with_it, without = gain(record, "teaching"), gain(record, "plain")
+    if with_it is None or without is None or with_it < GAIN_ENOUGH:
+        return None
+    return 1 - without / with_it
+
+
+def leaked(record: Record) -> float | None:
+    """Return how far predictions of other things moved, for each step that those of the lesson did."""
+    moved = record.measured[-1].moved if record.measured else {}
+    teaching, others = moved.get("teaching"), moved.get("class")
+    learned = gain(record, "teaching")
+    if not teaching or others is None or learned is None or learned < GAIN_ENOUGH:
+        return None
+    return sqrt(others / teaching)
+
+
+def copied(record: Record) -> float | None:
+    """Return the share of the drawn pictures that are copies of learned ones."""
+    if record.memorisation is None or not record.memorisation.pairs:
+        return None
+    return record.memorisation.flagged / len(record.memorisation.pairs)
+
+
+def alike(record: Record) -> float | None:
+    """Return how alike the learned pictures are, -1..1."""
+    return record.alike
+
+
+# ── Where it was learned
+
+
+def text_share(record: Record) -> float | None:
+    """Return how much the text encoder changed for each part that the UNet did, as the log to the base 10.
+
+    By ‖ΔW‖/‖W‖ of both where a base was at hand, else by ‖ΔW‖. None where one of the two wasn't to learn.
+    """
+    if record.anatomy is None or not _both_learn(record):
+        return None
+    text = [block for block in record.anatomy.blocks if block.name.startswith(_TEXT)]
+    unet = [block for block in record.anatomy.blocks if not block.name.startswith(_TEXT)]
+    if not text or not unet:
+        return None
+    ours, theirs = _size(text), _size(unet)
+    if theirs <= 0:
+        return None
+    return log(max(ours / theirs, 1e-9), 10)
+
+
+def _both_learn(record: Record) -> bool:
+    method = record.setting("adapter", "method")
+    components = TUNINGS[method].components if method in TUNINGS else ()
+    targets = (record.setting("adapter", "text_targets"), record.setting("adapter", "unet_targets"))
+    return {"unet", "text"} <= set(components) and "none" not in targets
+
+
+def _size(blocks: list[Block]) -> float:
+    """Root mean square of what blocks changed by, each of its modules alike."""
+    count = sum(block.modules for block in blocks) or 1
+    if all(block.relative is not None for block in blocks):
+        return sqrt(sum(block.modules * float(block.relative or 0) ** 2 for block in blocks) / count)
+    return sqrt(sum(block.norm**2 for block in blocks) / count)
+
+
+# ── What rules' words are filled with
+
+
+def facts(record: Record) -> Mapping[str, object]:
+    """Return what is known of a run, by the names that the words of rules use."""
+    rate, common, looks = learning_rate(record), usual_rate(record), seen(record)
+    last = last_step(record)
+    best = best_step(record)
+    return {
+        "trigger": record.run.get("trigger") or "the trigger",
+        "pictures": record.run.get("pictures") or "the",
+        "steps": last,
+        "best": best if best is not None else last,
+        "rate": f"{rate:.2g}" if rate else "as it is",
+        "usual": f" (usual here: {common:.2g})" if common and rate and common != rate else "",
+        "seen": f"{looks:.0f}" if looks is not None else "?",
+        "unseen": "held-out" if record.losses("held_out") else "mirrored",
+        "drawn": len(record.memorisation.pairs) if record.memorisation else 0,
+        "copies": record.memorisation.flagged if record.memorisation else 0,
+        "onset": record.onset.words if record.onset else "",
+    }
+
+
+def best_step(record: Record) -> int | None:
+    """Return the step that was chosen, else the one whose unseen pictures' loss was lowest."""
+    if record.choice is not None:
+        return record.choice.step
+    losses = record.losses("held_out") or record.losses("altered")
+    return min(losses, key=lambda step: losses[step]) if losses else None
