@@ -52,7 +52,7 @@ def draw_previews(base: Base, config: TrainConfig, folder: Path, step: int) -> d
     settings = preview_settings(base, config)
     assert settings.width is not None and settings.height is not None
     at_once = drawn_at_once(settings.height, settings.width)
-    with _chance_kept(base.device), at_rest(base):
+    with chance_kept(base.device), at_rest(base):
         pictures = generate_prompts(
             base, [prompt for prompt, _ in asked], [seed for _, seed in asked], settings, batch_size=at_once
         )
@@ -82,7 +82,7 @@ def at_rest(base: Base) -> Iterator[None]:
 
 
 @contextmanager
-def _chance_kept(device: torch.device) -> Iterator[None]:
+def chance_kept(device: torch.device) -> Iterator[None]:
     """Give the global random generators back as they were: torch's, the device's, numpy's and Python's."""
     ours, numpys = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []

@@ -21,6 +21,9 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from pipelines.base import ASSETS
 from pipelines.errors import BaseError
 
+PARTS = ("image_encoder", "text_projection.safetensors")
+"""What lies beside a base that has its own judge."""
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -31,6 +34,13 @@ class Judge:
     tokenizer: CLIPTokenizer
     projection: torch.Tensor  # (D, text width)
 
+    name: str = "the base's own towers"
+
+    @staticmethod
+    def beside(path: Path) -> bool:
+        """Whether a folder holds such towers."""
+        return all((Path(path) / part).exists() for part in PARTS)
+
     @classmethod
     def load(cls, path: Path = ASSETS / "pocket") -> Judge:
         """The judge beside a base.
@@ -39,7 +49,7 @@ class Judge:
             BaseError: the folder holds no image tower.
         """
         path = Path(path)
-        missing = [n for n in ("image_encoder", "text_projection.safetensors") if not (path / n).exists()]
+        missing = [part for part in PARTS if not (path / part).exists()]
         if missing:
             raise BaseError(
                 f"{path.name} has no {' and no '.join(missing)}, which similarity is measured with; "
