@@ -48,6 +48,8 @@ THINGS = (
 )  # fmt: skip
 """Everyday things that any base knows."""
 
+CLASS_PICTURES = "class_pictures"
+"""The folder of class pictures below the cache folder: a folder in it for each group."""
 _MANIFEST = "group.json"
 _PIXELS_AT_ONCE = 2**20
 _SETTINGS: dict[str, Any] = {"num_inference_steps": 16, "guidance_scale": 3.0, "sampler": "ddim"}
@@ -161,7 +163,7 @@ def draw_class_pictures(
     at_once = drawn_at_once(resolution, resolution)
     for start in range(0, len(planned), at_once):
         group = planned[start : start + at_once]
-        folder = cache / "class_pictures" / _key(base, group, resolution)
+        folder = cache / CLASS_PICTURES / _key(base, group, resolution)
         if not _whole(folder, len(group)):
             _write(folder, _drawn(base, group, resolution), [one.prompt for one in group])
             done = start + len(group)
@@ -173,6 +175,17 @@ def draw_class_pictures(
             )
         files += [folder / _name(index) for index in range(len(group))]
     return files
+
+
+def where_drawn(base: Base, planned: Sequence[ClassPicture], cache: Path, resolution: int) -> list[Path]:
+    """Return the files that `draw_class_pictures` gives, whether or not they are drawn yet."""
+    at_once = drawn_at_once(resolution, resolution)
+    groups = [planned[start : start + at_once] for start in range(0, len(planned), at_once)]
+    return [
+        cache / CLASS_PICTURES / _key(base, group, resolution) / _name(index)
+        for group in groups
+        for index in range(len(group))
+    ]
 
 
 def _drawn(base: Base, group: Sequence[ClassPicture], resolution: int) -> list[Image.Image]:

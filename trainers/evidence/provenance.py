@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -36,10 +36,10 @@ def machine() -> dict[str, Any]:
     return {**found, "system": platform.system()}
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the `LIBRARIES` that are installed."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Python's version and those of the `LIBRARIES` that are installed, and of some more."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
