@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["stage", "step", "held_out", "preview", "checkpoint", "warning", "done"]
+Kind = Literal["stage", "step", "held_out", "measured", "preview", "checkpoint", "warning", "done"]
 
 LOG_NAME = "events.jsonl"
 
@@ -18,15 +18,18 @@ LOG_NAME = "events.jsonl"
 class TrainEvent:
     """One thing that happened.
 
-    kind: stage (something longer begins or goes on), step, held_out, preview, checkpoint, warning, done.
+    kind: stage (something longer begins or goes on), step, held_out, measured, preview, checkpoint, warning,
+    done.
     step, total: optimizer steps taken, and to take. message: one line for people.
     data: plain JSON values, by kind:
         stage: {"stage": name, "done": n, "of": n} where it counts something.
         step: {"loss", "<stream>_loss", "learning_rate", "gradient_norm", "seconds", "memory_bytes"}; the
         last is the peak so far (see `trainers.memory.Peak`).
-        held_out: {"loss"}. preview: {"files": paths below the run folder, "prompts", "seeds"}.
+        held_out: {"loss"}. measured: a `trainers.evidence.record.Measured`, and "chosen": the step that is
+        recommended so far. preview: {"files": paths below the run folder, "prompts", "seeds"}.
         checkpoint: {"path": below the run folder}.
-        done: {"adapter": file name, "sha256", "rank", "steps", "seconds", "memory_bytes"}.
+        done: {"adapter": file name, "sha256", "rank", "steps", "step": which one it is of, "seconds",
+        "memory_bytes"}.
     """
 
     kind: Kind

@@ -1,18 +1,27 @@
-"""Looks at a run from outside: the held-out loss, and previews."""
+"""Looks at a run from outside: losses on fixed samples, candidates to choose from, and previews."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from pipelines.base import Base
 from trainers.averages import Averages
 from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
+from trainers.evidence.candidates import Kept
+from trainers.evidence.held_out import measure_sets
+from trainers.evidence.record import Measured, Seen
 from trainers.preparing import Prepared
 from trainers.previews import draw_previews
+from trainers.processes import Processes
+from trainers.results import Result
+from trainers.stepping.readings import Reading
 from trainers.tuning import Injection
 
 
@@ -21,6 +30,7 @@ class Looks:
     """Measures and draws where a step asks for it, with what would be kept: the averages, if there are.
 
     Before the first step it is the base itself: a fresh adapter changes nothing, but a fresh word does.
+    kept: what was found so far. result: writes adapters.
     """
 
     base: Base
@@ -29,11 +39,19 @@ class Looks:
     injection: Injection
     averages: Averages
     encode: PromptEncoder
+    kept: Kept
+    result: Result
+    _of_base: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def note(self, read: Sequence[Reading]) -> None:
+        """Take in steps for the course of the loss."""
+        for one in read:
+            self.kept.note(one.step, one.loss, one.norm, one.rate)
 
     def due(self, step: int) -> Iterator[TrainEvent]:
         """Yield what is seen after `step`; a preview that fails is a warning."""
         run = self.config.run
-        measure = self.prepared.held_out is not None and self._due(run.evaluate_every, step)
+        measure = bool(self.prepared.fixed.sets) and self._due(run.evaluate_every, step)
         draw = self._due(run.preview_every, step)
         if not (measure or draw):
             return
@@ -41,19 +59,49 @@ class Looks:
         with ExitStack() as held:
             held.enter_context(self.averages.applied() if step else self.injection.disabled())
             if measure:
-                events.append(self._measure(step))
+                events += self._measure(step)
             if draw:
                 events.append(self._draw(step))
         yield from events
 
+    def ended(self, step: int, processes: Processes) -> bool:
+        """Whether the run is to end after `step`, though it has not learned all its steps; all agree."""
+        if not self.config.evidence.stop_early or not self._due(self.config.run.evaluate_every, step):
+            return False
+        ours = torch.tensor([float(processes.main and self.kept.ended())])
+        return bool(processes.sum(ours.to(self.base.device)).item())
+
     def _due(self, every: int, step: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)
 
-    def _measure(self, step: int) -> TrainEvent:
-        assert self.prepared.held_out is not None
-        loss = self.prepared.held_out.loss(self.base, self.encode)
-        total, message = self.config.run.steps, f"held-out loss {loss:.4f}"
-        return TrainEvent(kind="held_out", step=step, total=total, message=message, data={"loss": loss})
+    def _measure(self, step: int) -> list[TrainEvent]:
+        """Measure the losses, and keep the adapter of this step as a candidate."""
+        sets, total = self.prepared.fixed.sets, self.config.run.steps
+        if not self._of_base:
+            with self.injection.disabled():
+                for name, one in sets.items():
+                    self._of_base[name] = one.predictions(self.base, self.encode, batch_size=16)
+        began = time.perf_counter()
+        losses, moved = measure_sets(sets, self.base, self.encode, self._of_base)
+        measured_at = time.perf_counter()
+        measured = Measured(step=step, losses=losses, drift=moved.get("class"), moved=moved)
+        if step and self.config.evidence.candidates:
+            path = self.kept.candidate(step)
+            path.parent.mkdir(exist_ok=True)
+            self.result.write(path, step)
+        self.kept.add(step, measured)
+        self.kept.prune()
+        self.kept.seconds["losses"] += round(measured_at - began, 4)
+        self.kept.seconds["candidates"] += round(time.perf_counter() - measured_at, 4)
+        chosen = self.kept.choice()
+        data = {**measured.model_dump(mode="json"), "chosen": chosen.step if chosen else None}
+        said = ", ".join(f"{name} {loss.mean:.4f}" for name, loss in losses.items())
+        events = [TrainEvent(kind="measured", step=step, total=total, message=f"loss {said}", data=data)]
+        if (held_out := losses.get("held_out")) is not None:
+            message = f"held-out loss {held_out.mean:.4f}"
+            shown = {"loss": held_out.mean}
+            events.insert(0, TrainEvent(kind="held_out", step=step, total=total, message=message, data=shown))
+        return events
 
     def _draw(self, step: int) -> TrainEvent:
         run = self.config.run
@@ -62,5 +110,7 @@ class Looks:
         except Exception as error:  # Nothing that goes wrong with a picture may end the run.
             message = f"preview failed ({type(error).__name__}: {error})"
             return TrainEvent(kind="warning", step=step, total=run.steps, message=message)
+        files, prompts, seeds = (tuple(data[name]) for name in ("files", "prompts", "seeds"))
+        self.kept.add(step, preview=Seen(step=step, files=files, prompts=prompts, seeds=seeds))
         message = f"preview of {len(data['files'])} pictures"
         return TrainEvent(kind="preview", step=step, total=run.steps, message=message, data=data)

@@ -20,6 +20,8 @@ from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 from trainers.events import Kind, TrainEvent
+from trainers.evidence.candidates import Kept
+from trainers.evidence.concluding import Conclusion, take
 from trainers.inversion import freeze, phase
 from trainers.learning import (
     Captions,
@@ -41,9 +43,9 @@ from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
 from trainers.prior import cache_folder
 from trainers.processes import joined
-from trainers.results import not_finite, write_result
+from trainers.results import Result, not_finite
 from trainers.room import check_room, pausing_when_full
-from trainers.run_folder import CHECKPOINTS, open_run
+from trainers.run_folder import ADAPTER_NAME, CHECKPOINTS, open_run
 from trainers.state import RunState
 from trainers.stepping import Readings, Stepper
 from trainers.tuning import injected
@@ -63,7 +65,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
     run, total, began = config.run, config.run.steps, time.monotonic()
     caches = cache_folder(run.cache)
 
-    def event(kind: Kind, step: int, message: str, **data: Any) -> TrainEvent:
+    def event(kind: Kind, step: int, message: str, /, **data: Any) -> TrainEvent:
         return TrainEvent(kind=kind, step=step, total=total, message=message, data=data)
 
     def warnings(step: int, *notes: str) -> Iterator[TrainEvent]:
@@ -108,10 +110,11 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         # ── The method goes into the base
         calls = forwards(base, levels, config, prepared)
         quick = "layers" not in run.without
-        injection = held.enter_context(
+        taught = held.enter_context(ExitStack())
+        injection = taught.enter_context(
             injected(base, config.adapter, run.seed, word=config.data.trigger, forwards=calls, quick=quick)
         )
-        recomputed = held.enter_context(computing(base, chosen, injection, prepared, levels, processes))
+        recomputed = taught.enter_context(computing(base, chosen, injection, prepared, levels, processes))
         groups = injection.groups(config.optimizer, base_rate_scale(base))
         optimizer = build_optimizer(groups, config.optimizer)
         averages = Averages(injection.parameters, optimizer, config.optimizer)
@@ -119,8 +122,10 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         encode = PromptEncoder(base, injection.text_is_trained, prepared.folder)
         of_base = config.objective.prior_target == "base"
         captions = Captions(injection, encode, PromptEncoder(base, trained=False), of_base)
-        looks = Looks(base, config, prepared, injection, averages, encode)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
+        kept = Kept(folder, config.evidence)
+        result = Result(injection, config, dataset, base_sha256, rates)
+        looks = Looks(base, config, prepared, injection, averages, encode, kept, result)
         peak = memory.Peak(base.device)
 
         # ── What is minimised
@@ -147,12 +152,13 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             yield event("stage", state.step, f"going on from step {state.step}", stage="resume")
         processes.copy_from_main(list(injection.parameters.values()))
         committed = state.step
-        if state.step == 0 and processes.main:
-            yield from looks.due(0)
+        if processes.main:
+            kept.read(state.step)
+            yield from looks.due(0) if state.step == 0 else ()
 
         # ── Learn
         try:
-            while state.step < total:
+            while state.step < total and not looks.ended(state.step, processes):
                 now = phase(state.step, total, words_alone(config.adapter))
                 averages.hold(freeze(injection.parameters, now))
                 stepper.rates(rates_now(rates, now, config))
@@ -168,6 +174,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 state.step += 1
                 readings.add(state.step, found, norm, stepper.step_size)
                 told = readings.due(state.step)
+                looks.note(told)
                 if told and not told[-1].finite:
                     raise StudioError(not_finite(injection, config, told[-1].step, committed, processes))
                 if not precision.skipped:
@@ -193,10 +200,13 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 state.save(folder / CHECKPOINTS, keep=run.keep_checkpoints)
             raise
 
-        # ── The adapter
+        # ── The adapter of the step that is recommended, and what it has learned
         if processes.main:
             with averages.applied():
-                written = write_result(injection, config, dataset, base_sha256, rates)
+                written = result.write(folder / ADAPTER_NAME, state.step)
+            taught.close()
+            written, choice = take(kept, written, state.step)
+            yield from Conclusion(base, config, dataset, kept, base_sha256).conclude(choice, written["step"])
             written |= {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}
-            said = f"adapter {config.adapter_name!r} learned in {total} steps"
-            yield event("done", total, said, steps=total, **written)
+            said = f"adapter {config.adapter_name!r} learned in {state.step} steps"
+            yield event("done", state.step, said, steps=state.step, **written)

@@ -18,7 +18,7 @@ from trainers.config import DataConfig, TrainConfig
 from trainers.dataset import Dataset, Frame, Item, frame_notes, frames
 from trainers.doctor import examine
 from trainers.events import TrainEvent
-from trainers.evidence.held_out import HeldOut, hold_out
+from trainers.evidence.sets import Fixed, fix_sets
 from trainers.known import Known, keep_hashes
 from trainers.objective import Levels, predict
 from trainers.prior import cache_folder, class_frames, joined_sha256, read_class_pictures
@@ -37,12 +37,13 @@ _SAID_BEFORE = ("missing_trigger", "too_small")
 class Prepared:
     """What a run learns from.
 
-    folder: of the caches. streams: by number. captions: all that can be asked for.
+    folder: of the caches. streams: by number. fixed: what is measured on. captions: all that can be asked
+    for.
     """
 
     folder: Path
     streams: tuple[Stream, ...]
-    held_out: HeldOut | None
+    fixed: Fixed
     captions: tuple[str, ...]
 
 
@@ -107,14 +108,11 @@ def prepare(base: Base, config: TrainConfig, cuts: Cuts) -> Generator[TrainEvent
         prior = yield from encode_frames(base, known, folder, total=run.steps)
         size = data.prior_batch_size or run.batch_size
         streams.append(Stream.of("prior", prior, size, data.prior_weight, 2 * run.seed + 1))
-    held_out = None
-    if cuts.held_out:
-        held_out = hold_out(base, (yield from encode_frames(base, cuts.held_out, folder, **encoding)))
-    captions = [caption for stream in streams for caption in stream.cache.captions]
-    captions += [] if held_out is None else [c for batch in held_out.batches for c in batch.captions]
+    fixed = yield from fix_sets(base, config, cuts.learn, cuts.held_out, folder, **encoding)
+    captions = [caption for stream in streams for caption in stream.cache.captions] + fixed.captions
     captions += [""] if data.caption_dropout else []
     unique = tuple(dict.fromkeys(captions))
-    return Prepared(folder, tuple(streams), held_out, unique)
+    return Prepared(folder, tuple(streams), fixed, unique)
 
 
 def doctor_notes(base: Base, config: TrainConfig, dataset: Dataset | None = None) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,38 @@ from pipelines.formats.table import FORMATS
 from pipelines.formats.writing import unholdable
 from trainers.config import TrainConfig
 from trainers.dataset import Dataset
+from trainers.evidence.record import Onset
 from trainers.processes import Processes
-from trainers.run_folder import ADAPTER_NAME, LAST_FINITE
+from trainers.run_folder import LAST_FINITE
 from trainers.tuning import Injection
 
 FORMS = ("kohya", "lycoris", "pigment")
 """Forms of a run's own file; the sooner, the more tools read it."""
 
 
-def write_result(
-    injection: Injection, config: TrainConfig, dataset: Dataset, base_sha256: str, rates: Sequence[float]
-) -> dict[str, Any]:
-    """Write the adapter, in the form that most tools read of those that hold it; return what is said of it.
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Writes what an injection knows as an adapter file, in the form that most tools read of those that hold
+    it. rates: the learning rates that the config came to."""
 
-    rates: the learning rates that the config came to.
-    """
-    metadata = {
-        "training": json.dumps(config.public(), ensure_ascii=False, sort_keys=True),
-        "learning_rates": json.dumps(sorted(set(rates))),
-        "base_sha256": base_sha256,
-        "pictures": str(len(dataset.learn)),
-    }
-    adapter = injection.collect(config.adapter_name, (config.data.trigger,), metadata)
-    sha256, form = write_smallest(adapter, config.run.output / ADAPTER_NAME)
-    return {"adapter": ADAPTER_NAME, "sha256": sha256, "rank": adapter.rank, "format": form}
+    injection: Injection
+    config: TrainConfig
+    dataset: Dataset
+    base_sha256: str
+    rates: Sequence[float]
+
+    def write(self, path: Path, step: int) -> dict[str, Any]:
+        """Write the adapter of this moment, `step`; return what is said of it."""
+        metadata = {
+            "training": json.dumps(self.config.public(), ensure_ascii=False, sort_keys=True),
+            "learning_rates": json.dumps(sorted(set(self.rates))),
+            "base_sha256": self.base_sha256,
+            "pictures": str(len(self.dataset.learn)),
+            "steps": str(step),
+        }
+        adapter = self.injection.collect(self.config.adapter_name, (self.config.data.trigger,), metadata)
+        sha256, form = write_smallest(adapter, path)
+        return {"adapter": path.name, "sha256": sha256, "rank": adapter.rank, "format": form}
 
 
 def write_smallest(adapter: Adapter, path: Path) -> tuple[str, str]:
@@ -57,11 +66,17 @@ def write_smallest(adapter: Adapter, path: Path) -> tuple[str, str]:
 
 
 def not_finite(
-    injection: Injection, config: TrainConfig, step: int, committed: int, processes: Processes
+    injection: Injection,
+    config: TrainConfig,
+    step: int,
+    committed: int,
+    processes: Processes,
+    onset: Onset | None = None,
 ) -> str:
     """Keep the adapter as it was before a step whose loss is no number; say what there is and what to do.
 
-    The step hasn't been taken. committed: the step of the last checkpoint, 0 where there is none.
+    The step hasn't been taken. committed: the step of the last checkpoint, 0 where there is none. onset:
+    where it began, see `trainers.evidence.onset`.
     """
     kept = [f"the checkpoint at step {committed}"] if committed else []
     sound = all(bool(value.isfinite().all()) for value in injection.parameters.values())
@@ -70,4 +85,5 @@ def not_finite(
         write_smallest(adapter, config.run.output / LAST_FINITE)
         kept.append(f"the adapter of step {step - 1} as {LAST_FINITE}")
     said = f"kept: {' and '.join(kept)}" if kept else "nothing was saved"
-    return f"loss isn't finite at step {step} ({said}); lower optimizer.learning_rate and start afresh"
+    began = f", first in {onset.where} ({onset.phase})" if onset is not None else ""
+    return f"loss isn't finite at step {step} ({said}){began}; lower optimizer.learning_rate and start afresh"

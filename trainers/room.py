@@ -14,8 +14,11 @@ from trainers.config import TrainConfig
 SLACK_BYTES = 200_000_000
 """What a run wants beside what can be counted."""
 
-# fp32: a number that learns, AdamW's two averages of it, and its own average where one is kept.
-_CHECKPOINT, _AVERAGE, _ADAPTER = 12, 4, 4
+CANDIDATE_BYTES = 4 * 2**30
+"""What all candidates of a run may take; fewer are kept where one is large, but two."""
+
+# fp32: a number that learns, AdamW's two averages of it, its own average where one is kept; fp16: candidates.
+_CHECKPOINT, _AVERAGE, _ADAPTER, _CANDIDATE = 12, 4, 4, 2
 # A PNG is at most its pixels and a little.
 _PIXEL = 3.1
 _PREVIEW_PROMPTS = 2
@@ -25,11 +28,15 @@ def run_bytes(config: TrainConfig, resolution: int, numbers: int) -> int:
     """Bytes that a run leaves in its folder at most.
 
     resolution: side of previews in pixels where the config doesn't say. numbers: that learn; 0 leaves out
-    checkpoints and the adapter. One checkpoint more than are kept is there while it is written.
+    checkpoints, candidates and the adapter. One checkpoint more than are kept is there while it is written.
     """
     run = config.run
     each = _CHECKPOINT + (_AVERAGE if config.optimizer.ema_decay else 0)
     state = numbers * (each * (run.keep_checkpoints + 1) + _ADAPTER)
+    if run.evaluate_every:
+        measured = 1 + run.steps // run.evaluate_every
+        most = max(2, CANDIDATE_BYTES // max(1, numbers * _CANDIDATE))
+        state += numbers * _CANDIDATE * min(config.evidence.candidates, measured, most)
     looks = 2 + run.steps // run.preview_every if run.preview_every else 0
     prompts = (len(run.preview_prompts) or _PREVIEW_PROMPTS) * (len(run.preview_seeds) or 1)
     pixels = (run.preview_width or resolution) * (run.preview_height or resolution)

@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, and whether a run may go on there.
 
-config.json, events.jsonl (written by whoever reads the events), checkpoints/, previews/ and at the end
-adapter.safetensors.
+config.json, events.jsonl (written by whoever reads the events), checkpoints/, previews/, evidence/,
+candidates/ and at the end adapter.safetensors, evidence.json, evidence.png, report.html and bundle/.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pipelines.errors import ConfigError, StudioError
 from pipelines.files import write_atomic
 from trainers.config import TrainConfig
 from trainers.events import LOG_NAME
+from trainers.evidence.record import CANDIDATES, EVIDENCE, PICTURE_NAME, RECORD_NAME, REPORT_NAME
 from trainers.room import check_room
 from trainers.settings import EvidenceConfig, RunConfig
 
@@ -25,6 +26,7 @@ CHOICES_NAME = "choices.json"
 CHECKPOINTS = "checkpoints"
 PREVIEWS = "previews"
 TENSORBOARD = "tensorboard"
+BUNDLE = "bundle"
 
 # What doesn't change the result, or only moves it to another place or machine.
 _FREE_TO_CHANGE = {
@@ -70,9 +72,10 @@ def open_run(config: TrainConfig, resume: bool, resolution: int = 512, *, writes
 
 def clear(folder: Path) -> None:
     """Remove what a run writes from its folder, and nothing else."""
-    for name in (CONFIG_NAME, CHOICES_NAME, LOG_NAME, ADAPTER_NAME, LAST_FINITE):
+    for name in (CONFIG_NAME, CHOICES_NAME, LOG_NAME, ADAPTER_NAME, LAST_FINITE, RECORD_NAME, PICTURE_NAME,
+                 REPORT_NAME):  # fmt: skip
         (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, PREVIEWS, TENSORBOARD):
+    for name in (CHECKPOINTS, PREVIEWS, TENSORBOARD, EVIDENCE, CANDIDATES, BUNDLE):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

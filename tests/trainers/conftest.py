@@ -54,6 +54,8 @@ def make_config(tmp_path: Path, tiny_folder: Path, pictures: Path) -> Callable[.
             "checkpoint_every": 2,
             "preview_every": 0,
             "evaluate_every": 2,
+            "class_samples": 0,
+            "samples": 0,
             "threads": 1,
             "device": "cpu",
         }

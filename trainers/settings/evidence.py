@@ -33,6 +33,12 @@ class EvidenceConfig(Section):
         description="Measurements without a better step before the run is ended.",
         json_schema_extra=about("advanced", "measurements"),
     )  # fmt: skip
+    class_samples: int = Field(
+        default=4, ge=0, le=256, title="Class pictures measured on",
+        description="Pictures that the base draws of the class and of other things, never learned from, by "
+        "which is measured what it forgets; 0: none.",
+        json_schema_extra=about("advanced", "pictures"),
+    )  # fmt: skip
     samples: int = Field(
         default=2, ge=0, le=64, title="Pictures per prompt",
         description="Drawn at the end with each evidence prompt, to be measured; 0: none.",
