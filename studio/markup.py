@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 # Gradio renders HTML values through Handlebars and JavaScript templates; so its marks are escaped as well.
@@ -70,68 +68,4 @@ def progress(fraction: float | None, label: str) -> str:
     return (
         f'<div class="pg-bar" role="progressbar" aria-valuenow="{percent:.0f}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-label="{text(label)}"><i style="width:{percent:.1f}%"></i></div>'
-    )
-
-
-def smooth(points: Sequence[tuple[int, float]], keep: int = 160) -> list[tuple[int, float]]:
-    """At most `keep` points: means over equal spans of steps."""
-    if len(points) <= keep:
-        return list(points)
-    out = []
-    for index in range(keep):
-        span = points[index * len(points) // keep : (index + 1) * len(points) // keep]
-        out.append((span[len(span) // 2][0], sum(value for _, value in span) / len(span)))
-    return out
-
-
-def _running_mean(points: Sequence[tuple[int, float]], weight: float = 0.9) -> list[tuple[int, float]]:
-    """Exponential mean, corrected for its start."""
-    mean, total, out = 0.0, 0.0, []
-    for step, value in points:
-        mean, total = weight * mean + (1 - weight) * value, weight * total + (1 - weight)
-        out.append((step, mean / total))
-    return out
-
-
-def loss_chart(losses: Mapping[int, float], held_out: Mapping[int, float], total: int) -> str:
-    """An SVG chart of the training loss (faint) with its running mean, and the held-out loss (points)."""
-    raw = smooth([(step, value) for step, value in sorted(losses.items()) if math.isfinite(value)])
-    tested = [(step, value) for step, value in sorted(held_out.items()) if math.isfinite(value)]
-    if len(raw) < 2:
-        return ""
-    mean = _running_mean(raw)
-    values = [value for _, value in [*mean, *tested]]
-    low, high = min(values), max(values)
-    pad = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
-    low, high = low - pad, high + pad
-    width, height, left = 600, 190, 56
-    last = max(total, raw[-1][0], 1)
-
-    def place(points: Sequence[tuple[int, float]]) -> str:
-        return " ".join(
-            f"{left + (width - left - 8) * step / last:.1f},"
-            f"{8 + (height - 36) * (1 - min(1.0, max(0.0, (value - low) / (high - low)))):.1f}"
-            for step, value in points
-        )
-
-    ticks = "".join(
-        f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y:.0f}" y2="{y:.0f}"/>'
-        f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">'
-        f"{high - (high - low) * (y - 8) / (height - 36):.3g}</text>"
-        for y in (8, 8 + (height - 36) / 2, height - 28)
-    )
-    spots = "".join(
-        '<circle class="held" cx="{}" cy="{}" r="3.5"/>'.format(*place([point]).split(","))
-        for point in tested
-    )
-    legend = '<span class="key train"></span>training' + (
-        '<span class="key held"></span>held-out pictures' if tested else ""
-    )
-    return (
-        f'<figure class="pg-chart"><figcaption>Loss {legend}</figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="loss over steps">{ticks}'
-        f'<text x="{left}" y="{height - 8}">0</text><text x="{width - 8}" y="{height - 8}" text-anchor="end">'
-        f'{last} steps</text><polyline class="raw" points="{place(raw)}"/>'
-        f'<polyline class="mean" points="{place(mean)}"/>'
-        f'<polyline class="held" points="{place(tested)}"/>{spots}</svg></figure>'
     )

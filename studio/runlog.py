@@ -27,6 +27,9 @@ class RunLog:
     Attributes:
         losses, held_out: (step, loss) in order of steps. What a resumed run does again replaces what was.
             Of long runs `losses` holds some, evenly.
+        measured: by step the fixed losses by set (`trainers.evidence.record.SETS`). chosen: the step that was
+            recommended when the last of them was measured, 0 while none is.
+        taken: the step that its adapter is of, 0 until there is one.
         previews: picture files by step. prompts: what they show. checkpoints: steps.
         stage: the present stage in words. done, of: how far that is, where it counts something, else 0.
         step, total: progress; total 0 while unknown. memory: bytes at most, as the trainer counts them.
@@ -36,6 +39,9 @@ class RunLog:
     path: Path
     losses: dict[int, float] = field(default_factory=dict)
     held_out: dict[int, float] = field(default_factory=dict)
+    measured: dict[int, dict[str, float]] = field(default_factory=dict)
+    chosen: int = 0
+    taken: int = 0
     previews: dict[int, list[str]] = field(default_factory=dict)
     checkpoints: list[int] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
@@ -67,8 +73,8 @@ class RunLog:
     def snapshot(self) -> RunLog:
         """What is known now, which stays while another thread reads on."""
         return replace(
-            self, losses=dict(self.losses), held_out=dict(self.held_out), previews=dict(self.previews),
-            checkpoints=[*self.checkpoints], _times=self._times.copy(),
+            self, losses=dict(self.losses), held_out=dict(self.held_out), measured=dict(self.measured),
+            previews=dict(self.previews), checkpoints=[*self.checkpoints], _times=self._times.copy(),
         )  # fmt: skip
 
     def _read(self, log: Any, end: int) -> None:
@@ -105,17 +111,23 @@ class RunLog:
             self._step(step, data, moment)
         elif kind == "held_out" and isinstance(data.get("loss"), int | float):
             self.held_out[step] = float(data["loss"])
+        elif kind == "measured":
+            self.measured[step] = _means(data.get("losses"))
+            self.chosen = int(data.get("chosen") or 0)
         elif kind == "preview":
             self.previews[step] = [str(file) for file in data.get("files") or ()]
             self.prompts = [str(prompt) for prompt in data.get("prompts") or self.prompts]
         elif kind == "checkpoint":
             self.checkpoints.append(step)
+        elif kind == "done":
+            self.taken = int(data.get("step") or step)
         elif kind == "warning" and (said := str(event.get("message") or "")) not in self.warnings:
             self.warnings = [*self.warnings, said][-_WARNINGS:]
 
     def _step(self, step: int, data: dict[str, Any], moment: float) -> None:
         if step <= self.step:  # resumed: from here on everything is done again
-            for known in (self.losses, self.held_out, self.previews):
+            self.chosen = self.chosen if self.chosen < step else 0
+            for known in (self.losses, self.held_out, self.measured, self.previews):
                 for later in [one for one in known if one >= step]:
                     del known[later]
             self.checkpoints = [one for one in self.checkpoints if one < step]
@@ -157,6 +169,14 @@ class RunLog:
         rate = self.rate
         done, of = (self.done, self.of) if self.of else (self.step, self.total)
         return max(0.0, (of - done) / rate) if rate and of else None
+
+
+def _means(losses: Any) -> dict[str, float]:
+    """The mean of each set, as far as it is a number."""
+    if not isinstance(losses, dict):
+        return {}
+    found = {name: one.get("mean") for name, one in losses.items() if isinstance(one, dict)}
+    return {str(name): float(mean) for name, mean in found.items() if isinstance(mean, int | float)}
 
 
 LEARNING = "Learning"

@@ -1,17 +1,27 @@
-"""What came out of a training, in words: the step to take by the held-out loss, and a pair to look at."""
+"""What came out of a training, in words: the step to take, what is the matter with it, and a pair to look at.
+
+What was measured stands in a run's record (`trainers.evidence.record`); of a run that ended before there was
+one, the log tells. Runs of an older Pigment are judged by the held-out loss alone.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from pipelines.errors import StudioError
+from studio import markup
 from studio.jobs import Job
 from studio.runlog import RunLog
+from trainers.evidence.choice import choose
+from trainers.evidence.record import CANDIDATES, RECORD_NAME, Loss, Measured, Record, read_record
 
 ALIKE = 0.01
 """Losses that differ by less than this share are the same: another noise would change their order."""
 _FOLDER = re.compile(r"step-(\d{6,})")
+_FILE = re.compile(r"step-(\d{6,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class Verdict:
         words: why, with the numbers.
         before, after: addresses of pictures of one prompt and seed, by the base and at `step` (or the
             preview next to it); empty where there are none. prompt: theirs.
+        record: what is known of the run; None where nothing was written down.
+        trouble: why a record that is there can't be read.
     """
 
     step: int
@@ -30,22 +42,45 @@ class Verdict:
     before: str = ""
     after: str = ""
     prompt: str = ""
+    record: Record | None = None
+    trouble: str = ""
 
 
 def verdict(log: RunLog, job: Job) -> Verdict:
-    """Judge a run by its log and by what its folder holds."""
-    kept = kept_steps(log.path.parent, log.total if job.state == "done" else 0)
+    """Judge a run by its record, or else by its log and by what its folder holds."""
+    folder, trouble, record = log.path.parent, "", None
+    try:
+        record = known(folder)
+    except StudioError as error:
+        trouble = str(error)
+    kept = kept_steps(folder, log.taken or (log.total if job.state == "done" else 0))
     if not kept:
-        return Verdict(0, "Nothing has been kept of it yet.")
-    step, words = _chosen(log.held_out, kept, done=job.state == "done")
-    if job.state != "done":
+        return Verdict(0, "Nothing has been kept of it yet.", record=record, trouble=trouble)
+    step, words = _recommended(log, record, kept, done=job.state == "done")
+    if job.state != "done" and not (record and record.verdict):
         words = f"It ended early, at step {max(log.step, kept[-1])} of {log.total}. {words}"
-    before, after, prompt = _pair(log, job.id, step)
-    return Verdict(step, words, before, after, prompt)
+    return Verdict(step, words, *_pair(log, record, job.id, step), record=record, trouble=trouble)
+
+
+def known(folder: Path) -> Record | None:
+    """The record in a run's folder; None where there is none. Raises: StudioError where it can't be read."""
+    try:
+        found = (folder / RECORD_NAME).stat()
+    except OSError:
+        return None
+    return _read(folder, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=32)
+def _read(folder: Path, changed: int, size: int) -> Record | None:
+    return read_record(folder)
 
 
 def kept_steps(folder: Path, last: int) -> list[int]:
-    """The steps of which a run's folder holds a checkpoint or, of the `last` one, the adapter; in order."""
+    """The steps of which a run's folder holds an adapter or a checkpoint, in order.
+
+    last: the step that adapter.safetensors is of, 0 while there is none.
+    """
     found = {
         int(match[1])
         for path in (folder / "checkpoints").glob("step-*/MANIFEST.json")
@@ -53,7 +88,30 @@ def kept_steps(folder: Path, last: int) -> list[int]:
     }
     if last and (folder / "adapter.safetensors").is_file():
         found.add(last)
-    return sorted(found)
+    return sorted(found | candidates(folder).keys())
+
+
+def candidates(folder: Path) -> dict[int, Path]:
+    """The adapters of measured steps that a run's folder holds, by step."""
+    return {
+        int(match[1]): path
+        for path in (folder / CANDIDATES).glob("step-*.safetensors")
+        if (match := _FILE.fullmatch(path.name))
+    }
+
+
+def _recommended(log: RunLog, record: Record | None, kept: list[int], *, done: bool) -> tuple[int, str]:
+    """The step to take, and why."""
+    if record is not None and record.choice is not None and record.choice.step in kept:
+        return record.choice.step, record.choice.reason
+    if log.measured:
+        measured = tuple(
+            Measured(step=step, losses={name: Loss(mean=mean) for name, mean in means.items()})
+            for step, means in sorted(log.measured.items())
+        )
+        if (choice := choose(Record(measured=measured), kept)) is not None:
+            return choice.step, choice.reason
+    return _chosen(log.held_out, kept, done=done)
 
 
 def _chosen(held_out: dict[int, float], kept: list[int], *, done: bool) -> tuple[int, str]:
@@ -97,12 +155,18 @@ def _said(loss: float) -> str:
     return f"{loss:.4f}"
 
 
-def _pair(log: RunLog, job_id: str, step: int) -> tuple[str, str, str]:
-    """Addresses of a preview's first picture by the base and near a step, and its prompt."""
+def _pair(log: RunLog, record: Record | None, job_id: str, step: int) -> tuple[str, str, str]:
+    """Addresses of a picture by the base and near a step, and its prompt: a preview of that very step, else
+    what was drawn of it, else the preview next to it."""
     shown = {one: files[0] for one, files in sorted(log.previews.items()) if files}
     later = [one for one in shown if one > 0]
+    drawn = record and record.drawn, record and record.base
+    if step not in shown and drawn[0] and drawn[1] and drawn[0].files and drawn[1].files:
+        names = [PurePosixPath(one.files[0]).name for one in (drawn[1], drawn[0])]
+        before, after = (markup.url("evidence", job_id, name) for name in names)
+        return before, after, drawn[0].prompts[0] if drawn[0].prompts else ""
     if 0 not in shown or not later:
         return "", "", ""
     nearest = min(later, key=lambda one: (abs(one - step), one))
-    address = [f"files/preview/{job_id}/{PurePosixPath(shown[one]).name}" for one in (0, nearest)]
-    return address[0], address[1], log.prompts[0] if log.prompts else ""
+    before, after = (markup.url("preview", job_id, PurePosixPath(shown[one]).name) for one in (0, nearest))
+    return before, after, log.prompts[0] if log.prompts else ""

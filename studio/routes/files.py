@@ -15,6 +15,7 @@ from studio.exporting import exported
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 _COVER = re.compile(r"[0-9a-f]{12}")
+_TAUGHT = re.compile(r"[0-9]{3,6}\.[a-z]{3,4}")
 _PREVIEW = re.compile(r"[A-Za-z0-9_-]{1,80}\.png")
 
 
@@ -40,6 +41,22 @@ def add(app: FastAPI, context: Context) -> None:
     @app.get("/files/preview/{job_id}/{name}")
     def preview(job_id: str, name: str) -> FileResponse:
         return send(workspace.folder("runs", checked(job_id), "previews", checked(name, _PREVIEW)))
+
+    @app.get("/files/evidence/{job_id}/{name}")
+    def evidence(job_id: str, name: str) -> FileResponse:
+        return send(workspace.folder("runs", checked(job_id), "evidence", checked(name, _PREVIEW)))
+
+    @app.get("/files/taught/{job_id}/{name}")
+    def taught(job_id: str, name: str) -> FileResponse:
+        """A picture that a run has learned from, by the file that it was laid out under."""
+        try:
+            told = jobs.get(checked(job_id)).config.get("data", {}).get("instance_images", "")
+        except WorkspaceError:
+            raise HTTPException(404) from None
+        folder = checked(
+            Path(str(told)).name
+        )  # of pictures/; another run's where this one was copied from it
+        return send(workspace.folder("pictures", folder, checked(name, _TAUGHT)))
 
     @app.get("/files/example/{set_id}/{number}")
     def example(set_id: str, number: int) -> FileResponse:

@@ -7,15 +7,15 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from studio import markup, teaching
+from studio import charts, markup, teaching
 from studio.context import Context
 from studio.jobs import Job
 from studio.markup import text
 from studio.runlog import RunLog
-from studio.tabs import run_end
+from studio.tabs import run_end, run_found
 from studio.work.job import STATES
 
-PIECES = ("status", "actions", "end", "strip", "chart", "earlier")
+PIECES = ("status", "actions", "end", "found", "strip", "chart", "earlier")
 STRIP_STEPS = 24
 WARNINGS = 3  # the last ones; all stand in the log
 SILENCE = 60  # seconds after which the card says that nothing is heard
@@ -35,13 +35,15 @@ def pieces(context: Context, key: str) -> dict[str, str]:
         status = markup.empty("Nothing taught yet", "Press an example, then “Start teaching”. It grows here.")
         return {**dict.fromkeys(PIECES, ""), "status": status}
     log = context.run_log(job)
-    end = run_end.end(context, job, log)
+    end = run_end.end(context, job, log, newest)
+    chosen = log.chosen if job.active else end.step
     return {
         "status": _status(context, job, log),
         "actions": _actions(job),
         "end": end.html,
-        "strip": _strip(job, log, end.step),
-        "chart": _chart(job, log),
+        "found": "" if job.active else run_found.found(context, job, end.record),
+        "strip": _strip(job, log, chosen),
+        "chart": _chart(job, log, chosen),
         "earlier": _earlier(job, newest),
     }
 
@@ -86,6 +88,8 @@ def _running(job: Job, log: RunLog, total: int) -> str:
         figures.append(f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
     if left is not None:
         figures.append(f"<b>{markup.duration(left)} left</b>")
+    if log.chosen:
+        figures.append(f"best so far: step {log.chosen}")
     figures.append(_memory(job, log))
     if job.heartbeat and time.time() - job.heartbeat > SILENCE:
         figures.append("no sign of life for a minute")
@@ -144,11 +148,13 @@ def _strip(job: Job, log: RunLog, chosen: int) -> str:
     steps = sorted(log.previews)[-STRIP_STEPS:]
     if not steps:
         return ""
+    later = [step for step in steps if step]
+    marked = min(later, key=lambda step: (abs(step - chosen), step)) if chosen and later else 0
     rows = []
     for index in range(max(len(log.previews[step]) for step in steps)):
         label = log.prompts[index] if index < len(log.prompts) else ""
         figures = "".join(
-            _preview(job, step, log.previews[step][index], label, chosen)
+            _preview(job, step, log.previews[step][index], label, step == marked)
             for step in steps
             if index < len(log.previews[step])
         )
@@ -159,17 +165,21 @@ def _strip(job: Job, log: RunLog, chosen: int) -> str:
     return f'<div class="pg-card pgt-strips">{"".join(rows)}</div>'
 
 
-def _preview(job: Job, step: int, file: str, label: str, chosen: int) -> str:
+def _preview(job: Job, step: int, file: str, label: str, chosen: bool) -> str:
+    """chosen: whether it is the one at the step that is recommended, or next to it."""
     address = markup.url("preview", job.id, PurePosixPath(file).name)
     when = f"step {step}" if step else "before"
     picture = f'<img src="{address}" alt="{text(label)}, {when}" loading="lazy">'
-    style = ' class="chosen"' if step and step == chosen else ""
+    style = ' class="chosen"' if step and chosen else ""
     return f"<figure{style}>{picture}<figcaption>{when}</figcaption></figure>"
 
 
-def _chart(job: Job, log: RunLog) -> str:
-    chart = markup.loss_chart(log.losses, log.held_out, log.total or job.total)
-    return f'<div class="pg-card">{chart}</div>' if chart else ""
+def _chart(job: Job, log: RunLog, chosen: int) -> str:
+    total = log.total or job.total
+    measured = charts.measured_chart(log.measured, chosen, total)
+    # Where sets were measured the held-out pictures are one of them.
+    learned = charts.loss_chart(log.losses, {} if measured else log.held_out, total)
+    return f'<div class="pg-card">{measured}{learned}</div>' if measured or learned else ""
 
 
 def _earlier(job: Job, newest: Sequence[Job]) -> str:

@@ -27,6 +27,12 @@ _CHANGED = """(shown) => {
   return {part: 'run_log', key: shown?.key || ''};
 }"""
 """A run goes on: its log follows it, and on narrow pages it stays above the form, also when it ends."""
+_REFILLED = """() => {
+  const start = document.getElementById('start');
+  start?.scrollIntoView({behavior: 'smooth', block: 'center'});
+  start?.focus({preventScroll: true});
+}"""
+"""The form was filled from a run: what is left is to press start."""
 PRESET_HINTS = {"sketch": "a first look", "standard": "good for most", "thorough": "slow and careful"}
 
 
@@ -43,8 +49,9 @@ def build(context: Context, page: Page) -> None:
             run = widgets.part("run", elem_id="run")
             with gr.Accordion("Log", open=False, elem_id="run-log"):
                 log = widgets.part("run_log", elem_id="run-log-text")
+    wanted = gr.State({})  # the run that the form is to be filled from
     form = Form(context, parts)
-    _listen(page, form)
+    _listen(page, form, wanted)
     started = (
         parts["start"]
         .click(None, js=_busy("add"), **QUIET)
@@ -52,7 +59,8 @@ def build(context: Context, page: Page) -> None:
     )
     started.success(None, js=_STARTED, **QUIET)
     started.then(None, js=_busy("remove"), **QUIET)
-    run.click(toast(acting(context)), None, [run, page.wish, page.tabs], **QUIET)
+    started.success(lambda: gr.HTML("", visible=False), None, parts["again"], **QUIET)
+    run.click(toast(acting(context)), None, [run, page.wish, page.tabs, wanted], **QUIET)
     run.change(None, run, log, js=_CHANGED, **QUIET)
     hint.click(toast(form.dismiss_hint), None, None, **QUIET)
 
@@ -127,10 +135,11 @@ def _how(parts: dict[str, Any]) -> None:
         defaults=defaults, presets=own, preset=f"{PRESET_NAMES[0]} subject",
         preset_paths=sorted(teaching.PRESET_FIELDS),
     )  # fmt: skip
+    parts["again"] = gr.HTML(visible=False, elem_id="again")
     parts["start"] = gr.Button("Start teaching", variant="primary", size="lg", elem_id="start")
 
 
-def _listen(page: Page, form: Form) -> None:
+def _listen(page: Page, form: Form, wanted: gr.State) -> None:
     parts = form.parts
     # What was typed is kept at once; what takes longer to find out follows.
     changes = [
@@ -139,9 +148,12 @@ def _listen(page: Page, form: Form) -> None:
     ]  # fmt: skip
     last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     filled = form.outputs(FILLED)
+    refilled = wanted.change(toast(form.refill), wanted, filled, **BUSY)
+    refilled.success(None, js=_REFILLED, **QUIET)
     for begun in (
         gr.on(changes, toast(form.keep), form.inputs, form.outputs(KEPT), **last),
         page.blocks.load(toast(form.recall), None, filled, **QUIET),
+        refilled,
         parts["sets"].click(toast(form.example), None, filled, **BUSY),
         parts["pictures"].afresh(toast(form.afresh), None, filled, **QUIET),
     ):

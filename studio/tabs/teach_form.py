@@ -9,9 +9,10 @@ from typing import Any
 import gradio as gr
 
 from pipelines.errors import ConfigError
-from studio import looking, teaching
+from studio import again, looking, teaching
 from studio.context import Context
 from studio.datasets import Dataset, Datasets
+from studio.jobs import Job
 from studio.markup import text
 from studio.places import check_ref
 from studio.tabs.dataset import items
@@ -25,7 +26,10 @@ AGAIN = 4  # seconds until the page asks for estimates again, while the device i
 KEPT = ("pictures", "dataset", "advanced", "class_name", "spoken")
 WEIGHED = ("preset", "advanced")
 LOOKED = ("pictures", "findings")
-FILLED = ("pictures", "dataset", "kind", "trigger", "class_name", "preset", "advanced", "spoken", "findings")
+FILLED = (
+    "pictures", "dataset", "kind", "trigger", "class_name", "preset", "advanced", "spoken", "findings",
+    "again",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,15 @@ class Form:
         dataset = self.datasets.from_example(str(event.id))
         name = dataset.name.partition(",")[0].partition(":")[0].strip()
         return self._filled(self.datasets.settings(dataset.id, {"advanced": {"run.name": name}}))
+
+    def refill(self, wish: dict[str, Any]) -> list[Any]:
+        """Fill everything from a run, with what is to be changed; nothing is started."""
+        if not wish:
+            return [gr.skip() for _ in FILLED]
+        job = self.context.jobs.get(str(wish["job"]))
+        found = again.fill(self.context, job, wish["changes"])
+        filled = self._filled(self.datasets.get(found.dataset))
+        return [*filled[:-1], gr.HTML(_refilled(job, found), visible=True)]
 
     def keep(self, values: Values) -> list[Any]:
         """Remember the form; say how the adapter will be called, and ask for a class only where it helps."""
@@ -177,7 +190,7 @@ class Form:
             pictures, {"part": "dataset", "key": lesson.dataset}, {"chosen": kind}, trigger,
             gr.Textbox(class_name, visible=kind == "subject"), {"chosen": preset},
             {"preset": f"{preset} {kind}", "changes": advanced, "error": ""}, _spoken(lesson),
-            gr.HTML("", visible=False),
+            gr.HTML("", visible=False), gr.HTML("", visible=False),
         ]  # fmt: skip
 
 
@@ -193,6 +206,17 @@ def _spoken(lesson: teaching.Lesson) -> str:
         return ""
     said = prompts(lesson.kind, word, " ".join(lesson.class_name.split()))[0]
     return f'<p class="pg-hint">You will call it with “<b>{text(said)}</b>”.</p>'
+
+
+def _refilled(job: Job, found: again.Again) -> str:
+    """Where the form was filled from, and what is another now."""
+    changed = "".join(
+        f"<li>{text(one.label)} <s>{text(one.before)}</s> <b>{text(one.now)}</b></li>"
+        for one in found.changed
+    )
+    notes = "".join(f'<p class="pg-hint">{text(note)}</p>' for note in found.notes)
+    rows = f'<ul class="pgt-changes">{changed}</ul>' if changed else ""
+    return f'<div class="pg-note good" role="status">As the run “{text(job.title)}”{rows}{notes}</div>'
 
 
 def _findings(found: looking.Looked) -> Any:

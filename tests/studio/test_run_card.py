@@ -120,13 +120,14 @@ def test_an_ended_one_is_judged_and_its_steps_can_be_taken(context: Context, job
     assert found.html.count("<pg-compare") == 1
     assert f'before="files/preview/{job.id}/a-00.png"' in found.html
     assert found.html.index('data-step="5"') < found.html.index('data-step="3"')
-    assert "step 5, recommended" in found.html
+    assert ">Take step 5<" in found.html and "<h4>" not in found.html, "nothing was measured"
     assert '<figure class="chosen">' in run_card.pieces(context, job.id)["strip"]
 
 
 def test_a_step_that_is_taken_goes_on_from_its_checkpoint(context: Context, job: Job) -> None:
     keep(context, job, 3, 5)
-    taken = taking.take_step(context, job, 3)
+    taken = taking.take_step(context, job, 3).job
+    assert taken is not None
     config = validate(taken.config)
     assert (config.run.steps, config.run.name) == (3, "zuv, step 3")
     assert config.data.instance_images == validate(job.config).data.instance_images
