@@ -44,13 +44,18 @@ class Span:
         return 1 - (value - self.low) / (self.high - self.low)
 
 
-def span_of(lines: Sequence[Line], *, zero: bool = False) -> Span | None:
-    """The scale that fits lines; None where there is nothing to see. zero: 0 is within it."""
+def span_of(lines: Sequence[Line], *, zero: bool = False, least: float = 0.0) -> Span | None:
+    """The scale that fits lines; None where there is nothing to see.
+
+    zero: 0 is within it. least: how much it spans at least, so that next to nothing doesn't look like much.
+    """
     points = [(step, value) for line in lines for step, value in line.points.items() if math.isfinite(value)]
     if len({step for step, _ in points}) < 2:
         return None
     values = [value for _, value in points] + [0.0] * zero
     low, high = min(values), max(values)
+    missing = max(0.0, least - (high - low)) / 2
+    low, high = low - missing, high + missing
     pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     return Span(max(step for step, _ in points), low - pad, high + pad)
 
@@ -59,8 +64,9 @@ def span_of(lines: Sequence[Line], *, zero: bool = False) -> Span | None:
 class Chart:
     """Lines over steps.
 
-    hint: what is good, in a few words. write: a value as text. mark: the step that was taken, if any.
+    hint: what is good, in a few words. write: a value as text. mark: the step that is recommended, if any.
     span: the scale where several charts share one; None: what fits. zero: a line at 0.
+    least: see `span_of`. wide: over all columns.
     """
 
     title: str
@@ -70,12 +76,13 @@ class Chart:
     mark: int | None = None
     span: Span | None = None
     zero: bool = False
+    least: float = 0.0
     wide: bool = False
 
     def html(self) -> str:
         """The chart as a figure; empty where there is nothing to see."""
         lines = [line for line in self.lines if line.points]
-        span = self.span or span_of(lines, zero=self.zero)
+        span = self.span or span_of(lines, zero=self.zero, least=self.least)
         if span is None or not lines:
             return ""
         named = [line for line in lines if not line.faint]
@@ -139,7 +146,12 @@ class Chart:
         below = "".join(
             f'<span class="x" style="left:{span.x(tick):.2%}">{tick:,.0f}</span>' for tick in steps
         )
-        return beside + below
+        if self.mark is None or self.mark > span.last:
+            return beside + below
+        side = " left" if span.x(self.mark) > 0.8 else ""
+        return (
+            f'{beside}{below}<span class="at{side}" style="left:{span.x(self.mark):.2%}">recommended</span>'
+        )
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -175,7 +187,7 @@ def running_mean(points: Mapping[int, float], weight: float = 0.95) -> dict[int,
 
 def percent(value: float) -> str:
     """A share as a change: "+4%", "−12%", "0%"."""
-    shown = f"{abs(value):.3g}" if abs(value) < 10 else f"{abs(value):.0f}"
+    shown = f"{abs(value):.2g}" if abs(value) < 9.95 else f"{abs(value):.0f}"
     return f"{'+' if value > 0 else '−' if value < 0 else ''}{shown}%"
 
 

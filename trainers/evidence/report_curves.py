@@ -38,12 +38,12 @@ def curves(record: Record) -> str:
         ),
         _bands(record, taken),
         *(
-            Chart(title, seen_lines(record.previews, names), hint, "{:.2f}".format, taken)
+            Chart(title, seen_lines(record.previews, names), hint, "{:.2f}".format, taken, least=0.1)
             for title, hint, names in SEEN
         ),
         Chart("Drift", [Line("prediction", {one.step: one.drift for one in record.measured
                                             if one.drift is not None}, 2)],
-              "how far other things move; lower is better", "{:.2g}".format, taken, zero=True),
+              "how far predictions of other things move; lower is better", "{:.2g}".format, taken, zero=True),
     ]  # fmt: skip
     made = "".join(chart.html() for chart in charts)
     return f'<div class="charts">{made}</div>{_training(record, taken)}' if made else _training(record, taken)
@@ -53,8 +53,8 @@ SEEN: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Likeness", "higher is more alike",
      {"image_similarity": "likeness", "structure_similarity": "structure"}),
     ("Keeps to the prompt", "higher is better", {"prompt_similarity": "prompt"}),
-    ("Variety", "between pictures of one prompt; higher is more", {"diversity": "variety"}),
-    ("Other things drawn", "how far they move; lower is better", {"drift": "drift"}),
+    ("Variety", "between seeds; higher is more", {"diversity": "variety"}),
+    ("Other things", "how far what is drawn of them moves; lower is better", {"drift": "drift"}),
 )  # fmt: skip
 """Charts of what previews are like: title, what is good, fields of `Seen` with their names."""
 

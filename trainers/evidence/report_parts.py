@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from trainers.evidence.ranks import rank_advice
 from trainers.evidence.record import Anatomy, Finding, Memorisation, Pair, Record, Seen
 from trainers.evidence.report_pictures import Pictures
+from trainers.evidence.rules import WELL
 
-WELL = "Nothing found that should be changed."
 COLUMNS = 12  # of a strip
 HERO = 4  # pictures at the top
+NEAREST = 3  # pairs that are shown where none is a copy
 
 
 def section(title: str, body: str, hint: str = "", key: str = "") -> str:
@@ -23,8 +25,12 @@ def verdict(record: Record) -> str:
     """What was found, the most important first, and what to change."""
     if record.verdict:
         return "".join(_finding(one) for one in record.verdict)
-    judged = record.measured or record.previews or record.drawn or record.memorisation
-    return f'<div class="finding well"><h3>All well</h3><p>{escape(WELL)}</p></div>' if judged else ""
+    return f'<div class="finding well"><h3>All well</h3><p>{escape(WELL)}</p></div>' if judged(record) else ""
+
+
+def judged(record: Record) -> bool:
+    """Whether so much was measured that finding nothing says something."""
+    return bool(record.measured or record.drawn or record.memorisation)
 
 
 def _finding(found: Finding) -> str:
@@ -51,18 +57,25 @@ def choice(record: Record) -> str:
     return (
         f'<div class="choice"><p class="big">Step {chosen.step:,}<small> of {chosen.last:,}</small></p>'
         f'<div class="track" aria-hidden="true"><b style="width:{share:.2%}"></b>{dots}</div>'
-        f"<p>{escape(chosen.reason)}</p></div>"
+        f"<p>{escape(chosen.reason)}</p>{_other_step(record)}</div>"
     )
 
 
-def hero(record: Record, pictures: Pictures) -> str:
-    """The largest pictures: what it draws now."""
+def _other_step(record: Record) -> str:
+    """Where another step was asked for than the recommended one."""
+    if record.drawn is None or record.choice is None or record.drawn.step == record.choice.step:
+        return ""
+    return f'<p class="hint after">The adapter is of step {record.drawn.step:,}, as it was asked for.</p>'
+
+
+def hero(record: Record, pictures: Pictures, most: int = HERO) -> str:
+    """The largest pictures: what it draws now; `most` of them."""
     shown = ""
     for seen in (record.drawn, *_nearest_previews(record)):
         if seen is None:
             continue
         order = _one_of_each_prompt(seen)
-        found = [pictures.drawn(seen.files[at], _alt(seen, at)) for at in order[:HERO]]
+        found = [pictures.drawn(seen.files[at], _alt(seen, at)) for at in order[:most]]
         shown = "".join(f"<div>{one}</div>" for one in found if one)
         if shown:
             break
@@ -94,18 +107,21 @@ def _alt(seen: Seen, at: int) -> str:
 
 
 def strips(record: Record, pictures: Pictures) -> str:
-    """Previews over the steps, a row for each prompt, the step that was taken framed."""
-    taken = record.choice.step if record.choice else None
-    columns = few([seen for seen in record.previews if seen.files], taken)
-    if not columns:
-        return ""
-    rows = []
-    for row in range(max(len(seen.files) for seen in columns)):
-        cells = "".join(_cell(seen, row, pictures, taken) for seen in columns)
-        prompt = next((seen.prompts[row] for seen in columns if row < len(seen.prompts)), "")
-        label = f'<p class="prompt">{escape(prompt)}</p>' if prompt else ""
-        rows.append(f'{label}<div class="strip" tabindex="0" role="group" aria-label="Steps">{cells}</div>')
-    return "".join(rows)
+    """Previews over the steps, a row for each prompt, the recommended step framed."""
+    rows = max((len(seen.files) for seen in record.previews), default=0)
+    made = (strip(record, pictures, row) for row in range(rows))
+    return "".join(f'<p class="prompt">{escape(prompt)}</p>{shown}' for prompt, shown in made if shown)
+
+
+def strip(record: Record, pictures: Pictures, row: int) -> tuple[str, str]:
+    """The prompt of a row of previews, and its pictures over the steps; empty where there are none."""
+    recommended = record.choice.step if record.choice else None
+    columns = few([seen for seen in record.previews if row < len(seen.files)], recommended)
+    cells = "".join(_cell(seen, row, pictures, recommended) for seen in columns)
+    prompt = next((seen.prompts[row] for seen in columns if row < len(seen.prompts)), "")
+    if not cells:
+        return prompt, ""
+    return prompt, f'<div class="strip" tabindex="0" role="group" aria-label="Steps">{cells}</div>'
 
 
 def few(seen: Sequence[Seen], taken: int | None, keep: int = COLUMNS) -> list[Seen]:
@@ -119,7 +135,7 @@ def few(seen: Sequence[Seen], taken: int | None, keep: int = COLUMNS) -> list[Se
 
 
 def _cell(seen: Seen, row: int, pictures: Pictures, taken: int | None) -> str:
-    shown = pictures.drawn(seen.files[row], _alt(seen, row), small=True) if row < len(seen.files) else ""
+    shown = pictures.drawn(seen.files[row], _alt(seen, row), small=True)
     if not shown:
         return ""
     when = f"step {seen.step:,}" if seen.step else "before"
@@ -131,7 +147,8 @@ def against_base(record: Record, pictures: Pictures) -> str:
     """What the adapter draws beside what the base draws of the same seed."""
     if record.drawn is None or record.base is None:
         return ""
-    made = []
+    made: list[str] = []
+    count = len(set(record.drawn.prompts)) or len(record.drawn.files)
     for at in _one_of_each_prompt(record.drawn):
         if at >= len(record.base.files):
             continue
@@ -140,7 +157,9 @@ def against_base(record: Record, pictures: Pictures) -> str:
         if before and after:
             said = record.drawn.prompts[at] if at < len(record.drawn.prompts) else ""
             made.append(_two(before, "base", after, "taught", said))
-    return f'<div class="pairs">{"".join(made)}</div>' if made else ""
+    first, more = made[:count], made[count:]
+    folded = f'<details><summary>More seeds</summary><div class="pairs">{"".join(more)}</div></details>'
+    return f'<div class="pairs">{"".join(first)}</div>{folded if more else ""}' if made else ""
 
 
 def _two(left: str, left_name: str, right: str, right_name: str, said: str, style: str = "") -> str:
@@ -186,11 +205,13 @@ def memorisation(found: Memorisation | None, pictures: Pictures) -> str:
         if count
         else "No drawn picture is a copy"
     )
-    made = "".join(_nearest(pair, pictures) for pair in found.pairs[: COLUMNS // 2])
+    copies = [pair for pair in found.pairs if pair.flagged][:COLUMNS]
+    shown = copies + [pair for pair in found.pairs if not pair.flagged][: 0 if copies else NEAREST]
+    made = "".join(_nearest(pair, pictures) for pair in shown)
     mark = "problem" if count else "well"
     return (
         f'<p class="said {mark}">{escape(words)}</p><div class="pairs">{made}</div>'
-        f'<p class="hint">{escape(found.calibrated)}</p>'
+        f'<p class="hint after">{escape(found.calibrated)}</p>'
     )
 
 
@@ -214,19 +235,19 @@ def anatomy(found: Anatomy | None) -> str:
     rows = "".join(
         f"<tr><th scope=row>{escape(block.name)}</th><td><i class=bar "
         f'style="width:{max(0.0, block.share / most):.1%}"></i></td><td>{block.share:.0%}</td>'
-        f"<td>{_used(block.rank)}</td>"
-        f"<td>{f'{block.dead} of {block.modules} dead' if block.dead else ''}</td></tr>"
+        f"<td>{_used(block.rank)}{f' · {block.dead} of {block.modules} dead' if block.dead else ''}</td></tr>"
         for block in found.blocks
     )
     said = [f"Text encoder {found.text_share:.0%} of the change"]
-    if found.rank_99 is not None and found.rank:
-        said.append(f"{found.rank_99} of {found.rank} ranks hold 99% of it, {found.rank_95} hold 95%")
+    if (advice := rank_advice(found)) is not None:
+        said.append(advice.words)
     if found.dead:
         said.append(f"{len(found.dead)} modules changed nothing")
+    note = f'<p class="hint after">{escape(found.note)}</p>' if found.note else ""
     return (
         f'<p class="said">{escape("; ".join(said))}.</p><table class="anatomy"><thead><tr><th>Block</th>'
-        "<th>Share of the change</th><th></th><th>Ranks used</th><th></th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+        "<th>Share of the change</th><th></th><th>Ranks used</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>{note}"
     )
 
 
