@@ -37,6 +37,28 @@ function card(id) {
   return made;
 }
 
+// Runs that are put beside each other: chosen on their cards, also over several pages of the list.
+const MOST = 6;  // as many as have a colour of their own (trainers/evidence/comparing.py)
+const chosen = new Set();
+const told = make('span', {role: 'status', 'aria-live': 'polite'}), opening = make('a', {class: 'pg-btn small main', target: '_blank'}, 'Compare');
+const beside = make('div', {class: 'pg-beside', hidden: true}, told, opening, make('button', {type: 'button', class: 'pg-btn small',
+  onclick: () => { chosen.clear(); compared(); }}, 'Clear'));
+function compared() {
+  for (const input of box.querySelectorAll('[data-compare]')) {
+    input.checked = chosen.has(input.dataset.compare);
+    input.disabled = !input.checked && chosen.size >= MOST;
+  }
+  beside.hidden = !chosen.size;
+  opening.hidden = chosen.size < 2;
+  opening.href = `files/compare/${[...chosen].map(encodeURIComponent).join(',')}`;
+  told.textContent = chosen.size < 2 ? 'Choose another run to put beside it' : `${chosen.size} runs${chosen.size >= MOST ? ', as many as fit' : ''}`;
+}
+box.addEventListener('change', ({target}) => {
+  if (!target.dataset.compare) return;
+  if (target.checked) chosen.add(target.dataset.compare); else chosen.delete(target.dataset.compare);
+  compared();
+});
+
 const said = make('div', {class: 'pg-said', role: 'status', 'aria-live': 'polite'});
 const error = make('div', {hidden: true});
 const empty = make('div', {class: 'pg-nothing', hidden: true});
@@ -47,7 +69,7 @@ const places = Object.fromEntries(SECTIONS.map(([name, title]) => {
   return [name, {list, heading, section, title}];
 }));
 box.classList.add('pg-queue');
-box.append(error, empty, ...Object.values(places).map((one) => one.section), nav, make('div', {class: 'pg-float'}, said));
+box.append(error, empty, ...Object.values(places).map((one) => one.section), nav, make('div', {class: 'pg-float'}, beside, said));
 fill(empty, '<div class="pg-empty"><div class="pg-dots" aria-hidden="true"><i></i><i></i><i></i></div><b>Nothing to do</b>'
   + '<p>Trainings, pictures and exports stand here while they wait, run and after.</p></div>');
 empty.hidden = true;
@@ -71,6 +93,7 @@ const view = window.pigment.follow({element: box, wanted: () => ({part: 'jobs', 
       fill(progress, pieces[`${id}/progress`] || '');
     });
   }
+  compared();
   empty.hidden = shown.size > 0;
   fill(nav, pieces.pages || '');
 }});
@@ -91,6 +114,7 @@ box.addEventListener('click', (event) => {
     places.ended.section.scrollIntoView({block: 'start'});
     return;
   }
+  if (button.dataset.act === 'remove' && chosen.delete(button.dataset.id)) compared();
   button.setAttribute('aria-busy', 'true');  // until the queue says otherwise
   setTimeout(() => button.removeAttribute('aria-busy'), 3000);
   trigger('act', {act: button.dataset.act, id: button.dataset.id});

@@ -18,6 +18,7 @@ from studio.tabs.run_card import stage_words
 from studio.tabs.run_log import happenings
 from studio.work import KINDS
 from studio.work.job import STATES
+from trainers.evidence.record import RECORD_NAME
 
 PAGE = 20  # ended jobs
 LOG_LINES = 400
@@ -60,10 +61,15 @@ def pieces(context: Context, key: str) -> dict[str, str]:
     }
     reasons = _reasons(context, waiting)
     for job in (*running, *waiting, *paused, *earlier):
-        found[job.id] = _card(job, waiting, reasons.get(job.id, ""))
+        found[job.id] = _card(job, waiting, reasons.get(job.id, ""), _measured(context, job))
         if job.state == "running":
             found[f"{job.id}/progress"] = _progress(job, _log(context, job))
     return found
+
+
+def _measured(context: Context, job: Job) -> bool:
+    """Whether what was measured of it can be read and compared."""
+    return job.kind == "train" and (context.jobs.folder(job) / RECORD_NAME).is_file()
 
 
 def _has_log(job: Job) -> bool:
@@ -92,7 +98,7 @@ def _reasons(context: Context, waiting: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def _card(job: Job, waiting: Sequence[Job], reason: str) -> str:
+def _card(job: Job, waiting: Sequence[Job], reason: str, measured: bool) -> str:
     kind = KINDS.get(job.kind)
     label = kind.label if kind else job.kind
     state = (
@@ -105,7 +111,7 @@ def _card(job: Job, waiting: Sequence[Job], reason: str) -> str:
     told = f'<p class="pg-note">{text(wrong)}</p>' if wrong else ""
     return (
         f'{head}<h3 title="{text(job.title)}">{text(job.title[:200])}</h3>{about}{told}{_made(job)}'
-        f'<div class="pg-row acts">{_acts(job, waiting)}</div>'
+        f'<div class="pg-row acts">{_evidence(job) if measured else ""}{_acts(job, waiting)}</div>'
     )
 
 
@@ -145,6 +151,17 @@ def _made(job: Job) -> str:
         for number, one in enumerate(images[:PICTURES], 1)
     )
     return f'<div class="made">{shown}</div>' if shown else ""
+
+
+def _evidence(job: Job) -> str:
+    """The report of a run, and a box that chooses it to be compared (studio/js/jobs.js)."""
+    about = text(job.title[:80])
+    return (
+        f'<a class="pg-btn small" href="{markup.url("report", job.id)}" target="_blank" '
+        f'title="What was measured" aria-label="Report of {about}">Report</a>'
+        f'<label class="pg-btn small choose" title="Put it beside other runs"><input type="checkbox" '
+        f'data-compare="{text(job.id)}" aria-label="Compare {about}">Compare</label>'
+    )
 
 
 def _acts(job: Job, waiting: Sequence[Job]) -> str:

@@ -6,6 +6,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.errors import StudioError
+from studio import attached
 from studio.jobs import Jobs
 from studio.library import Library
 from studio.work import Ended
@@ -43,10 +45,29 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         return stopped(workspace, job)
     folder, library = config.run.output, Library(workspace)
     entry, new = library.add(folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id)
-    previews = sorted((folder / "previews").glob("*-00.png"))
-    if new and previews:
-        library.set_cover(entry.id, f"preview/{job.id}/{previews[-1].name}")
+    if new:
+        attach(workspace, entry.id, folder)
+        if cover := cover_of(folder):
+            library.set_cover(entry.id, f"preview/{job.id}/{cover}")
     return "done", {"adapter": entry.id}
+
+
+def attach(workspace: Workspace, adapter_id: str, folder: Path) -> None:
+    """Keep what was measured beside the adapter; where that fails the log says so, and the adapter stays."""
+    try:
+        attached.attach(workspace, adapter_id, folder)
+    except (StudioError, OSError) as error:
+        print(f"what was measured isn't kept beside the adapter: {error}", flush=True)
+
+
+def cover_of(folder: Path) -> str:
+    """Name of the preview nearest to the step the adapter is of; the last one where it isn't known."""
+    previews = sorted(path.name for path in (folder / "previews").glob("step-*-00.png"))
+    found = attached.run_record(folder)
+    if not previews or found is None or found.choice is None:
+        return previews[-1] if previews else ""
+    step = found.drawn.step if found.drawn is not None else found.choice.step
+    return min(previews, key=lambda name: abs(int(name.split("-")[1]) - step))
 
 
 def config_of(workspace: Workspace, job: Job) -> TrainConfig:
