@@ -164,14 +164,33 @@ def _pictures(context: Context, job: Job, config: TrainConfig) -> tuple[Dataset,
         return there, [] if laid else ["The run's own pictures are gone; these are those of its set now."]
     if not laid:
         raise PictureError(f"the pictures of run {job.title!r} are gone; drop them again")
+    rows = [_row(datasets, path, job.details.get("files") or {}) for path in laid]
     made = datasets.new(job.title)
-    beside = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    taken = datasets.take(made.id, [(path, path.name) for path in beside])
-    if not taken.added:
-        datasets.delete(made.id)
-        raise PictureError(f"the pictures of run {job.title!r} can't be read any more; drop them again")
-    _call(datasets, made.id, job.details.get("files") or {})
+    with datasets.changing(made.id) as db:
+        db.executemany(
+            "INSERT INTO dataset_pictures (dataset, position, sha256, name, caption, mask) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [(made.id, position, *row) for position, row in enumerate(rows)],
+        )
     return datasets.get(made.id), []
+
+
+def _row(datasets: Datasets, path: Path, names: Mapping[str, str]) -> tuple[str, str, str, str]:
+    """(hash, name, caption, mask) of a picture that was laid out. names: for people, by its file's name.
+
+    Raises: PictureError where the workspace has lost it.
+    """
+    caption, mask = _beside(path)
+    picture = datasets.pictures.get(file_sha256(path))
+    return picture.sha256, str(names.get(path.name, picture.name)), caption, mask
+
+
+def _beside(path: Path) -> tuple[str, str]:
+    """Caption of a picture that was laid out, and its mask's hash; empty where it has none."""
+    written = path.with_suffix(".txt")
+    caption = written.read_text(encoding="utf-8") if written.is_file() else ""
+    masks = sorted(path.parent.glob(f"{path.stem}.mask.*"))
+    return caption, file_sha256(masks[0]) if masks else ""
 
 
 def _laid_out(folder: Path) -> list[Path]:
@@ -186,14 +205,10 @@ def _same(datasets: Datasets, dataset: Dataset, laid: Sequence[Path]) -> bool:
     """Whether a set would be laid out as it was for the run."""
     if len(dataset.items) != len(laid):
         return False
-    for item, path in zip(dataset.items, laid, strict=True):
-        written = path.with_suffix(".txt")
-        caption = written.read_text(encoding="utf-8") if written.is_file() else ""
-        masks = sorted(path.parent.glob(f"{path.stem}.mask.*"))
-        mask = file_sha256(masks[0]) if masks else ""
-        if (item.caption, item.mask) != (caption, mask) or not _holds(datasets, item.sha256, path):
-            return False
-    return True
+    return all(
+        (item.caption, item.mask) == _beside(path) and _holds(datasets, item.sha256, path)
+        for item, path in zip(dataset.items, laid, strict=True)
+    )
 
 
 def _holds(datasets: Datasets, sha256: str, path: Path) -> bool:
@@ -202,10 +217,3 @@ def _holds(datasets: Datasets, sha256: str, path: Path) -> bool:
         if datasets.pictures.get(sha256).path.samefile(path):
             return True
     return file_sha256(path) == sha256
-
-
-def _call(datasets: Datasets, dataset_id: str, names: Mapping[str, str]) -> None:
-    """Call pictures as people called them. names: by the file they were laid out under."""
-    rename = "UPDATE dataset_pictures SET name = ? WHERE dataset = ? AND name = ?"
-    with datasets.changing(dataset_id) as db:
-        db.executemany(rename, [(name, dataset_id, file) for file, name in names.items()])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import charts, markup
+from studio import markup
 from studio.runlog import RunLog
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{constructor}}${alert(1)}`\\"
@@ -36,18 +36,6 @@ def test_addresses_are_quoted() -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert markup.duration(seconds) == words
-
-
-def test_the_chart_holds_every_point_inside_and_nothing_of_nan() -> None:
-    losses = {step: 1 / step for step in range(1, 400)} | {400: float("nan"), 401: float("inf")}
-    chart = charts.loss_chart(losses, {100: 0.2, 200: 0.1}, 500)
-    assert "nan" not in chart and "inf" not in chart
-    points = [
-        point.split(",") for line in chart.split('points="')[1:] for point in line.split('"')[0].split()
-    ]
-    assert len(points) > 160
-    assert all(0 <= float(x) <= 600 and 0 <= float(y) <= 190 for x, y in points)
-    assert charts.loss_chart({}, {}, 0) == ""
 
 
 def event(kind: str, step: int, time: float = 0.0, **data: object) -> str:
