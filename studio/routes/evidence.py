@@ -67,7 +67,7 @@ def add(app: FastAPI, context: Context) -> None:
             found = attached.run_record(folder)
             if found is None:
                 raise HTTPException(404, f"nothing was measured of “{job.title[:80]}”; choose another run")
-            runs.append(Compared(job.title[:80], found, folder))
+            runs.append(Compared(job.title[:200], found, folder))
         try:
             page = comparison_page(compare(runs))
         except StudioError as error:

@@ -53,14 +53,14 @@ def _card(number: int, run: Compared, pictures: Pictures | None) -> str:
     step = step_of(record)
     when = f"<small>step {step:,}</small>" if step is not None else ""
     return (
-        f'<div class="run c{number}"><h3>{escape(run.name)}</h3>{shown}'
+        f'<div class="run c{number}"><h3 title="{escape(run.name)}">{escape(run.name)}</h3>{shown}'
         f'<p class="said {"problem" if found else "well"}">{escape(said + more)}</p>{when}</div>'
     )
 
 
 def _heads(runs: Sequence[Compared], first: str = "") -> str:
     cells = "".join(
-        f'<th scope=col><span class="key c{number}">{escape(run.name)}</span></th>'
+        f'<th scope=col><span class="key c{number}" title="{escape(run.name)}">{escape(run.name)}</span></th>'
         for number, run in enumerate(runs)
     )
     return f"<thead><tr><th>{escape(first)}</th>{cells}</tr></thead>"
