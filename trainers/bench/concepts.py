@@ -30,7 +30,7 @@ from trainers.bench.concept_styles import TRANSFORMATIONS
 POOLS = ("dev", "test")
 TAUGHT = 14
 """Pictures to be taught from that a subject's scenes and a style's things are set aside for."""
-UNSEEN = 24
+UNSEEN = 20
 
 Captioned = tuple[Image.Image, str]
 
