@@ -110,12 +110,10 @@ def measured_chart(measured: Mapping[int, Mapping[str, float]], chosen: int, tot
     values = [value for points in lines.values() for _, value in points]
     low, high = _room(min(values), max(values))
     frame = _Frame(max(total, *(points[-1][0] for points in lines.values()), 1), low, high, 230)
-    inside = frame.rule(0.0, "0%", "grid before")
-    inside += "".join(
-        frame.rule(edge, f"{edge:+.0%}".replace("-", "−"))
-        for edge in (high, low)
-        if abs(edge) > (high - low) / 6
-    )
+    inside = ""
+    for value in _ticks(low, high):
+        said = f"{value:+.0%}".replace("-", "−") if value else "0%"
+        inside += frame.rule(value, said, "grid" if value else "grid before")
     inside += frame.marked(chosen, f"step {chosen}") if chosen else ""
     for name, points in lines.items():
         inside += frame.line(points, f"set {name}") + frame.dots(points, f"set {name}")
@@ -142,6 +140,15 @@ def _room(low: float, high: float) -> tuple[float, float]:
     """Bounds with some air."""
     pad = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
     return low - pad, high + pad
+
+
+def _ticks(low: float, high: float, at_most: int = 6) -> list[float]:
+    """Round values between bounds, 0 among them where it lies there."""
+    size = 10.0 ** math.floor(math.log10(high - low))
+    unit = next(
+        one for one in (size / 10, size / 5, size / 2, size, size * 2) if (high - low) / one < at_most
+    )
+    return [round(number * unit, 12) for number in range(math.ceil(low / unit), math.floor(high / unit) + 1)]
 
 
 def smooth(points: Points, keep: int = 160) -> list[tuple[int, float]]:

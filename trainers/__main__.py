@@ -20,8 +20,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines.errors import StudioError
-from trainers import events
+from trainers import bundle_again, events
 from trainers.arguments import config_of, parser
+from trainers.bundle_again import Again
+from trainers.bundle_format import Bundle
 from trainers.config import TrainConfig
 from trainers.listeners import heard
 from trainers.processes import ALONE, Processes, joined, report
@@ -45,11 +47,12 @@ def main(argv: Sequence[str] | None = None, *, named: Named | None = None) -> in
     """
     try:
         arguments = parser("python -m trainers" if named is None else "pigment train").parse_args(argv)
-        config = _with_named(config_of(arguments), named)
+        bundle = bundle_again.opened(arguments)
+        config = _with_named(config_of(arguments), named, bundle)
         if arguments.doctor:
             return doctor(config, as_json=arguments.json)
         with joined(config.run.device) as processes:
-            return _attempt(config, arguments, processes)
+            return _attempt(config, arguments, processes, bundle)
     except KeyboardInterrupt:
         print("stopped before anything was learned", file=sys.stderr)
         return 130
@@ -64,10 +67,17 @@ def main(argv: Sequence[str] | None = None, *, named: Named | None = None) -> in
         return error.exit_code
 
 
-def _attempt(config: TrainConfig, arguments: argparse.Namespace, processes: Processes) -> int:
+def _attempt(
+    config: TrainConfig, arguments: argparse.Namespace, processes: Processes, bundle: Bundle | None = None
+) -> int:
     """Run, and of all processes let one say why it ended; return the exit code."""
+    again = None if bundle is None else Again(bundle=bundle, config=config, anyway=arguments.anyway)
     try:
-        run(config, fresh=arguments.fresh, as_json=arguments.json, processes=processes)
+        if again is not None:
+            lines = again.check(processes.size)
+            if lines and processes.main:
+                print("\n".join(lines), file=sys.stderr)
+        run(config, fresh=arguments.fresh, as_json=arguments.json, processes=processes, again=again)
     except StudioError as error:
         if report(error):
             print(f"error: {error}", file=sys.stderr)
@@ -95,11 +105,19 @@ def _system_said(error: OSError) -> str:
     return f"{error.strerror or error}{where}; see to it and run again"
 
 
-def _with_named(config: TrainConfig, named: Named | None) -> TrainConfig:
-    """The config with the settings that its base's name stands for, where it doesn't say them itself."""
+def _with_named(config: TrainConfig, named: Named | None, bundle: Bundle | None = None) -> TrainConfig:
+    """The config with the settings that its base's name stands for, where it doesn't say them itself.
+
+    A bundle's base that isn't here is said with what else is missing.
+    """
     if named is None:
         return config
-    found = named(config.run.base).items()
+    try:
+        found = named(config.run.base).items()
+    except StudioError:
+        if bundle is None or config.run.base != bundle.base.name:
+            raise
+        return config
     open_to = {key: text for key, text in found if key == "base" or not getattr(config.run, key)}
     return config.model_copy(update={"run": config.run.model_copy(update=open_to)})
 
@@ -118,9 +136,16 @@ def doctor(config: TrainConfig, *, as_json: bool = False) -> int:
 
 
 def run(
-    config: TrainConfig, *, fresh: bool = False, as_json: bool = False, processes: Processes = ALONE
+    config: TrainConfig,
+    *,
+    fresh: bool = False,
+    as_json: bool = False,
+    processes: Processes = ALONE,
+    again: Again | None = None,
 ) -> None:
     """Train `config`, print its events and append them to the run folder's log.
+
+    again: where it is made again from a bundle, to be held against that.
 
     Ctrl-C and SIGTERM pause it between two steps; a second Ctrl-C ends it at once.
 
@@ -131,7 +156,9 @@ def run(
     load_libraries()
     from trainers.loop import train
 
+    fresh = again.ready(fresh) if again is not None and processes.main else fresh
     training = train(config, resume=not fresh)
+    training = training if again is None else again.held(training)
     if not processes.main:
         with interruptions(quiet=True) as asked:
             _follow(training, processes, asked, lambda event: None)
@@ -145,6 +172,9 @@ def run(
     try:
         with interruptions() as asked:
             _follow(heard(training, config), processes, asked, take)
+    except StudioError:
+        progress.conclude()
+        raise
     finally:
         progress.close()
 

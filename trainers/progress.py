@@ -8,7 +8,11 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from pipelines.errors import StudioError
+from trainers.config import FIELDS
 from trainers.events import TrainEvent
+from trainers.evidence.record import RECORD_NAME, REPORT_NAME, read_record
+from trainers.evidence.rules import WELL
 
 # Between two plain lines of steps; between two drawings of the line on a terminal.
 _PLAIN_SECONDS, _LINE_SECONDS = 5.0, 0.1
@@ -30,6 +34,8 @@ class Progress:
         self._seconds: float | None = None
         self._shown: float | None = None
         self._open = 0
+        self._began = time.time()
+        self._concluded = False
 
     def show(self, event: TrainEvent) -> None:
         """Show an event; of the steps those that are due, and the last."""
@@ -38,6 +44,8 @@ class Progress:
         elif event.kind != "step":
             self.close()
             self._write(line(event, self._folder) + "\n")
+            if event.kind == "done":
+                self.conclude()
         else:
             took = float(event.data["seconds"])
             self._seconds = (
@@ -53,6 +61,18 @@ class Progress:
         if self._open:
             self._write("\n")
             self._open = 0
+
+    def conclude(self) -> None:
+        """Say, once, which step is recommended and what is the matter, where this run has found it out."""
+        record = self._folder / RECORD_NAME
+        if self._json or self._concluded or not record.is_file():
+            return
+        if record.stat().st_mtime < self._began - 2:  # of an earlier run; clocks of file systems are coarse
+            return
+        self.close()
+        self._concluded = True
+        for said in conclusion(self._folder):
+            self._write(said + "\n")
 
     def _step(self, event: TrainEvent) -> None:
         said = step_line(event, self._seconds or 0.0)
@@ -97,6 +117,35 @@ def line(event: TrainEvent, folder: Path) -> str:
     if event.kind == "done":
         return f"{progress}{event.message}: {folder / event.data['adapter']}"
     return f"{progress}{event.message}"
+
+
+def conclusion(folder: Path) -> list[str]:
+    """What a run's evidence comes to as lines for people; none where there is no evidence."""
+    try:
+        record = read_record(folder)
+    except StudioError as error:
+        return [f"evidence: {error}"]
+    if record is None:
+        return []
+    choice = record.choice
+    lines = [] if choice is None else [f"recommended: step {choice.step}. {choice.reason}"]
+    for one in record.verdict:
+        changes = ", ".join(
+            f"{FIELDS.get(name, '')}.{name} = {_value(value)}" for name, value in one.changes.items()
+        )
+        advice = one.advice + (f" ({changes})" if changes else "")
+        lines.append(f"{one.severity}: {one.title}. {one.words} {advice}")
+    if record.measured and not record.verdict:
+        lines.append(f"verdict: {WELL}")
+    for name in (REPORT_NAME, RECORD_NAME):
+        if (folder / name).is_file():
+            return [*lines, f"evidence: {folder / name}"]
+    return lines
+
+
+def _value(value: object) -> str:
+    """A setting as a config file has it."""
+    return "left out" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _bar(step: int, total: int, width: int) -> str:

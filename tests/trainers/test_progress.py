@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from trainers import progress as module
 from trainers.events import TrainEvent
+from trainers.evidence.record import Choice, Finding, Measured, Record, write_record
 from trainers.progress import Progress, step_line
 
 
@@ -111,3 +113,38 @@ def test_an_encoding_without_a_letter_costs_the_letter_and_not_the_run(tmp_path:
     shown = Progress(io.TextIOWrapper(raw, encoding="ascii"), tmp_path)
     shown.show(TrainEvent(kind="stage", total=9, message="“ü” \udcff"))
     assert raw.getvalue() == b"[0/9] \\u201c\\xfc\\u201d \\udcff\n"
+
+
+def test_at_its_end_a_run_says_what_it_has_come_to(tmp_path: Path) -> None:
+    out, told = io.StringIO(), io.StringIO()
+    shown, as_json = Progress(out, tmp_path), Progress(told, tmp_path, as_json=True)
+    shown.conclude()
+    assert out.getvalue() == "", "nothing is known"
+    finding = Finding(
+        rule="rate_too_high", title="Learning rate too high", words="It jumped.", advice="Lower it.",
+        changes={"learning_rate": 5e-4, "text_learning_rate": None},
+    )  # fmt: skip
+    choice = Choice(step=50, last=100, rule="held_out", reason="Step 50 is it.")
+    write_record(tmp_path, Record(choice=choice, verdict=(finding,), measured=(Measured(step=0),)))
+    done = TrainEvent(kind="done", step=100, total=100, message="learned", data={"adapter": "a.safetensors"})
+    shown.show(done)
+    shown.conclude()
+    assert out.getvalue().splitlines()[1:] == [
+        "recommended: step 50. Step 50 is it.",
+        "problem: Learning rate too high. It jumped. Lower it. "
+        "(optimizer.learning_rate = 0.0005, optimizer.text_learning_rate = left out)",
+        f"evidence: {tmp_path / 'evidence.json'}",
+    ]
+    as_json.show(done)
+    assert [json.loads(line)["kind"] for line in told.getvalue().splitlines()] == ["done"]
+
+
+def test_what_an_earlier_run_has_left_is_not_said_of_this_one(tmp_path: Path) -> None:
+    path = write_record(tmp_path, Record(measured=(Measured(step=0),)))
+    assert module.conclusion(tmp_path)[0] == f"verdict: {module.WELL}"
+    os.utime(path, (0, 0))
+    out = io.StringIO()
+    Progress(out, tmp_path).conclude()
+    assert out.getvalue() == ""
+    path.write_text("{")
+    assert module.conclusion(tmp_path)[0].startswith("evidence: evidence.json can't be read")
