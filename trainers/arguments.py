@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, nearest
+from trainers.bundle_again import values_of
+from trainers.bundle_format import is_bundle, parse_bundle
 from trainers.config import (
     FIELDS,
     NAMED_OR_PATH,
@@ -41,7 +43,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "config",
         type=Path,
         nargs="?",
-        help="a TOML file (its tables are trainers/settings/), or a run's config.json",
+        help="a TOML file (its tables are trainers/settings/), a run's config.json, or its bundle, whose "
+        "adapter is made again",
     )
     short = made.add_argument_group("without a file, or before what it says")
     short.add_argument("--pictures", type=Path, metavar="DIR", help="the pictures to learn from")
@@ -62,6 +65,11 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "given again",
     )  # fmt: skip
     made.add_argument("--doctor", action="store_true", help="look the pictures over, and learn nothing")
+    made.add_argument(
+        "--anyway",
+        action="store_true",
+        help="with a bundle: whatever differs, though another file comes of it",
+    )
     made.add_argument("--fresh", action="store_true", help="start anew, removing what the run left before")
     made.add_argument("--json", action="store_true", help="print the events as JSON, one a line")
     return made
@@ -71,7 +79,7 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
     """Make the config that a command line asks for. Raises: ConfigError, one line."""
     if arguments.config is None and arguments.pictures is None:
         raise ConfigError("nothing says what to learn; give a TOML file, or --pictures and --trigger")
-    values: dict[str, Any] = {} if arguments.config is None else read_toml(arguments.config)
+    values: dict[str, Any] = {} if arguments.config is None else _read(arguments.config)
     folder = Path.cwd() if arguments.config is None else arguments.config.parent
     for section in ("data", "run"):
         values.setdefault(section, {})
@@ -88,6 +96,12 @@ def config_of(arguments: argparse.Namespace) -> TrainConfig:
             value = named_or_located(value, Path.cwd(), ".".join(path))
         table[name] = value
     return config_from(values, folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The plain values of a file: of a bundle, those of its config."""
+    values = read_toml(path)
+    return values_of(parse_bundle(values, path.name), path) if is_bundle(values) else values
 
 
 def _preset(values: dict[str, Any], arguments: argparse.Namespace) -> None:

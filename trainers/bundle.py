@@ -112,7 +112,7 @@ def data_of(told: Told) -> Data:
     """Say what was learned from, picture by picture."""
     data, dataset = told.config.data, told.dataset
     parts = [(item, held) for held, part in enumerate((dataset.learn, dataset.held_out)) for item in part]
-    pictures = sorted((_taught(item, bool(held)) for item, held in parts), key=lambda one: one.name)
+    pictures = sorted((taught(item, bool(held)) for item, held in parts), key=lambda one: one.name)
     words = [item.source.path.with_suffix(".txt") for item, _ in parts if data.captions == "sidecar"]
     if data.captions == "table":
         from trainers.captions import find_table
@@ -123,14 +123,15 @@ def data_of(told: Told) -> Data:
     return Data(
         sha256=told.cuts.sha256,
         pictures=tuple(pictures),
-        class_pictures=tuple(_taught(item) for item in given),
+        class_pictures=tuple(taught(item) for item in given),
         drawn=tuple(_drawn(told)) if data.prior_weight > 0 else (),
         beside=_beside(words, data.instance_images),
         class_beside=_beside([item.source.path.with_suffix(".txt") for item in given], data.class_images),
     )
 
 
-def _taught(item: Item, held_out: bool = False) -> Taught:
+def taught(item: Item, held_out: bool = False) -> Taught:
+    """Say of a picture what a run depends on."""
     mask = item.mask_source.sha256 if item.mask_source is not None else "alpha" if item.masked else ""
     return Taught(
         name=readable(item.name), sha256=item.source.sha256, caption=text_sha256(item.caption),

@@ -161,22 +161,32 @@ def parse_bundle(values: Mapping[str, Any], name: str) -> Bundle:
                           ) from None  # fmt: skip
 
 
+def bundle_file(given: Path) -> Path:
+    """Return the bundle.toml of what a person gave: itself, its folder, or a run's; else what was given."""
+    places = [folder / BUNDLE_NAME for folder in (given / BUNDLE, given)]
+    return next((path for path in places if path.is_file()), given)
+
+
 def read_bundle(path: str | Path) -> Bundle:
     """Read a bundle.toml, or the one in a run's folder. Raises: ConfigError, one line."""
-    path = Path(path)
-    for folder in (path / BUNDLE, path):
-        path = folder / BUNDLE_NAME if (folder / BUNDLE_NAME).is_file() else path
+    path = bundle_file(Path(path))
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path.name!r} has more than {MAX_BYTES:,} bytes, which no bundle has")
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            return parse_toml(file.read(MAX_BYTES + 1), path.name)
     except OSError as error:
         raise ConfigError(
             f"bundle {str(path)!r} can't be read: {error.strerror}; give a bundle.toml, or a run's folder"
         ) from None
+
+
+def parse_toml(content: bytes, name: str) -> Bundle:
+    """Make a bundle of a file's bytes. name: of the file. Raises: ConfigError, one line."""
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{name!r} has more than {MAX_BYTES:,} bytes, which no bundle has")
+    try:
+        return parse_bundle(tomllib.loads(content.decode()), name)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"bundle {str(path)!r} isn't TOML: {str(error).splitlines()[0]}") from None
-    return parse_bundle(values, path.name)
+        raise ConfigError(f"bundle {name!r} isn't TOML: {str(error).splitlines()[0]}") from None
 
 
 def as_toml(values: Mapping[str, Any]) -> str:

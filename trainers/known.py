@@ -18,6 +18,8 @@ from trainers.images import Source, read_picture
 
 if TYPE_CHECKING:
     from pipelines.base import Base
+    from pipelines.bases.source import Source as BaseSource
+    from trainers.settings import RunConfig
 
 PICTURES, HASHES = "pictures.json", "hashes.json"
 """Files below the cache folder."""
@@ -61,6 +63,25 @@ def base_sha256(base: Base, cache: Path) -> str:
         vars(base)["sha256"] = base.source.sha256_by(lambda path: known.of(path, lambda: file_sha256(path)))
         vars(base)["known"] = known
     return base.sha256
+
+
+def source_sha256(run: RunConfig, cache: Path) -> tuple[BaseSource, str]:
+    """Open a run's base without loading it; return it and its SHA-256, which is kept for the run.
+
+    Raises: BaseError where it isn't there or can't be read.
+    """
+    from pipelines.bases.source import open_source
+    from pipelines.device import DTYPES, choose_device
+
+    half = choose_device(run.device, run.precision).dtype != DTYPES["fp32"]
+    source = open_source(
+        run.base, vae=run.vae or None, config=run.configs or None, prediction_type=run.prediction_type,
+        half=half,
+    )  # fmt: skip
+    known = Unchanged(cache / HASHES, str(_VERSION))
+    sha256 = source.sha256_by(lambda path: known.of(path, lambda: file_sha256(path)))
+    known.save()
+    return source, sha256
 
 
 def keep_hashes(base: Base) -> None:

@@ -229,6 +229,15 @@ def _whole(folder: Path, count: int) -> bool:
         return False
 
 
+def sealed(path: Path) -> str | None:
+    """Return the SHA-256 that a class picture was drawn with; None where its group isn't whole."""
+    try:
+        kept: dict[str, str] = json.loads((path.parent / _MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        return kept.get(path.name) if _whole(path.parent, len(kept)) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _write(folder: Path, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
     """Write a group so that its folder is whole or not there; a damaged one is replaced."""
     temporary = folder.with_name(f".writing-{secrets.token_hex(4)}")
