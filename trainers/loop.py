@@ -14,6 +14,7 @@ from pipelines.errors import StudioError
 from trainers import known, memory
 from trainers.averages import Averages
 from trainers.batches import Batch, draw_step
+from trainers.bundle import Told
 from trainers.captioning import write_captions
 from trainers.choosing import choose
 from trainers.conditions import Asked, PromptEncoder
@@ -126,6 +127,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         kept = Kept(folder, config.evidence)
         result = Result(injection, config, dataset, base_sha256, rates)
         looks = Looks(base, config, prepared, injection, averages, encode, kept, result)
+        told = Told(config=config, chosen=chosen, dataset=dataset, cuts=cuts, base=base,
+                    base_sha256=base_sha256, processes=processes.size)  # fmt: skip
+        conclusion = Conclusion(told, kept, processes.main)
         peak = memory.Peak(base.device)
 
         # ── What is minimised
@@ -173,16 +177,20 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 norm = stepper.take(found)
                 state.step += 1
                 readings.add(state.step, found, norm, stepper.step_size)
-                told = readings.due(state.step)
-                looks.note(told)
-                if told and not told[-1].finite:
-                    raise StudioError(not_finite(injection, config, told[-1].step, committed, processes))
+                read = readings.due(state.step)
+                looks.note(read)
+                if read and not read[-1].finite:
+                    at = [part.to(base.device) for part in processes.part(drawn)]
+                    forward = lambda batch: loss_of(batch, captions.ask(batch))[0]  # noqa: E731
+                    onset = conclusion.broke(injection, read[-1], at, forward)
+                    said = not_finite(injection, config, read[-1].step, committed, processes, onset)
+                    raise StudioError(said)
                 if not precision.skipped:
                     injection.after_step(state.step, total)
                     averages.after_step(injection.pruned())
                 stepper.clear()
 
-                for one in told:
+                for one in read:
                     yield event(
                         "step", one.step, f"loss {one.loss:.4f}", **one.losses, learning_rate=one.rate,
                         gradient_norm=one.norm, seconds=round(one.seconds, 4), memory_bytes=peak.bytes(),
@@ -202,11 +210,13 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
 
         # ── The adapter of the step that is recommended, and what it has learned
         if processes.main:
+            if state.step > committed:  # it was ended early
+                state.save(folder / CHECKPOINTS, run.keep_checkpoints)
             with averages.applied():
                 written = result.write(folder / ADAPTER_NAME, state.step)
             taught.close()
             written, choice = take(kept, written, state.step)
-            yield from Conclusion(base, config, dataset, kept, base_sha256).conclude(choice, written["step"])
+            yield from conclusion.conclude(choice, written["step"])
             written |= {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}
             said = f"adapter {config.adapter_name!r} learned in {state.step} steps"
             yield event("done", state.step, said, steps=state.step, **written)

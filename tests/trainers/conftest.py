@@ -54,8 +54,9 @@ def make_config(tmp_path: Path, tiny_folder: Path, pictures: Path) -> Callable[.
             "checkpoint_every": 2,
             "preview_every": 0,
             "evaluate_every": 2,
-            "class_samples": 0,
+            "measured_on": ("held_out",),
             "samples": 0,
+            "report": False,
             "threads": 1,
             "device": "cpu",
         }

@@ -61,7 +61,8 @@ def test_a_run_says_what_happens_and_leaves_what_it_says(make_config: Make) -> N
     assert len(previews) == 3 and previews[0]["prompts"] == ["a zuv disc", "a fox"]
     assert all((folder / file).is_file() for data in previews for file in data["files"])
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "checkpoints", "previews", "adapter.safetensors"
+        "config.json", "checkpoints", "previews", "adapter.safetensors", "candidates", "evidence",
+        "evidence.json",
     }  # fmt: skip
     assert TrainConfig.model_validate_json((folder / "config.json").read_text()) == config
     step = next(event for event in events if event.kind == "step").data

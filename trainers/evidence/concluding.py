@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,24 +12,21 @@ from typing import Any
 
 from PIL import Image
 
-from pipelines.base import Base
 from pipelines.errors import StudioError
 from pipelines.files import file_sha256, write_atomic
 from pipelines.formats import read_adapter
 from pipelines.mixer import Mixer
-from trainers.config import TrainConfig
-from trainers.dataset import Dataset
+from trainers.batches import Batch
+from trainers.bundle import Told, write_bundle
 from trainers.events import TrainEvent
 from trainers.evidence.candidates import Kept
+from trainers.evidence.onset import Forward, find_onset
 from trainers.evidence.provenance import machine, versions
 from trainers.evidence.record import PICTURE_NAME, Choice, Onset, Record, write_record
+from trainers.evidence.rules import verdict
 from trainers.run_folder import ADAPTER_NAME
-
-REFERENCES = 24
-"""Pictures, at most, that drawn ones are compared with; evenly out of all."""
-
-TAUGHT = "taught"
-"""Name of the adapter in the mix that is drawn with."""
+from trainers.stepping.readings import Reading
+from trainers.tuning import Injection
 
 
 def take(kept: Kept, written: dict[str, Any], last: int) -> tuple[dict[str, Any], Choice | None]:
@@ -54,21 +51,20 @@ def take(kept: Kept, written: dict[str, Any], last: int) -> tuple[dict[str, Any]
 class Conclusion:
     """Measures what a run has left, once its adapter is out of the base, and writes it down.
 
-    What fails is a note, and the rest is measured all the same. seconds: by part, what measuring took.
+    What fails is a note, and the rest is measured all the same. main: whether this is the process that
+    writes. seconds: by part, what measuring took.
     notes: lines that a person should read.
     """
 
-    base: Base
-    config: TrainConfig
-    dataset: Dataset
+    told: Told
     kept: Kept
-    base_sha256: str
+    main: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def conclude(self, choice: Choice | None, step: int) -> Iterator[TrainEvent]:
         """Measure, judge and write; yield what is told of it. step: which one the adapter is of."""
-        total, data = self.config.run.steps, {"stage": "evidence"}
+        total, data = self.told.config.run.steps, {"stage": "evidence"}
         said = "Measuring what was learned"
         yield TrainEvent(kind="stage", step=step, total=total, message=said, data=data)
         known: dict[str, Any] = {"choice": choice}
@@ -77,11 +73,26 @@ class Conclusion:
         with self._part("pictures"):
             known |= self._pictures(step)
         self._write(self._record(**known))
+        if self.told.config.evidence.report:
+            with self._part("bundle"):
+                write_bundle(self.kept.folder, self.told, step)
         yield from (TrainEvent(kind="warning", step=step, total=total, message=note) for note in self.notes)
 
-    def failed(self, onset: Onset) -> None:
-        """Write down what is known of a run whose loss is no number any more."""
-        self._write(self._record(onset=onset, choice=self.kept.choice(list(self.kept.files()))))
+    def broke(
+        self, injection: Injection, reading: Reading, batches: Sequence[Batch], forward: Forward
+    ) -> Onset | None:
+        """Find where the numbers of a step broke and write down what is known; None where it can't be told.
+
+        The arguments are `find_onset`'s. The run can't go on after it.
+        """
+        onset: Onset | None = None
+        if self.main:
+            with self._part("onset"):
+                onset = find_onset(injection, reading, batches, forward)
+            with self._part("record"):
+                known = {"choice": self.kept.choice(list(self.kept.files()))}
+                self._write(self._record(onset=onset, **known))
+        return onset
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:
@@ -98,20 +109,19 @@ class Conclusion:
 
     def _record(self, **known: Any) -> Record:
         """Everything that is known, with the verdict."""
-        data, run = self.config.data, self.config.run
+        config, dataset = self.told.config, self.told.dataset
+        data, run = config.data, config.run
         about = {
-            "name": self.config.adapter_name, "kind": data.kind, "trigger": data.trigger, "steps": run.steps,
-            "family": self.base.family.id, "base": Path(run.base).name, "base_sha256": self.base_sha256,
-            "data_sha256": self.dataset.sha256, "pictures": len(self.dataset.learn),
-            "held_out": len(self.dataset.held_out),
+            "name": config.adapter_name, "kind": data.kind, "trigger": data.trigger, "steps": run.steps,
+            "family": self.told.base.family.id, "base": Path(run.base).name,
+            "base_sha256": self.told.base_sha256, "data_sha256": dataset.sha256,
+            "pictures": len(dataset.learn), "held_out": len(dataset.held_out),
         }  # fmt: skip
         found = self.kept.record(
-            run=about, config=self.config.public(), seconds={**self.kept.seconds, **self.seconds},
+            run=about, config=config.public(), seconds={**self.kept.seconds, **self.seconds},
             environment={"machine": machine(), "versions": versions()}, **known,
         )  # fmt: skip
         with self._part("verdict"):
-            from trainers.evidence.rules import verdict
-
             return found.model_copy(update={"verdict": verdict(found)})
         return found
 
@@ -120,6 +130,8 @@ class Conclusion:
         folder = self.kept.folder
         with self._part("evidence.json"):
             write_record(folder, record)
+        if not self.told.config.evidence.report:
+            return
         with self._part("picture"):
             from trainers.evidence.picture import evidence_picture
 
@@ -133,30 +145,32 @@ class Conclusion:
     def _anatomy(self) -> dict[str, Any]:
         from trainers.evidence.anatomy import anatomy
 
-        return {"anatomy": anatomy(read_adapter(self.kept.folder / ADAPTER_NAME), self.base)}
+        return {"anatomy": anatomy(read_adapter(self.kept.folder / ADAPTER_NAME), self.told.base)}
 
     def _pictures(self, step: int) -> dict[str, Any]:
         """What pictures tell: how alike those that were learned from are, previews, and drawn ones."""
-        from trainers.evidence.drawn import References, draw_and_judge, judge_preview
+        from trainers.evidence.drawn import TAUGHT, draw_and_judge, judge_preview
         from trainers.evidence.judges import load_judges
+        from trainers.evidence.references import References
         from trainers.evidence.uniform import alike
 
-        folder, asked = self.kept.folder, self.config.evidence
-        references = References.of(self.dataset, REFERENCES)
+        folder, base, config = self.kept.folder, self.told.base, self.told.config
+        asked = config.evidence
+        references = References.of(self.told.dataset)
         known: dict[str, Any] = {"alike": alike(references.taught)}
         if not (self.kept.previews or asked.samples):
             return known
-        judges = load_judges(self.base, asked, self.base.device)
+        judges = load_judges(base, asked, base.device)
         for one, seen in self.kept.previews.items():
             files = [folder / file for file in seen.files]
             if all(file.is_file() for file in files):
-                judged = judge_preview(files, seen.prompts, judges, references, self.config.data)
+                judged = judge_preview(files, seen.prompts, judges, references, config.data)
                 own = {"step": one, "files": seen.files, "seeds": seen.seeds}
                 self.kept.previews[one] = judged.model_copy(update=own)
         if asked.samples:
-            with Mixer(self.base) as mixer:
+            with Mixer(base) as mixer:
                 mixer.add(TAUGHT, read_adapter(folder / ADAPTER_NAME))
-                drawn = draw_and_judge(self.base, mixer, self.config, references, folder, step, judges)
+                drawn = draw_and_judge(base, mixer, config, references, folder, step, judges)
             known |= {"drawn": drawn.seen, "base": drawn.base, "memorisation": drawn.memorisation}
         return known
 

@@ -25,6 +25,9 @@ LEVELS = 8
 FEW_LEVELS = 4
 """Noise levels per picture of the other sets; its pictures share the range out among them."""
 
+AT_ONCE = 16
+"""Samples that are predicted together."""
+
 Encode = Callable[[Sequence[str]], Conditioning]
 """Captions as the UNet sees them."""
 
@@ -151,12 +154,10 @@ def measure_sets(
 ) -> tuple[dict[str, Loss], dict[str, float]]:
     """Measure every set; return (losses, how far predictions have moved from `before`), both by set.
 
-    before: what the base itself predicts, by set; sets without are left out of what has moved.
+    before: what the base itself predicts, by set.
     """
     losses, moved = {}, {}
     for name, one in sets.items():
-        found = one.predictions(base, encode, batch_size=16)
-        losses[name] = one.judge(found)
-        if name in before:
-            moved[name] = distance(found, before[name])
+        found = one.predictions(base, encode, AT_ONCE)
+        losses[name], moved[name] = one.judge(found), distance(found, before[name])
     return losses, moved

@@ -48,21 +48,24 @@ def fix_sets(
     learn, held_out: what is cut from the pictures. folder: of the caches. encoding: for `encode_frames`.
     """
     sets: dict[str, HeldOut] = {}
-    if not config.run.evaluate_every:
-        return Fixed(sets)
-    if held_out:
+    asked = config.evidence.measured_on if config.run.evaluate_every else ()
+    if held_out and "held_out" in asked:
         sets["held_out"] = hold_out(base, (yield from encode_frames(base, held_out, folder, **encoding)))
-    some = [replace(frame, variants=(frame.variants[0], changed(frame))) for frame in _evenly(learn)]
-    cache = yield from encode_frames(base, some, folder, **encoding)
     few: dict[str, Any] = {"levels": FEW_LEVELS, "dealt": True}
-    sets["teaching"] = hold_out(base, cache, _NOISE["teaching"], **few)
-    sets["altered"] = hold_out(base, cache, _NOISE["altered"], variant=1, **few)
-    plain = [without_trigger(caption, config.data.trigger) for caption in cache.captions]
-    if plain != list(cache.captions):
-        sets["plain"] = hold_out(base, cache, _NOISE["plain"], captions=plain, **few)
-    if count := config.evidence.class_samples:
-        own = yield from _class_frames(base, config.data, count, folder, config.run.steps)
-        of_class = yield from encode_frames(base, own, folder, total=config.run.steps)
+    if {"teaching", "altered", "plain"} & set(asked):
+        some = [replace(frame, variants=(frame.variants[0], changed(frame))) for frame in _evenly(learn)]
+        cache = yield from encode_frames(base, some, folder, **encoding)
+        plain = [without_trigger(caption, config.data.trigger) for caption in cache.captions]
+        made: dict[str, dict[str, Any]] = {"teaching": {}, "altered": {"variant": 1}}
+        if plain != list(cache.captions):
+            made["plain"] = {"captions": plain}
+        for name, how in made.items():
+            if name in asked:
+                sets[name] = hold_out(base, cache, _NOISE[name], **how, **few)
+    if "class" in asked:
+        count, total = config.evidence.class_samples, config.run.steps
+        own = yield from _class_frames(base, config.data, count, folder, total)
+        of_class = yield from encode_frames(base, own, folder, total=total)
         sets["class"] = hold_out(base, of_class, _NOISE["class"], **few)
     return Fixed(sets)
 

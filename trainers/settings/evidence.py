@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from trainers.settings.fields import Section, about
+from trainers.evidence.record import SETS
+from trainers.settings.fields import Section, about, one_of
 
 
 class EvidenceConfig(Section):
@@ -33,8 +34,14 @@ class EvidenceConfig(Section):
         description="Measurements without a better step before the run is ended.",
         json_schema_extra=about("advanced", "measurements"),
     )  # fmt: skip
+    measured_on: tuple[Annotated[str, one_of(*SETS)], ...] = Field(
+        default=tuple(SETS), max_length=len(SETS), title="Losses on",
+        description="What losses are measured on, as far as there is such: "
+        + "; ".join(f"{name}: {words}" for name, words in SETS.items()) + ".",
+        json_schema_extra=about("advanced"),
+    )  # fmt: skip
     class_samples: int = Field(
-        default=4, ge=0, le=256, title="Class pictures measured on",
+        default=4, ge=1, le=256, title="Class pictures measured on",
         description="Pictures that the base draws of the class and of other things, never learned from, by "
         "which is measured what it forgets; 0: none.",
         json_schema_extra=about("advanced", "pictures"),
@@ -48,6 +55,11 @@ class EvidenceConfig(Section):
         default=(), max_length=32, title="Evidence prompts",
         description="What is drawn at the end to be measured, with the trigger. Empty: the prompt of the "
         "pictures in scenes of its own.",
+        json_schema_extra=about("advanced"),
+    )  # fmt: skip
+    report: bool = Field(
+        default=True, title="Report",
+        description="Leave report.html, evidence.png and a bundle to make the run again by.",
         json_schema_extra=about("advanced"),
     )  # fmt: skip
     judge: str = Field(
@@ -66,6 +78,10 @@ class EvidenceConfig(Section):
     @model_validator(mode="after")
     def _options_act_on_something(self) -> EvidenceConfig:
         """Refuse what would be set and change nothing."""
+        if "class" not in self.measured_on and self.given("class_samples"):
+            raise ValueError("class_samples: no class pictures are measured on; add “class” to measured_on")
+        if len(set(self.measured_on)) < len(self.measured_on):
+            raise ValueError(f"measured_on: got {list(self.measured_on)}, expected each once")
         if not self.stop_early and self.given("patience"):
             raise ValueError("patience: the run isn't ended early; set evidence.stop_early, or leave it out")
         if not self.samples and self.evidence_prompts:
