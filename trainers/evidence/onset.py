@@ -34,10 +34,10 @@ def find_onset(injection: Injection, reading: Reading, batches: Sequence[Batch],
     """
     for name, value in injection.parameters.items():
         if not value.isfinite().all():
-            return _onset(reading, _seat(name), "update", f"{_kind(value)} was learned")
+            return _onset(reading, _seat(name), "update", f"{{where}} had become {_kind(value)} before it")
     for batch in batches:
         if (place := _unsound(batch)) is not None:
-            return _onset(reading, place, "forward", "they were no numbers when they came")
+            return _onset(reading, place, "forward", "{where} were none when they came")
     modules = list(_modules(injection))
     with injection.learning(reading.step - 1):
         for batch in batches:
@@ -45,7 +45,8 @@ def find_onset(injection: Injection, reading: Reading, batches: Sequence[Batch],
                 return _onset(reading, *found)
     broken = sorted(name for name, value in reading.losses.items() if not _finite(value))
     where, phase = ("loss", "forward") if broken else ("gradient", "backward")
-    return _onset(reading, where, phase, "it didn't come again when the step was repeated")
+    why = "its {where} was none, which didn't come again when the step was repeated"
+    return _onset(reading, where, phase, why)
 
 
 def layer_of(name: str) -> str:
@@ -61,15 +62,8 @@ def _seat(parameter: str) -> str:
 
 
 def _onset(reading: Reading, where: str, phase: str, why: str) -> Onset:
-    words = f"At step {reading.step} {_PLACES[phase].format(where=where)} no number came out: {why}."
+    words = f"The numbers broke at step {reading.step}: {why.format(where=where)}."
     return Onset(step=reading.step, where=where, phase=phase, words=words)
-
-
-_PLACES: Mapping[str, str] = {
-    "forward": "on the way forward, in {where},",
-    "backward": "on the way back, in the gradients of {where},",
-    "update": "after the steps before it, in {where},",
-}
 
 
 def _unsound(batch: Batch) -> str | None:
@@ -98,11 +92,17 @@ def _watched(
     with _hooks(injection, modules, ahead, back):
         loss = forward(batch)
         if ahead:
-            return ahead[0][0], "forward", _size(ahead[0][1])
+            return ahead[0][0], "forward", f"the answer of {{where}} was the first with {_kind(ahead[0][1])}"
         if not loss.isfinite().all():
-            return "loss", "forward", "every layer's answer was sound, the error of the prediction wasn't"
+            return "loss", "forward", "each layer's answer was sound, but the error of the prediction wasn't"
         loss.backward()
-    return (back[0][0], "backward", f"{_kind(back[0][1])} among them") if back else None
+    if not back:
+        return None
+    return (
+        back[0][0],
+        "backward",
+        f"on the way back the gradient at {{where}} was the first with {_kind(back[0][1])}",
+    )
 
 
 @contextmanager
@@ -147,11 +147,6 @@ def _tensors(answer: Any) -> Iterator[torch.Tensor]:
     elif isinstance(answer, (list, tuple)):
         for value in answer:
             yield from _tensors(value)
-
-
-def _size(value: torch.Tensor) -> str:
-    """What is wrong with an answer, in words."""
-    return f"{_kind(value)} in its answer, while everything before it was sound"
 
 
 def _kind(value: torch.Tensor) -> str:

@@ -56,7 +56,7 @@ RULES: dict[str, Rule] = {
         title="The numbers broke",
         test=_not_a_number,
         threshold=0,
-        words="{onset}",
+        words="{onset}{grown}",
         advice="Lower the learning rate and start afresh.",
         changes=change.much_lower_rate,
     ),

@@ -196,7 +196,16 @@ def facts(record: Record) -> Mapping[str, object]:
         "drawn": len(record.memorisation.pairs) if record.memorisation else 0,
         "copies": record.memorisation.flagged if record.memorisation else 0,
         "onset": record.onset.words if record.onset else "",
+        "grown": _grown(record),
     }
+
+
+def _grown(record: Record) -> str:
+    """How the gradients grew, where they did, as a sentence that follows another; else nothing."""
+    norms = [point[2] for point in record.curve]
+    if len(norms) < 2 or max(norms) < 10 * norms[0] or norms[0] <= 0:
+        return ""
+    return f" Gradients had grown from {norms[0]:.2g} to {max(norms):.2g}."
 
 
 def best_step(record: Record) -> int | None:

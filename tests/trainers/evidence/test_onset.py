@@ -94,6 +94,9 @@ def test_a_gradient_that_is_no_number_is_found_on_the_way_back() -> None:
     injected.net.first.register_forward_hook(lambda module, given, answer: Poison.apply(answer))
     found = onset(injected)
     assert (found.where, found.phase) == ("unet.first", "backward")
+    assert found.words.startswith(
+        "The numbers broke at step 7: on the way back the gradient at unet.first was"
+    )
 
 
 def test_pictures_that_are_no_numbers_are_said() -> None:
