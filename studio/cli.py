@@ -65,6 +65,7 @@ BENCHES = {
     "generate": "trainers.bench.generate",
     "methods": "trainers.bench.methods",
     "train": "trainers.bench.train",
+    "evidence": "trainers.bench.evidence",
     "studio": "studio.bench.studio",
 }
 """Measurements by name: the module whose `main` takes the rest of the command line."""

@@ -34,15 +34,18 @@ def provenance(name: str, parser: argparse.ArgumentParser, options: argparse.Nam
     }
 
 
+_UNSAID = frozenset(("out", "json", "table", "grid", "models", "kohya_python", "runs"))
+
+
 def command_line(name: str, parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
     """The command that was given, without folders: only what differs from the defaults."""
     words = ["pigment", "bench", name]
     for field, default in vars(parser.parse_args([])).items():
         given = getattr(options, field)
-        if given == default or field in {"out", "json", "table", "grid", "models", "kohya_python"}:
+        if given == default or field in _UNSAID:
             continue
         flag = f"--{field.replace('_', '-')}"
-        if field == "methods":
+        if field in ("methods", "only"):
             words += [flag, *given]
             continue
         values = [_shown(value, field) for value in (given if isinstance(given, list) else [given])]
@@ -95,11 +98,12 @@ def answer(
     measure: Callable[[argparse.Namespace], dict[str, Any]],
     place: Path | Callable[[argparse.Namespace], Path],
     table: str = "models",
+    keep: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> int:
     """Measure for a command line, keep and print what was asked for; its exit code.
 
     0, or 2 after one line that says what to do. place: where `--record` keeps the figures. table: see
-    `record`.
+    `record`. keep: keeps a report in a file in another way than `record`.
     """
     try:
         options = parser.parse_args(argv)
@@ -107,7 +111,8 @@ def answer(
         if options.out:
             write(options.out, report)
         if options.record:
-            record(report, place if isinstance(place, Path) else place(options), table)
+            file = place if isinstance(place, Path) else place(options)
+            keep(report, file) if keep else record(report, file, table)
         if options.json:
             print(json.dumps(report, indent=2, ensure_ascii=False))
     except StudioError as error:
