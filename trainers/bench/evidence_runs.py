@@ -21,6 +21,9 @@ MEANT = ("well", "too much", "too little")
 MEASUREMENTS = 12
 """Candidates of each run, about."""
 
+SCALE = 20.0
+"""What rates for SD 1.5 are multiplied with on the embedded base, as `base_rate_scale` does unasked."""
+
 SHORT_STEPS, SHORT_RUNS = 12, 2
 """With `--short`: how many steps, and how many runs of a pool."""
 
@@ -55,7 +58,7 @@ def _runs(pool: str, text: str) -> tuple[Run, ...]:
     for line in text.strip().splitlines():
         id, concept_id, pictures, meant, rate, steps, *more = line.split()
         given = {name: _value(value) for name, _, value in (one.partition("=") for one in more)}
-        fields = {"learning_rate": float(rate), "steps": int(steps), **given}
+        fields = {"learning_rate": float(f"{float(rate) * SCALE:.6g}"), "steps": int(steps), **given}
         if "rank" in given:
             fields["alpha"] = float(given["rank"])
         meaning = meant.replace("-", " ")
@@ -176,7 +179,7 @@ def config(run: Run, place: Place, device: str | None = "cpu") -> TrainConfig:
     from trainers.config import preset_config
 
     row = concept(run.concept)
-    small = {"batch_size": 2, "num_class_images": 16}
+    small = {"batch_size": 2, "num_class_images": 16, "held_out": 0}
     prior = {"prior_batch_size": 1} if row.kind == "subject" else {}
     return preset_config(
         "sketch",
