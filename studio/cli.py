@@ -13,7 +13,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipelines.errors import ConfigError, StudioError
-from studio.commands import adapters, bases, comparing, datasets, gallery, jobs, library, mixes, pictures
+from studio.commands import (
+    adapters,
+    bases,
+    bundles,
+    comparing,
+    datasets,
+    gallery,
+    jobs,
+    library,
+    mixes,
+    pictures,
+)
 from studio.commands.arguments import Parser, shared_options
 from studio.commands.base_options import FetchLine, base_options, chosen_base, find_base
 
@@ -115,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     datasets.add_commands(commands)
     gallery.add_commands(commands)
     comparing.add_commands(commands)
+    bundles.add_commands(commands)
     return parser
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from studio.context import Context
-from studio.routes import api, evidence, files, images, live, mix, parts, pictures
+from studio.routes import api, bundles, evidence, files, images, live, mix, parts, pictures
 
 ROUTES: tuple[Callable[[FastAPI, Context], None], ...] = (
     api.add, pictures.add, images.add, files.add, parts.add, mix.add, live.add,
-    evidence.add,
+    evidence.add, bundles.add,
 )  # fmt: skip
