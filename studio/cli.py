@@ -77,6 +77,7 @@ BENCHES = {
     "methods": "trainers.bench.methods",
     "train": "trainers.bench.train",
     "evidence": "trainers.bench.evidence",
+    "faults": "trainers.bench.faults",
     "studio": "studio.bench.studio",
 }
 """Measurements by name: the module whose `main` takes the rest of the command line."""
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     pictures.add_commands(commands, shared)
     mixes.add_commands(commands, shared)
     adapters.add_commands(commands, shared)
+    judging.add_commands(commands, shared)
     library.add_commands(commands)
     bases.add_commands(commands)
     jobs.add_commands(commands)

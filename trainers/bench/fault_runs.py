@@ -7,7 +7,7 @@ they find in pool "test" is what is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,11 @@ from trainers.bench.concepts import POOLS, Captioned, Concept, concept, lay_out,
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
 
-MEASUREMENTS = 8
+MEASUREMENTS = 5
 """Measurements of each run, about."""
-SHORT_STEPS = 8
-"""With `--short`: the most steps of a run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FaultRun:
     """One training that is made to have a fault.
 
@@ -46,6 +44,10 @@ class FaultRun:
     def steps(self) -> int:
         """How long it learns."""
         return int(self.fields["steps"])
+
+    def shortened(self, steps: int) -> FaultRun:
+        """The same with few steps."""
+        return replace(self, fields={**self.fields, "steps": min(steps, self.steps)})
 
 
 # ── What is done to the pictures
@@ -121,53 +123,53 @@ def _value(text: str) -> Any:
 
 
 _DEV = """
-not_finite bramu 5 as-they-are 40 learning_rate=1 max_grad_norm=1000 alpha=1024
-not_finite thermal 6 as-they-are 40 learning_rate=1 max_grad_norm=1000 alpha=1024
-rate_too_high kelvo 5 as-they-are 100 learning_rate=3e-2
-rate_too_high papercut 8 as-they-are 100 learning_rate=3e-2
-rate_too_low pomdi 4 as-they-are 160 learning_rate=5e-5
-rate_too_low chalkboard 6 as-they-are 160 learning_rate=1e-4
+not_finite bramu 5 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
+not_finite thermal 6 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
+rate_too_high kelvo 5 as-they-are 60 learning_rate=2e-2
+rate_too_high papercut 6 as-they-are 60 learning_rate=3e-2
+rate_too_low pomdi 4 as-they-are 80 learning_rate=4e-5
+rate_too_low chalkboard 6 as-they-are 80 learning_rate=1e-4
 under_trained wexna 5 as-they-are 8
-under_trained thermal 8 as-they-are 8
-memorised tuvli 1 as-they-are 300 rank=32 prior_weight=0 learning_rate=4e-3
-memorised bramu 2 as-they-are 300 rank=32 prior_weight=0 learning_rate=4e-3
-over_trained kelvo 4 as-they-are 300 rank=32 prior_weight=0 learning_rate=4e-3
-over_trained papercut 4 as-they-are 300 rank=32 learning_rate=4e-3
-trigger_not_learned pomdi 5 nameless 120
-trigger_not_learned wexna 6 mostly-nameless 120
-style_leaks chalkboard 8 as-they-are 200 learning_rate=4e-3
-style_leaks tuvli 5 as-they-are 200 learning_rate=4e-3 prior_weight=0
-text_encoder_dead bramu 5 as-they-are 100 text_learning_rate=1e-6
-text_encoder_dead kelvo 5 as-they-are 100 block_rates=@text_encoder:0
-text_encoder_dominating pomdi 5 as-they-are 100 learning_rate=1e-4 text_learning_rate=1e-2
-text_encoder_dominating thermal 8 as-they-are 100 learning_rate=2e-4 text_learning_rate=1e-2
-dataset_too_uniform wexna 5 one-layout 60
-dataset_too_uniform papercut 8 one-layout 60
+under_trained thermal 8 as-they-are 6
+trigger_not_learned bramu 5 nameless 60
+trigger_not_learned kelvo 6 mostly-nameless 60
+style_leaks chalkboard 6 as-they-are 120 learning_rate=4e-3
+style_leaks tuvli 5 as-they-are 120 learning_rate=4e-3 prior_weight=0
+text_encoder_dead bramu 5 as-they-are 40 text_learning_rate=1e-6
+text_encoder_dead wexna 5 as-they-are 40 block_rates=@text_encoder:0
+text_encoder_dominating pomdi 5 as-they-are 40 learning_rate=1e-4 text_learning_rate=1e-2
+text_encoder_dominating thermal 6 as-they-are 40 learning_rate=2e-4 text_learning_rate=1e-2
+dataset_too_uniform tuvli 5 one-layout 20
+dataset_too_uniform papercut 6 one-layout 20
+over_trained kelvo 4 as-they-are 200 rank=32 prior_weight=0 learning_rate=6e-3
+over_trained papercut 4 as-they-are 200 rank=32 learning_rate=6e-3
+memorised pomdi 1 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
+memorised wexna 2 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
 """
 
 _TEST = """
-not_finite glimo 5 as-they-are 40 learning_rate=1 max_grad_norm=1000 alpha=1024
-not_finite neon 8 as-they-are 40 learning_rate=1 max_grad_norm=1000 alpha=1024
-rate_too_high rafsu 5 as-they-are 100 learning_rate=3e-2
-rate_too_high stencil 8 as-they-are 100 learning_rate=3e-2
-rate_too_low dobrix 4 as-they-are 160 learning_rate=5e-5
-rate_too_low halftone 6 as-they-are 160 learning_rate=1e-4
+not_finite glimo 5 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
+not_finite neon 6 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
+rate_too_high rafsu 5 as-they-are 60 learning_rate=2e-2
+rate_too_high stencil 6 as-they-are 60 learning_rate=3e-2
+rate_too_low dobrix 4 as-they-are 80 learning_rate=4e-5
+rate_too_low halftone 6 as-they-are 80 learning_rate=1e-4
 under_trained selpu 5 as-they-are 8
-under_trained blinds 8 as-they-are 8
-memorised vantok 1 as-they-are 300 rank=32 prior_weight=0 learning_rate=4e-3
-memorised minqua 2 as-they-are 300 rank=32 prior_weight=0 learning_rate=4e-3
-over_trained hubbet 4 as-they-are 300 rank=32 prior_weight=0 learning_rate=4e-3
-over_trained stained-glass 4 as-they-are 300 rank=32 learning_rate=4e-3
-trigger_not_learned glimo 5 nameless 120
-trigger_not_learned rafsu 6 mostly-nameless 120
-style_leaks neon 8 as-they-are 200 learning_rate=4e-3
-style_leaks dobrix 5 as-they-are 200 learning_rate=4e-3 prior_weight=0
-text_encoder_dead selpu 5 as-they-are 100 text_learning_rate=1e-6
-text_encoder_dead vantok 5 as-they-are 100 block_rates=@text_encoder:0
-text_encoder_dominating minqua 5 as-they-are 100 learning_rate=1e-4 text_learning_rate=1e-2
-text_encoder_dominating stencil 8 as-they-are 100 learning_rate=2e-4 text_learning_rate=1e-2
-dataset_too_uniform hubbet 5 one-layout 60
-dataset_too_uniform halftone 8 one-layout 60
+under_trained blinds 8 as-they-are 6
+trigger_not_learned glimo 5 nameless 60
+trigger_not_learned rafsu 6 mostly-nameless 60
+style_leaks halftone 6 as-they-are 120 learning_rate=4e-3
+style_leaks vantok 5 as-they-are 120 learning_rate=4e-3 prior_weight=0
+text_encoder_dead glimo 5 as-they-are 40 text_learning_rate=1e-6
+text_encoder_dead minqua 5 as-they-are 40 block_rates=@text_encoder:0
+text_encoder_dominating dobrix 5 as-they-are 40 learning_rate=1e-4 text_learning_rate=1e-2
+text_encoder_dominating neon 6 as-they-are 40 learning_rate=2e-4 text_learning_rate=1e-2
+dataset_too_uniform vantok 5 one-layout 20
+dataset_too_uniform blinds 6 one-layout 20
+over_trained hubbet 4 as-they-are 200 rank=32 prior_weight=0 learning_rate=6e-3
+over_trained stained-glass 4 as-they-are 200 rank=32 learning_rate=6e-3
+memorised minqua 1 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
+memorised selpu 2 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
 """
 
 FAULT_RUNS: dict[str, FaultRun] = {run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST))}
@@ -196,7 +198,7 @@ def config(run: FaultRun, folder: Path, device: str | None = "cpu") -> TrainConf
     from trainers.config import preset_config
 
     row = concept(run.concept)
-    small = {"batch_size": 2, "num_class_images": 16, "samples": 1, "report": False}
+    small = {"batch_size": 2, "num_class_images": 16, "samples": 0, "report": False}
     prior = {"prior_batch_size": 1} if row.kind == "subject" else {}
     return preset_config(
         "sketch",
