@@ -1,6 +1,6 @@
 """The true score of every candidate of a run: its loss on pictures of the concept that no run has seen.
 
-It shares neither pictures nor noise with what the run measured of itself, and has more noise levels.
+It shares neither pictures nor noise with what the run measured of itself, and has many more noise levels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from trainers.evidence.held_out import HeldOut
 
 TRUTH_NAME = "truth.json"
-LEVELS = 16
-"""Noise levels per picture, at the middles of equal parts of the range."""
+LEVELS = 4
+"""Noise levels per picture; every picture has its own, so that all together share out the range."""
+BATCH = 16
 SEED = 52_163
 """Of the noise; what a run measures of itself has seeds below ten."""
 
@@ -36,13 +37,13 @@ def score(config: TrainConfig, unseen: Path) -> dict[int, float]:
 
     base, folder = load_base(config.run.base, device=config.run.device), config.run.output
     fixed = fix(base, config, unseen)
-    found = {0: fixed.measure(base, PromptEncoder(base, trained=False), LEVELS)}
+    found = {0: fixed.measure(base, PromptEncoder(base, trained=False), BATCH)}
     for path in sorted((folder / CANDIDATES).glob("step-*.safetensors")):
         with Mixer(base) as mixer:
             mixer.add("taught", read_adapter(path))
             mixer.set({"taught": 1.0})
             step = int(path.stem.removeprefix("step-"))
-            found[step] = fixed.measure(base, PromptEncoder(base, trained=False), LEVELS)
+            found[step] = fixed.measure(base, PromptEncoder(base, trained=False), BATCH)
     figures = {
         "levels": LEVELS, "seed": SEED, "pictures": sum(map(len, fixed.batches)) // LEVELS,
         "scores": {step: loss.mean for step, loss in found.items()},
@@ -53,7 +54,7 @@ def score(config: TrainConfig, unseen: Path) -> dict[int, float]:
 
 
 def fix(base: Base, config: TrainConfig, unseen: Path) -> HeldOut:
-    """The samples that are scored on: every unseen picture as it is, at LEVELS noise levels."""
+    """The samples that are scored on: every unseen picture as it is, at LEVELS noise levels of its own."""
     from trainers.caching.encoding import encode_frames
     from trainers.config import DataConfig
     from trainers.dataset import frames, load_dataset
@@ -73,7 +74,7 @@ def fix(base: Base, config: TrainConfig, unseen: Path) -> HeldOut:
             next(encoding)
         except StopIteration as done:
             cache = done.value
-    return hold_out(base, cache, SEED, levels=LEVELS)
+    return hold_out(base, cache, SEED, levels=LEVELS, dealt=True)
 
 
 def read_truth(folder: Path) -> dict[int, float] | None:
