@@ -21,6 +21,7 @@ from studio.commands import (
     datasets,
     gallery,
     jobs,
+    judging,
     library,
     mixes,
     pictures,

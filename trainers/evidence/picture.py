@@ -31,6 +31,7 @@ from trainers.evidence.sheet import (
     drawn,
     fitted,
     line_height,
+    snapped,
     wrapped,
 )
 from trainers.run_folder import CONFIG_NAME
@@ -136,6 +137,7 @@ _MEASURES = {
     "image_similarity": "Like the pictures", "structure_similarity": "Structure", "prompt_similarity":
     "Fits the prompt", "diversity": "Variety by seed", "drift": "Others moved",
 }  # fmt: skip
+_ELSE = {"drift": "other prompts"}
 
 
 def _of_pictures(seen: Seen | None, base: Seen | None) -> list[tuple[str, str, str, bool]]:
@@ -143,7 +145,7 @@ def _of_pictures(seen: Seen | None, base: Seen | None) -> list[tuple[str, str, s
     for name, label in _MEASURES.items():
         value, before = getattr(seen, name, None), getattr(base, name, None)
         if value is not None:
-            against = f"{before:.2f} by the base" if before is not None else ""
+            against = f"{before:.2f} by the base" if before is not None else _ELSE.get(name, "")
             found.append((label, f"{value:.2f}", against, False))
     return found
 
@@ -166,7 +168,7 @@ def _previews(folder: Path, record: Record) -> Image.Image | None:
     chosen = record.choice.step if record.choice else None
     some = _evenly([seen for seen in record.previews if seen.files], STRIP, chosen)
     gap = 10
-    side = min(180, (INNER - gap * (STRIP - 1)) // max(4, len(some), 1)) if some else 0
+    side = snapped((INNER - 8 - gap * (STRIP - 1)) // max(5, len(some)))
     columns = [(seen, [drawn(folder, name, side) for name in _two(seen)]) for seen in some]
     if not any(picture is not None for _, pictures in columns for picture in pictures):
         return None
@@ -199,8 +201,8 @@ def _drawn(folder: Path, record: Record) -> Image.Image | None:
     if seen is None:
         return None
     count = min(len(seen.files), DRAWN)
-    gap, left = 10, 74
-    side = min(170, (INNER - left - gap * (count - 1)) // max(count, 5)) if count else 0
+    gap, left = 5, 70
+    side = snapped((INNER - left - gap * (DRAWN - 1)) // max(5, count))
     rows = [("adapter", seen.files), ("base", base.files if base is not None else ())]
     shown = [(label, [drawn(folder, name, side) for name in files[:count]]) for label, files in rows]
     shown = [(label, found) for label, found in shown if any(found)]
@@ -243,8 +245,7 @@ def _pairs(folder: Path, record: Record) -> Image.Image | None:
     pairs = sorted(found.pairs, key=lambda pair: not pair.flagged)[
         :PAIRS
     ]  # sorting keeps what is nearest first
-    gap, between = 28, 10
-    side = min(130, ((INNER - gap * (PAIRS - 1)) // PAIRS - between) // 2)
+    gap, between, side = 22, 8, 128
     shown = [
         (pair, drawn(folder, pair.picture, side), _learned(folder, pair.nearest, side)) for pair in pairs
     ]

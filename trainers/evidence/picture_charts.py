@@ -107,7 +107,7 @@ def draw_charts(found: Sequence[Chart], width: int, chosen: int | None) -> Image
     """Draw charts beside each other, the first the widest. chosen: the step that is marked."""
     gap = 36
     free = width - gap * (len(found) - 1)
-    shares = {1: (1.0,), 2: (0.58, 0.42), 3: (0.44, 0.28, 0.28)}[len(found)]
+    shares = {1: (0.6,), 2: (0.58, 0.42), 3: (0.44, 0.28, 0.28)}[len(found)]
     widths = [round(free * share) for share in shares]
     rows = max(len(_rows(chart, width)) for chart, width in zip(found, widths, strict=True))
     return side_by_side(

@@ -179,7 +179,7 @@ def side_by_side(parts: Sequence[Image.Image], gap: int) -> Image.Image:
 def fitted(path: Path | None, side: int) -> Image.Image | None:
     """Read a picture into a square of `side` pixels, whole; None where it can't be read.
 
-    Small ones are enlarged by a whole number without smoothing, as far as there is room.
+    Where it fits in a whole number of times, it is enlarged without smoothing.
     """
     if path is None:
         return None
@@ -191,15 +191,18 @@ def fitted(path: Path | None, side: int) -> Image.Image | None:
             picture = opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-    times = side // max(picture.size)
-    if times >= 1:
-        size = (picture.width * times, picture.height * times)
-        picture = picture.resize(size, Image.Resampling.NEAREST)
-    else:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    longer = max(picture.size)
+    way = Image.Resampling.NEAREST if side % longer == 0 else Image.Resampling.LANCZOS
+    width, height = (max(1, round(own * side / longer)) for own in picture.size)
+    picture = picture.resize((width, height), way)
     square = Image.new("RGB", (side, side), FILL)
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return square
+
+
+def snapped(side: int) -> int:
+    """A side in pixels that pictures of 64, 128, 256 or 512 pixels go into evenly, or next to."""
+    return side // 64 * 64 if side >= 128 else side
 
 
 def drawn(folder: Path, name: str, side: int) -> Image.Image | None:

@@ -149,10 +149,11 @@ def test_text_is_spelled_in_the_letters_there_are_and_kept_in_its_box() -> None:
     assert sheet.done().size == (100, sheet.y)
 
 
-def test_small_pictures_are_enlarged_as_they_are(tmp_path: Path) -> None:
-    painted(tmp_path, "a.png", RED)
-    found = fitted(tmp_path / "a.png", 100)
-    assert found is not None
-    assert (found.size, count(found, RED)) == ((100, 100), 96 * 96)
+def test_pictures_fill_their_squares_whole(tmp_path: Path) -> None:
+    Image.new("RGB", (24, 12), RED).save(tmp_path / "a.png")
+    for side in (96, 100, 10):
+        found = fitted(tmp_path / "a.png", side)
+        assert found is not None
+        assert (found.size, count(found, RED)) == ((side, side), side * side // 2)
     assert fitted(tmp_path / "none.png", 100) is None
     assert fitted(None, 100) is None
