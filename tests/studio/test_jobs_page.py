@@ -16,6 +16,7 @@ from studio.tabs.jobs import ACTIONS
 from studio.tabs.jobs_pieces import ACTS, HOMES
 from studio.work import KINDS
 from studio.work.job import ACTS as OF_JOBS
+from tests.made_runs import made_run
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y}"
 
@@ -158,3 +159,12 @@ def test_every_verb_has_a_button_and_every_kind_a_home() -> None:
     verbs = {verb for row in OF_JOBS.values() for verb in row} - {"move"}
     assert verbs == set(ACTS) and verbs <= set(ACTIONS)
     assert set(HOMES) == set(KINDS)
+
+
+def test_what_was_measured_can_be_read_and_compared(context: Context) -> None:
+    job = context.jobs.submit("train", HOSTILE, {})
+    assert "data-compare" not in ask(context)[job.id] and "files/report" not in ask(context)[job.id]
+    made_run(context.jobs.folder(job))
+    card = ask(context)[job.id]
+    assert f'data-compare="{job.id}"' in card and f'href="files/report/{job.id}"' in card
+    assert "<script>" not in card and "{{x}}" not in card
