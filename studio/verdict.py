@@ -164,7 +164,9 @@ def _pair(log: RunLog, record: Record | None, job_id: str, step: int) -> tuple[s
     if step not in shown and drawn[0] and drawn[1] and drawn[0].files and drawn[1].files:
         names = [PurePosixPath(one.files[0]).name for one in (drawn[1], drawn[0])]
         before, after = (markup.url("evidence", job_id, name) for name in names)
-        return before, after, drawn[0].prompts[0] if drawn[0].prompts else ""
+        # The base is asked without the trigger, which says nothing to it.
+        prompts = dict.fromkeys(one.prompts[0] for one in (drawn[1], drawn[0]) if one.prompts)
+        return before, after, " → ".join(prompts)
     if 0 not in shown or not later:
         return "", "", ""
     nearest = min(later, key=lambda one: (abs(one - step), one))

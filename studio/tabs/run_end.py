@@ -14,6 +14,7 @@ from studio.runlog import RunLog
 from studio.taking import steps_of, taken_steps
 from studio.verdict import Verdict, verdict
 from trainers.evidence.record import RECORD_NAME, REPORT_NAME, Record
+from trainers.evidence.rules import WELL
 
 BUNDLE = "bundle/bundle.toml"
 """What there is in a run's folder where it left a bundle."""
@@ -42,7 +43,7 @@ def end(context: Context, job: Job, log: RunLog, others: Sequence[Job] = ()) -> 
     ways = _ways(context, job, found, others)
     adapter = _adapter(context, job)
     if not (found.step or adapter or ways or trouble):
-        return End()
+        return End(record=found.record)
     body = adapter + (judged if pair or words else "") + trouble + ways
     return End(f'<div class="pg-card pgt-end">{body}</div>', 0 if taken else found.step, found.record)
 
@@ -84,7 +85,10 @@ def _recommended(context: Context, job: Job, log: RunLog, found: Verdict) -> str
     own_words = ""
     if head and own:
         own_words = " The adapter is of it." if own == found.step else f" The adapter is of step {own}."
-    return f"{head}<p>{text(found.words)}{own_words}</p>{_steps(context, job, own, found.step)}"
+    record = found.record
+    well = record is not None and record.measured and not record.verdict
+    said = f'<p class="pgt-well">{text(WELL)}</p>' if well else ""
+    return f"{head}<p>{text(found.words)}{own_words}</p>{said}{_steps(context, job, own, found.step)}"
 
 
 def _measured(log: RunLog, record: Record | None) -> bool:

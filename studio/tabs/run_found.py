@@ -13,7 +13,6 @@ from studio.jobs import Job
 from studio.markup import text
 from trainers.evidence.ranks import rank_advice
 from trainers.evidence.record import Finding, Pair, Record
-from trainers.evidence.rules import WELL
 
 SHOWN_COPIES = 4
 ALL = "all"
@@ -46,8 +45,6 @@ def changes(record: Record | None, rule: str) -> dict[str, Any]:
 
 
 def _findings(context: Context, job: Job, record: Record) -> str:
-    if not record.verdict:
-        return f'<p class="pgt-well">{text(WELL)}</p>' if record.measured else ""
     wanting = [one for one in record.verdict if _wanted(context, job, one.changes)]
     cards = "".join(_finding(context, job, one) for one in record.verdict)
     if len(wanting) < 2:
