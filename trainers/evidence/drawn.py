@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -76,20 +77,33 @@ def draw_and_judge(
         mixed.set({TAUGHT: 1.0})
     after = _draw(base, config, [*prompts, *others], own)
     seen = _judged(after[:count], asked, judges, references)
-    moved = {}
-    if judges.likeness is not None:
-        pair = (judges.likeness.image_embeddings(part[count:]) for part in (after, before))
-        moved = {"drift": round(drift(*pair), 5)}
+    moved, still = _unrelated(after[count:], before[count:], judges, references)
     files = _write(folder, "drawn", after[:count])
     about = {"prompts": tuple(prompts), "seeds": tuple(seeds)}
     return Drawn(
         seen=Seen(step=step, files=files, **about, **seen, **moved),
         base=Seen(
             step=0, files=_write(folder, "base", before[:count]), prompts=tuple(asked), seeds=tuple(seeds),
-            **_judged(before[:count], asked, judges, references),
+            **_judged(before[:count], asked, judges, references), **still,
         ),
         memorisation=memorisation(after[:count], files, references, judges.likeness),
     )  # fmt: skip
+
+
+def _unrelated(
+    after: Sequence[Image.Image], before: Sequence[Image.Image], judges: Judges, references: References
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What pictures of unrelated prompts tell, with the adapter and by the base; nothing without a judge."""
+    if judges.likeness is None:
+        return {}, {}
+    ours, theirs = (judges.likeness.image_embeddings(part) for part in (after, before))
+    moved: dict[str, Any] = {"drift": round(drift(ours, theirs), 5)}
+    still: dict[str, Any] = {}
+    if references.taught:
+        learned = references.compared(judges.likeness)
+        moved["unrelated_similarity"] = round(image_similarity(ours, learned), 5)
+        still["unrelated_similarity"] = round(image_similarity(theirs, learned), 5)
+    return moved, still
 
 
 def judge_preview(
@@ -120,7 +134,7 @@ def _judged(
     judges: Judges,
     references: References,
     called: Sequence[int] | None = None,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """What judges say of pictures. called: indices of those that are to be like the references."""
     found: dict[str, float | None] = {}
     rows = list(range(len(pictures)) if called is None else called)
