@@ -12,6 +12,8 @@ from studio.base_shapes import Shape, shape_of, sized
 from studio.context import Context
 from studio.jobs import Job
 from studio.speeds import LATEST, Device, Timeline, by_flops, device, since, timeline
+from trainers.evidence.asking import fixed_prompts, unrelated_prompts
+from trainers.evidence.record import FEW_LEVELS, LEVELS, TAUGHT
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -20,8 +22,7 @@ _LIBRARIES = {"cpu": 480_000_000}
 _ON_CARD = 375_000_000
 """Bytes beside weights and activations: loaded libraries on a CPU, work space and fragments on a card."""
 _CLASS_PASSES = 16
-_LEVELS = 8
-"""Passes of a class picture, and of measuring a held-out picture (`trainers.prior`, `trainers.evidence`)."""
+"""Passes of a class picture (`trainers.prior`)."""
 _UNKNOWN = Device("cpu", "", 1e11, 5e10, 0)
 _START, _READ = 6.0, 5e8
 """Seconds until a process has loaded its libraries, and bytes of weights that are read per second."""
@@ -185,19 +186,39 @@ def drawn_before(config: TrainConfig, known: Sequence[tuple[TrainConfig, Timelin
     )
 
 
+def _measured(config: TrainConfig, learned: int, apart: int) -> int:
+    """Samples that losses are measured on each time."""
+    each = {
+        "held_out": apart * LEVELS,
+        **dict.fromkeys(("teaching", "altered", "plain"), min(TAUGHT, learned) * FEW_LEVELS),
+        "class": config.evidence.class_samples * FEW_LEVELS,
+    }
+    return sum(each[name] for name in config.evidence.measured_on)
+
+
+def _at_the_end(config: TrainConfig) -> int:
+    """Pictures that are drawn to be measured, with the adapter and without it."""
+    if not config.evidence.samples:
+        return 0
+    told = fixed_prompts(config.data, config.evidence)
+    return 2 * (len(told) * config.evidence.samples + len(unrelated_prompts(config.data)))
+
+
 def _whole(config: TrainConfig, load: Load, pictures: int, drawn: bool) -> float:
     """Seconds of all parts together."""
     run, data = config.run, config.data
     looks = 1 + -(-run.steps // run.preview_every) if run.preview_every else 0
     shown = (len(run.preview_prompts) or (2 if data.class_prompt else 1)) * (len(run.preview_seeds) or 1)
     made = data.num_class_images if data.prior_weight and data.class_images is None and not drawn else 0
-    apart = data.held_out or round(data.held_out_share * pictures)
-    measures = 1 + -(-run.steps // run.evaluate_every) if run.evaluate_every and apart else 0
+    apart = data.set_aside(pictures)
+    measures = 1 + -(-run.steps // run.evaluate_every) if run.evaluate_every else 0
+    samples = _measured(config, pictures - apart, apart)
     pass_ = load.picture / max(1, run.preview_steps) / 2
     return (
         load.start
         + made * load.class_picture
         + run.steps * load.step
         + looks * shown * load.picture
-        + (measures * apart * _LEVELS + pictures) * pass_
+        + (measures * samples + pictures) * pass_
+        + _at_the_end(config) * load.picture
     )

@@ -161,9 +161,7 @@ def _mask_notes(data: DataConfig, items: Sequence[Item]) -> list[str]:
 
 def _held_out(data: DataConfig, total: int) -> int:
     """Return how many of `total` pictures are held out. Raises: ConfigError where none would be left."""
-    count = data.held_out
-    if data.held_out_share:
-        count = max(1, round(data.held_out_share * total))
+    count = data.set_aside(total)
     if count >= total:
         name = "held_out_share" if data.held_out_share else "held_out"
         raise ConfigError(

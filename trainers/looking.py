@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -79,7 +79,7 @@ class Looks:
         sets, total = self.prepared.fixed.sets, self.config.run.steps
         began = time.perf_counter()
         if not self._of_base:
-            with self.injection.disabled():
+            with self.injection.disabled() if step else nullcontext():  # before the first step it is
                 for name, one in sets.items():
                     self._of_base[name] = one.predictions(self.base, self.encode, AT_ONCE)
         if step:

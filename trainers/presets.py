@@ -34,9 +34,9 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("sketch", "subject"): {**_SUBJECT, **_SKETCH, "steps": 250, "preview_every": 125},
     ("sketch", "style"): {**_STYLE, **_SKETCH, "steps": 150, "preview_every": 75},
     ("standard", "subject"): {**_SUBJECT, **_STANDARD, "steps": 500},
-    ("standard", "style"): {**_STYLE, **_STANDARD, "steps": 250, "preview_every": 50, "held_out": 2},
+    ("standard", "style"): {**_STYLE, **_STANDARD, "steps": 250, "preview_every": 50},
     ("thorough", "subject"): {**_SUBJECT, **_THOROUGH, "steps": 1200, "preview_every": 200},
-    ("thorough", "style"): {**_STYLE, **_THOROUGH, "steps": 600, "held_out": 2},
+    ("thorough", "style"): {**_STYLE, **_THOROUGH, "steps": 600},
 }
 """What each (preset, kind) sets besides the defaults, by field name. Tuned on the embedded base."""
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.errors import StudioError
 from pipelines.files import file_sha256, write_atomic
 from pipelines.formats import read_adapter
+from pipelines.methods import TUNINGS
 from pipelines.mixer import Mixer
 from trainers.batches import Batch
 from trainers.bundle import Told, write_bundle
@@ -24,9 +25,11 @@ from trainers.evidence.onset import Forward, find_onset
 from trainers.evidence.provenance import machine, versions
 from trainers.evidence.record import PICTURE_NAME, Choice, Onset, Record, write_record
 from trainers.evidence.rules import verdict
+from trainers.optimizers import base_rate_scale
 from trainers.run_folder import ADAPTER_NAME
 from trainers.stepping.readings import Reading
 from trainers.tuning import Injection
+from trainers.tuning.rates import usual_rate
 
 
 def take(kept: Kept, written: dict[str, Any], last: int) -> tuple[dict[str, Any], Choice | None]:
@@ -116,6 +119,7 @@ class Conclusion:
             "family": self.told.base.family.id, "base": Path(run.base).name,
             "base_sha256": self.told.base_sha256, "data_sha256": dataset.sha256,
             "pictures": len(dataset.learn), "held_out": len(dataset.held_out),
+            "usual_rate": self._usual_rate(),
         }  # fmt: skip
         found = self.kept.record(
             run=about, config=config.public(), seconds={**self.kept.seconds, **self.seconds},
@@ -124,6 +128,11 @@ class Conclusion:
         with self._part("verdict"):
             return found.model_copy(update={"verdict": verdict(found)})
         return found
+
+    def _usual_rate(self) -> float:
+        """The learning rate that the method would have had here without being told."""
+        optimizer, base = self.told.config.optimizer, self.told.base
+        return usual_rate(TUNINGS[self.told.config.adapter.method], optimizer, base_rate_scale(base))
 
     def _write(self, record: Record) -> None:
         """Write evidence.json, and what is made of it for people to look at."""

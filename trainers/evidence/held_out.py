@@ -15,15 +15,9 @@ from pipelines.base import Base
 from pipelines.conditioning import Conditioning
 from trainers.batches import Batch
 from trainers.caching.latents import LatentCache, frames_of
-from trainers.evidence.record import BANDS, Loss
+from trainers.evidence.record import BANDS, LEVELS, Loss
 from trainers.objective import Levels, noise_levels, predict, squared_errors, target
 from trainers.settings import ObjectiveConfig
-
-LEVELS = 8
-"""Noise levels per held-out picture, at the middles of equal parts of the range."""
-
-FEW_LEVELS = 4
-"""Noise levels per picture of the other sets; its pictures share the range out among them."""
 
 AT_ONCE = 16
 """Samples that are predicted together."""

@@ -27,6 +27,13 @@ CANDIDATES = "candidates"
 BANDS = 4
 """Equal parts of the noise schedule that losses are told apart by, the least noise first."""
 
+LEVELS = 8
+"""Noise levels per held-out picture, at the middles of equal parts of the range."""
+FEW_LEVELS = 4
+"""Noise levels per picture of the other sets; its pictures share the range out among them."""
+TAUGHT = 6
+"""Pictures that were learned from, at most, that losses are measured on; evenly out of all."""
+
 SETS: dict[str, str] = {
     "held_out": "pictures that weren't learned from",
     "teaching": "the pictures that were learned from",

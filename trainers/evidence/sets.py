@@ -13,14 +13,13 @@ from trainers.caching.encoding import encode_frames
 from trainers.config import DataConfig, TrainConfig
 from trainers.dataset import Item
 from trainers.events import TrainEvent
-from trainers.evidence.held_out import FEW_LEVELS, HeldOut, hold_out
+from trainers.evidence.asking import plain as without_trigger
+from trainers.evidence.held_out import HeldOut, hold_out
+from trainers.evidence.record import FEW_LEVELS, TAUGHT
 from trainers.frames import Frame, Variant, changed
 from trainers.images import Source
 from trainers.prior import SCENES, THINGS, ClassPicture, draw_class_pictures
-from trainers.wording import with_article, without_trigger
-
-TAUGHT = 6
-"""Pictures that were learned from, at most, that are measured on; evenly out of all."""
+from trainers.wording import with_article
 
 _SEED = 5000  # of the base's own pictures: none that is learned along has it
 _NOISE = {"teaching": 1, "altered": 1, "plain": 1, "class": 2}
@@ -55,7 +54,7 @@ def fix_sets(
     if {"teaching", "altered", "plain"} & set(asked):
         some = [replace(frame, variants=(frame.variants[0], changed(frame))) for frame in _evenly(learn)]
         cache = yield from encode_frames(base, some, folder, **encoding)
-        plain = [without_trigger(caption, config.data.trigger) for caption in cache.captions]
+        plain = [without_trigger(caption, config.data) for caption in cache.captions]
         made: dict[str, dict[str, Any]] = {"teaching": {}, "altered": {"variant": 1}}
         if plain != list(cache.captions):
             made["plain"] = {"captions": plain}

@@ -14,6 +14,10 @@ BACKGROUNDS = {"white": "#ffffff", "black": "#000000", "gray": "#808080"}
 """Colours that have a name here; others are written #rrggbb."""
 
 
+FEW = 10
+"""Of fewer pictures each counts, and none is held out unasked."""
+
+
 class DataConfig(Section):
     """The pictures, and the words for them."""
 
@@ -207,9 +211,10 @@ class DataConfig(Section):
         description="How many there are of each picture, itself among them.",
         json_schema_extra=about("advanced"),
     )  # fmt: skip
-    held_out: int = Field(
-        default=0, ge=0, le=100, title="Held-out pictures",
-        description="Pictures, the last by name, that are only measured on.",
+    held_out: int | None = Field(
+        default=None, ge=0, le=100, title="Held-out pictures",
+        description="Pictures, the last by name, that are only measured on. Empty: none of fewer than 10, "
+        "since each counts; else a tenth of them, 2 to 16.",
         json_schema_extra=about("advanced", "pictures"),
     )  # fmt: skip
 
@@ -223,6 +228,14 @@ class DataConfig(Section):
         description="Another seed holds out other pictures.",
         json_schema_extra=about("advanced"),
     )  # fmt: skip
+
+    def set_aside(self, total: int) -> int:
+        """Return how many of `total` pictures are held out; it may be all of them, which can't be."""
+        if self.held_out_share:
+            return max(1, round(self.held_out_share * total))
+        if self.held_out is not None:
+            return self.held_out
+        return 0 if total < FEW else min(16, max(2, round(total / 10)))
 
     @model_validator(mode="after")
     def _trigger_in_prompt(self) -> DataConfig:

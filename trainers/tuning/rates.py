@@ -33,7 +33,7 @@ def groups(
     """
     unet = optimizer.learning_rate
     if unet is None:
-        unet = default_rate(optimizer.optimizer, tuning.learning_rate * scale)
+        unet = usual_rate(tuning, optimizer, scale)
     text = optimizer.text_learning_rate if optimizer.text_learning_rate is not None else unet
     found: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     for one in tuned.values():
@@ -55,3 +55,8 @@ def groups(
         params = list(words.parameters.values())
         made.append({"params": params, "lr": rate, "weight_decay": 0.0, "name": "words"})
     return made
+
+
+def usual_rate(tuning: Tuning, optimizer: OptimizerConfig, scale: float = 1.0) -> float:
+    """Return the learning rate that a tuning has where the config gives none; scale: as for `groups`."""
+    return default_rate(optimizer.optimizer, tuning.learning_rate * scale)
