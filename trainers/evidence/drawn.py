@@ -79,7 +79,7 @@ def draw_and_judge(
     seen = _judged(after[:count], asked, judges, references)
     moved, still = _unrelated(after[count:], before[count:], judges, references)
     files = _write(folder, "drawn", after[:count])
-    about = {"prompts": tuple(prompts), "seeds": tuple(seeds)}
+    about: dict[str, Any] = {"prompts": tuple(prompts), "seeds": tuple(seeds)}
     return Drawn(
         seen=Seen(step=step, files=files, **about, **seen, **moved),
         base=Seen(
@@ -119,7 +119,7 @@ def judge_preview(
     Returns: what was measured, with the prompts; step, files and seeds are the caller's to fill in.
     """
     pictures = [Image.open(file).convert("RGB") for file in files]
-    called = range(len(pictures))
+    called: Sequence[int] = range(len(pictures))
     asked = list(prompts)
     if data is not None:
         trigger = data.trigger.casefold()
