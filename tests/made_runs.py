@@ -69,7 +69,7 @@ def made_record(folder: Path, name: str = "Zib", **changes: Any) -> Record:
         "drawn": seen(50, drawn),
         "base": seen(0, painted(folder, "evidence/base-00.png", "navy")),
         "memorisation": Memorisation(
-            thresholds={"structure": 0.8}, calibrated="Taught pictures are at most 40% alike.",
+            thresholds={"structure": 0.8}, calibrated="pairs of the pictures",
             pairs=(Pair(picture=drawn, nearest=Path(taught).name, structure=0.9, flagged=True),),
         ),
         "anatomy": Anatomy(

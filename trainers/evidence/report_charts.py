@@ -148,7 +148,7 @@ class Chart:
         )
         if self.mark is None or self.mark > span.last:
             return beside + below
-        side = " left" if span.x(self.mark) > 0.8 else ""
+        side = " left" if span.x(self.mark) > 0.8 else " right" if span.x(self.mark) < 0.2 else ""
         return (
             f'{beside}{below}<span class="at{side}" style="left:{span.x(self.mark):.2%}">recommended</span>'
         )

@@ -211,8 +211,15 @@ def memorisation(found: Memorisation | None, pictures: Pictures) -> str:
     mark = "problem" if count else "well"
     return (
         f'<p class="said {mark}">{escape(words)}</p><div class="pairs">{made}</div>'
-        f'<p class="hint after">{escape(found.calibrated)}</p>'
+        f'<p class="hint after">{escape(_thresholds(found))}</p>'
     )
+
+
+def _thresholds(found: Memorisation) -> str:
+    """From where on a pair is a copy."""
+    beyond = " and ".join(f"{name} {value:.0%}" for name, value in found.thresholds.items())
+    on = f", calibrated on {found.calibrated.rstrip('.')}" if found.calibrated else ""
+    return f"A copy is nearer than {beyond}{on}." if beyond else on.removeprefix(", ").capitalize()
 
 
 def _nearest(pair: Pair, pictures: Pictures) -> str:
@@ -238,14 +245,14 @@ def anatomy(found: Anatomy | None) -> str:
         f"<td>{_used(block.rank)}{f' · {block.dead} of {block.modules} dead' if block.dead else ''}</td></tr>"
         for block in found.blocks
     )
-    said = [f"Text encoder {found.text_share:.0%} of the change"]
+    said = [f"Text encoder: {found.text_share:.0%} of the change"]
     if (advice := rank_advice(found)) is not None:
-        said.append(advice.words)
+        said.append(advice.words[:1].upper() + advice.words[1:])
     if found.dead:
         said.append(f"{len(found.dead)} modules changed nothing")
     note = f'<p class="hint after">{escape(found.note)}</p>' if found.note else ""
     return (
-        f'<p class="said">{escape("; ".join(said))}.</p><table class="anatomy"><thead><tr><th>Block</th>'
+        f'<p class="said">{escape(". ".join(said))}.</p><table class="anatomy"><thead><tr><th>Block</th>'
         "<th>Share of the change</th><th></th><th>Ranks used</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{note}"
     )

@@ -67,6 +67,7 @@ def test_a_report_holds_everything_and_asks_for_nothing(tmp_path: Path) -> None:
         "cd" * 32,
     ):
         assert said in page.said
+    assert "A copy is nearer than structure 80%, calibrated on pairs of the pictures." in page.said
     assert page.tags.count("img") >= 3 + 1 + 2 + 2  # strip, hero, base and taught, pair
     assert str(tmp_path) not in text
 
