@@ -26,6 +26,7 @@ from studio.jobs import Jobs
 from studio.making import advice
 from studio.making.drawing import Drawing, Stopped
 from studio.making.held import Held
+from studio.making.meetings import Meetings
 from studio.making.previews import Previews, Wish
 from studio.making.sources import Sources
 from studio.mixing import MixPart, read_request
@@ -48,6 +49,7 @@ class Maker:
         self.jobs = Jobs(workspace)
         self.held = Held(workspace, options, on_load)
         self.sources = Sources(workspace)
+        self.meetings = Meetings(self.held)
         self._previews: Previews | None = None
 
     def warm(self, base: str = "pocket") -> dict[str, Any]:
@@ -87,6 +89,10 @@ class Maker:
         """What adapters do to each other; see `advice.interference`."""
         return advice.interference(self.held, base, [MixPart.model_validate(part) for part in mix])
 
+    def sentences(self, mix: Sequence[Any], base: str = "pocket") -> dict[str, Any]:
+        """What matters about a mix, in sentences; see `Meetings`."""
+        return self.meetings.sentences(base, [MixPart.model_validate(part) for part in mix])
+
     def blocks(self, adapters: Sequence[str]) -> dict[str, Any]:
         """The blocks that adapters reach; see `advice.blocks`."""
         return advice.blocks(self.held, adapters)
@@ -98,7 +104,7 @@ class Maker:
         self._previews.wish(Wish(client, base, read_request(request), answer))
 
 
-VERBS = ("warm", "about", "generate", "balance", "interference", "blocks")
+VERBS = ("warm", "about", "generate", "balance", "interference", "sentences", "blocks")
 
 
 def in_one_line(error: Exception) -> str:

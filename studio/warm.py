@@ -26,7 +26,7 @@ IDLE = "maker_idle_minutes"
 """The setting of the workspace: minutes without a request after which a card's memory is given back; 0 keeps
 it. Without a card the process stays, for it takes little and loads slowly."""
 IDLE_MINUTES = 10.0
-ON_DEVICE = frozenset({"live", "balance", "interference"})
+ON_DEVICE = frozenset({"live", "balance", "interference", "sentences"})
 """Verbs that aren't worth waiting for: they are refused while something else has the device."""
 _OF_A_BASE = frozenset({"warm", "about", *ON_DEVICE})
 _BACK_AGAIN = frozenset({"warm", "generate"})  # after these nobody rests any more

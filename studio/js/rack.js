@@ -189,6 +189,52 @@ function overpowers(event) {
   });
 }
 
+// The sentence that matters about the adapters, looked up when the mix has been still for a moment.
+const meet = make('div', {class: 'pg-meet', role: 'status', hidden: true});
+const met = {shown: '', asking: '', undo: null, again: 0};
+const meeting = () => JSON.stringify(mix.request().mix.filter((one) => one.on));
+const settle = quiet(look, 400);
+
+async function look() {
+  const now = meeting();
+  if (JSON.parse(now).length < 2) { meet.hidden = true; met.shown = ''; return; }
+  if (now === met.shown || met.asking || !element.getClientRects().length) return;
+  met.asking = now;
+  clearTimeout(met.again);
+  try {
+    const found = await mix.ask('mix/sentences', {generation: {prompt: 'any'}, mix: JSON.parse(now)});
+    met.shown = now;
+    tell(found.sentences);
+  } catch {  // something else has the device, or the server is gone: no news
+    meet.hidden = true;
+    met.again = setTimeout(look, 8000);
+  }
+  met.asking = '';
+  if (meeting() !== met.shown && met.shown === now) look();
+}
+
+function tell([first, ...others]) {
+  meet.hidden = !first;
+  if (!first) return;
+  meet.className = `pg-meet ${first.kind}`;
+  const more = others.length ? make('details', {}, make('summary', {}, `${others.length} more`), others.map((one) => make('p', {}, one.words))) : null;
+  const apply = Object.keys(first.weights).length
+    ? make('button', {type: 'button', class: 'pg-btn small', id: 'meet-balance', onclick: () => even(first)}, 'Balance') : null;
+  const undo = met.undo && make('button', {type: 'button', class: 'pg-btn small', onclick: () => { mix.set({mix: met.undo}); met.undo = null; }}, 'Undo');
+  meet.replaceChildren(make('div', {}, make('p', {}, first.words), more), ...[apply || undo].filter(Boolean));
+}
+
+// Take the weights that a sentence proposes; what differs in a block multiplies the block's own factor.
+function even({weights, factors}) {
+  met.undo = mix.state.mix;
+  mix.set({mix: mix.state.mix.map((one) => {
+    if (!(one.id in weights)) return one;
+    const [weight, text] = weights[one.id].map((value) => clamp(value, LOW, HIGH)), blocks = {...one.blocks};
+    for (const [name, factor] of Object.entries(factors[one.id] || {})) blocks[name] = round(clamp((blocks[name] ?? 1) * factor, 0, 2));
+    return {...one, weight, text: one.text === null && text === weight ? null : text, blocks};
+  })});
+}
+
 async function add() {
   const card = await mix.pick({title: 'Add an adapter', without: mix.state.mix.map((one) => one.id)});
   if (!card) return;
@@ -200,9 +246,9 @@ async function add() {
 const nothing = make('p', {class: 'pg-hint'}, 'Nothing in the mix yet: this is the base alone. Add an adapter and move its slider.');
 tools.append(
   make('button', {type: 'button', class: 'pg-btn', id: 'rack-add', onclick: add}, '+ Add adapter'),
-  make('button', {type: 'button', class: 'pg-btn small', 'data-least': 2, id: 'balance', title: 'Propose weights at which each changes the picture as much', onclick: balance}, 'Balance'),
+  make('button', {type: 'button', class: 'pg-btn small', 'data-least': 2, id: 'balance', title: 'Propose weights at which each changes the picture as much', onclick: balance}, 'Balance by effect'),
   make('button', {type: 'button', class: 'pg-btn small', 'data-least': 2, id: 'interference', title: 'A heat map of what the adapters do to each other', onclick: overpowers}, 'Who overpowers whom'));
-box.append(nothing, list, tools, say, result);
+box.append(nothing, list, meet, tools, say, result);
 
 function take() {
   if (props.value?.start) mix.begin(props.value.start);
@@ -210,5 +256,11 @@ function take() {
 }
 take();
 watch('value', take);
-mix.follow((keys) => { if (keys.includes('mix') || keys.includes('generation')) show(); });
+mix.follow((keys, how) => {
+  if (keys.includes('mix') || keys.includes('generation')) show();
+  if (!keys.includes('mix')) return;
+  if (how.from === 'rack') met.undo = null;
+  settle();
+});
+new IntersectionObserver(([one]) => { if (one.isIntersecting) settle(); }).observe(element);
 show();

@@ -128,6 +128,17 @@ def _add_mixing(app: FastAPI, context: Context) -> None:
             found = context.runner.maker.ask_soon("interference", mix=parts(body), base=context.base)
         return {"picture": found["picture"], "text": found["text"]}
 
+    @app.post("/mix/sentences")
+    def sentences(body: Json) -> Json:
+        """What to know before mixing; nothing where it can't be told, for nobody has asked for it."""
+        with told():
+            try:
+                return dict(context.runner.maker.ask_soon("sentences", mix=parts(body), base=context.base))
+            except Busy:
+                raise
+            except StudioError:
+                return {"sentences": []}
+
     @app.post("/mix/picture")
     async def picture(request: Request, name: str = "picture.png") -> Json:
         """Take a picture that is drawn over, or a mask, into the workspace."""
