@@ -13,7 +13,7 @@ from studio import importing
 from studio.context import Context
 from studio.entries import Entry
 from studio.markup import text
-from studio.tabs import bases
+from studio.tabs import bases, opened_evidence
 from studio.tabs.asking import Form
 from studio.tabs.library_forms import FORMS as ADAPTER_FORMS
 from studio.tabs.library_forms import uploaded
@@ -162,6 +162,7 @@ ACTS: dict[str, Callable[[Context, str], list[Any]]] = {
     "stop-job": _stop,
     "dismiss": _dismiss,
     "resume-job": _resume,
+    opened_evidence.RESIZE: lambda context, key: _said(opened_evidence.resize_to(context, key)),
     "use-base": lambda context, key: _said(bases.use(context, key)),
     "remove-base": lambda context, key: _said(bases.remove(context, key)),
 }

@@ -14,6 +14,7 @@ from studio.context import Context
 from studio.entries import ORIGINS, Entry
 from studio.jobs import Job
 from studio.markup import text
+from studio.tabs.opened_evidence import section
 from studio.tabs.shelf import cover, family_label, method_label, working
 
 SHOWN_VALUE = 400  # characters of a metadata value
@@ -40,6 +41,7 @@ def pieces(context: Context, key: str) -> dict[str, str]:
         "head": _head(context, entry),
         "work": "".join(working(job) for job in exports if job.state != "done"),
         "report": _report(context, exports),
+        "evidence": section(context, entry),
         "facts": _facts(context, entry),
     }
 
