@@ -73,10 +73,9 @@ RULES: dict[str, Rule] = {
     "rate_too_low": Rule(
         title="Learning rate too low",
         test=figure.too_little_rate,
-        threshold=figure.GAIN_ENOUGH,
-        above=False,
-        words="Each picture was seen {seen} times, yet their loss fell by {value:.1%} only, at a rate of "
-        "{rate}{usual}.",
+        threshold=0.5,
+        words="Each picture was seen {seen} times, yet at a rate of {rate}{usual} it was still learning as "
+        "at the start: the loss of the pictures fell by {gain} only.",
         advice="Raise the learning rate.",
         changes=change.higher_rate,
         yields_to=("not_finite", "rate_too_high"),
@@ -84,9 +83,9 @@ RULES: dict[str, Rule] = {
     "under_trained": Rule(
         title="Not learned yet",
         test=figure.too_little_time,
-        threshold=figure.GAIN_ENOUGH,
-        above=False,
-        words="After {steps} steps the loss on the {pictures} pictures has fallen by {value:.1%} only.",
+        threshold=0.5,
+        words="It was still learning when it ended: in the second half the loss on {unseen} pictures fell "
+        "{value:.0%} as much as in the first.",
         advice="Teach it for more steps.",
         changes=change.more_steps,
         yields_to=("not_finite", "rate_too_high", "rate_too_low"),
@@ -103,7 +102,7 @@ RULES: dict[str, Rule] = {
     "over_trained": Rule(
         title="Learned by heart",
         test=figure.forgotten_since_best,
-        threshold=0.25,
+        threshold=0.05,
         words="After step {best} it got better at its own pictures only: on {unseen} ones it lost "
         "{value:.0%} of what it had gained.",
         advice="Take step {best}, or teach it for that many steps only.",
@@ -124,8 +123,9 @@ RULES: dict[str, Rule] = {
     "style_leaks": Rule(
         title="Leaks into other pictures",
         test=figure.leaked,
-        threshold=0.6,
-        words="Prompts without “{trigger}” changed {value:.0%} as much as those with it.",
+        threshold=0.3,
+        words="Pictures of other things went {value:.0%} as far towards the learned ones as those that "
+        "“{trigger}” calls.",
         advice="Learn class pictures along or let them count more, or teach it for fewer steps.",
         changes=change.keep_others,
         yields_to=("not_finite", "rate_too_high"),

@@ -13,6 +13,8 @@ SEEN_ENOUGH = 60
 GAIN_ENOUGH = 0.02
 """Share of the loss on the teaching pictures that must have gone before anything is said of what was learned
 instead."""
+LIKENESS_ENOUGH = 0.1
+"""How much more alike drawn pictures become at least, where it is asked how much others became."""
 _TEXT = "text_encoder"
 
 
@@ -28,13 +30,52 @@ def gain(record: Record, name: str) -> float | None:
 
 
 def too_little_time(record: Record) -> float | None:
-    """Return the gain of the teaching set where, if it is small, steps are what was missing; else None."""
-    return None if _slow(record) else gain(record, "teaching")
+    """Return `unfinished` where steps are what was missing; None where it is rather the rate."""
+    return None if _slow(record) else unfinished(record)
 
 
 def too_little_rate(record: Record) -> float | None:
-    """Return the gain of the teaching set where, if it is small, the learning rate is to blame; else None."""
-    return gain(record, "teaching") if _slow(record) else None
+    """Return `unfinished` where the learning rate is to blame; None where it is rather the steps."""
+    return unfinished(record) if _slow(record) else None
+
+
+def unfinished(record: Record) -> float | None:
+    """Return what the second half of the lesson still brought for what the first half did; 1: as much.
+
+    On unseen pictures, which end to profit when there is nothing more to learn. Halves by the sum of the
+    learning rates, so that a rate that falls to nothing doesn't look like an end. 1 where hardly anything
+    was learned at all.
+    """
+    losses = _unseen(record)
+    learned = gain(record, "teaching")
+    if learned is None or len(losses) < 2 or 0 not in losses:
+        return None
+    if learned < GAIN_ENOUGH:
+        return 1.0
+    half = _halfway(record, losses)
+    first, second = losses[0] - half, half - losses[max(losses)]
+    return second / first if first > 0 else 1.0 if second > 0 else None
+
+
+def _halfway(record: Record, losses: Mapping[int, float]) -> float:
+    """The loss at the step by which half of all learning rates were spent, between the measured ones."""
+    middle = max(losses) / 2
+    rates = [(point[0], point[3]) for point in record.curve if point[0] <= max(losses)]
+    spent, total = 0.0, sum(rate for _, rate in rates)
+    for step, rate in rates:
+        spent += rate
+        if spent * 2 >= total > 0:
+            middle = step
+            break
+    before = max((step for step in losses if step <= middle), default=0)
+    after = min((step for step in losses if step >= middle), default=max(losses))
+    share = (middle - before) / (after - before) if after > before else 0.0
+    return losses[before] + (losses[after] - losses[before]) * share
+
+
+def _unseen(record: Record) -> dict[int, float]:
+    """Losses on held-out pictures, or where there are none on the mirrored ones, by step."""
+    return record.losses("held_out") or record.losses("altered")
 
 
 def _slow(record: Record) -> bool:
@@ -87,7 +128,7 @@ def forgotten_since_best(record: Record) -> float | None:
 
     Unseen are held-out pictures, or where none are the mirrored ones. 1: all of it.
     """
-    losses = record.losses("held_out") or record.losses("altered")
+    losses = _unseen(record)
     if len(losses) < 3 or 0 not in losses or gain(record, "teaching") is None:
         return None
     lowest, start = min(losses.values()), losses[0]
@@ -112,21 +153,38 @@ def shaken(record: Record) -> float | None:
 
 
 def words_alone(record: Record) -> float | None:
-    """Return what share of the lesson needs the trigger: 0, the same is learned without it; 1, all."""
+    """Return what share of the lesson needs the trigger: 0, the same is learned without it; 1, all.
+
+    0 where no caption has it. None for styles without class pictures otherwise: there nothing ever says what
+    is to be drawn without the trigger, so that everything is in the style.
+    """
     with_it, without = gain(record, "teaching"), gain(record, "plain")
-    if with_it is None or without is None or with_it < GAIN_ENOUGH:
+    if with_it is None or with_it < GAIN_ENOUGH:
+        return None
+    if without is None:
+        asked = record.setting("evidence", "measured_on") or ()
+        return 0.0 if "plain" in asked and record.losses("altered") else None
+    if record.run.get("kind") == "style" and not record.setting("data", "prior_weight"):
         return None
     return 1 - without / with_it
 
 
 def leaked(record: Record) -> float | None:
-    """Return how far predictions of other things moved, for each step that those of the lesson did."""
-    moved = record.measured[-1].moved if record.measured else {}
-    teaching, others = moved.get("teaching"), moved.get("class")
-    learned = gain(record, "teaching")
-    if not teaching or others is None or learned is None or learned < GAIN_ENOUGH:
+    """Return how far pictures of other things went towards the learned ones, of what those with the trigger
+    did: 0, not at all; 1, as far.
+
+    By drawn pictures: losses of other things rise with every style that has no class pictures, whether or
+    not it is seen.
+    """
+    drawn, base = record.drawn, record.base
+    if drawn is None or base is None:
         return None
-    return sqrt(others / teaching)
+    pairs = ((drawn.unrelated_similarity, base.unrelated_similarity),
+             (drawn.image_similarity, base.image_similarity))  # fmt: skip
+    if any(value is None for pair in pairs for value in pair):
+        return None
+    others, own = (float(after or 0) - float(before or 0) for after, before in pairs)
+    return others / max(own, LIKENESS_ENOUGH)
 
 
 def copied(record: Record) -> float | None:
@@ -195,6 +253,7 @@ def facts(record: Record) -> Mapping[str, object]:
         "unseen": "held-out" if record.losses("held_out") else "mirrored",
         "drawn": len(record.memorisation.pairs) if record.memorisation else 0,
         "copies": record.memorisation.flagged if record.memorisation else 0,
+        "gain": f"{learned:.0%}" if (learned := gain(record, "teaching")) is not None else "little",
         "onset": record.onset.words if record.onset else "",
         "grown": _grown(record),
     }
@@ -212,5 +271,5 @@ def best_step(record: Record) -> int | None:
     """Return the step that was chosen, else the one whose unseen pictures' loss was lowest."""
     if record.choice is not None:
         return record.choice.step
-    losses = record.losses("held_out") or record.losses("altered")
+    losses = _unseen(record)
     return min(losses, key=lambda step: losses[step]) if losses else None
