@@ -78,7 +78,7 @@ def test_more_work_takes_longer(here: Context) -> None:
     usual = seconds()
     for more in (
         {"steps": 500}, {"batch_size": 8}, {"accumulate": 2}, {"resolution": 128}, {"num_class_images": 96},
-        {"preview_every": 10}, {"preview_steps": 64}, {"gradient_checkpointing": "all"}, {"held_out": 3},
+        {"preview_every": 10}, {"preview_steps": 64}, {"gradient_checkpointing": "all"}, {"class_samples": 32}, {"samples": 4},
         {"preview_width": 128, "preview_height": 128}, {"prior_batch_size": 6},
     ):  # fmt: skip
         assert seconds(**more) > usual, more
@@ -89,7 +89,7 @@ def test_more_work_takes_longer(here: Context) -> None:
 
 def test_a_run_before_tells_the_seconds_of_a_step(here: Context) -> None:
     run_before(here, config(), step=2.0)
-    found = estimate(here, config(), 5)
+    found = estimate(here, config(samples=0, evaluate_every=0), 5)
     assert found.basis == "by the last training with this base on this machine"
     # 10 s until the log begins, no class pictures again, 250 steps, three looks at two pictures of 1 s.
     assert found.seconds == pytest.approx(10 + 2 + 250 * 2.0 + 3 * 2 * 1.0, rel=0.03)
