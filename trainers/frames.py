@@ -211,9 +211,13 @@ def _mirrored(variant: Variant, size: Size) -> Variant:
     return replace(variant, flip=True, crop=(top, variant.scaled[1] - size[1] - left))
 
 
-def changed(frame: Frame, zoom: float = 1.06) -> Variant:
-    """The plain variant mirrored and cut a little closer: the same thing in a picture no step has seen."""
-    return _mirrored(_closer(frame, zoom, 0.5, 0.5), frame.size)
+def changed(frame: Frame, mirrored: bool) -> Variant:
+    """The same thing in a picture that no step has seen: mirrored, and cut a little closer.
+
+    mirrored: whether mirrored pictures are learned; it is then cut closer, and towards a corner.
+    """
+    zoom, place = (1.15, 1.0) if mirrored else (1.06, 0.5)
+    return _mirrored(_closer(frame, zoom, place, place), frame.size)
 
 
 def frame_notes(found: Sequence[Frame], most: int = 5) -> list[str]:

@@ -88,14 +88,15 @@ def test_more_work_takes_longer(here: Context) -> None:
 
 
 def test_a_run_before_tells_the_seconds_of_a_step(here: Context) -> None:
+    quiet: dict[str, Any] = {"samples": 0, "evaluate_every": 0}
     run_before(here, config(), step=2.0)
-    found = estimate(here, config(samples=0, evaluate_every=0), 5)
+    found = estimate(here, config(**quiet), 5)
     assert found.basis == "by the last training with this base on this machine"
     # 10 s until the log begins, no class pictures again, 250 steps, three looks at two pictures of 1 s.
     assert found.seconds == pytest.approx(10 + 2 + 250 * 2.0 + 3 * 2 * 1.0, rel=0.03)
-    twice = estimate(here, config(batch_size=8, prior_batch_size=4), 5)
+    twice = estimate(here, config(batch_size=8, prior_batch_size=4, **quiet), 5)
     assert twice.seconds is not None and 1.6 * 500 < twice.seconds < 2.1 * 500
-    fresh = estimate(here, config(class_prompt="a cat"), 5)
+    fresh = estimate(here, config(class_prompt="a cat", **quiet), 5)
     assert fresh.seconds is not None and found.seconds is not None
     assert fresh.seconds - found.seconds == pytest.approx(32 * 0.5, rel=0.02)
 

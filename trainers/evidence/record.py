@@ -150,7 +150,7 @@ class Anatomy(_Part):
 
 
 class Choice(_Part):
-    """The checkpoint to take. last: the last one measured. rule: a key of `choice.RULES`. reason: a
+    """The checkpoint to take. last: the last one measured. rule: a key of `choice.RULES`, or its LAST. reason: a
     sentence. scores: by step, lower is better."""
 
     step: int

@@ -52,7 +52,8 @@ def fix_sets(
         sets["held_out"] = hold_out(base, (yield from encode_frames(base, held_out, folder, **encoding)))
     few: dict[str, Any] = {"levels": FEW_LEVELS, "dealt": True}
     if {"teaching", "altered", "plain"} & set(asked):
-        some = [replace(frame, variants=(frame.variants[0], changed(frame))) for frame in _evenly(learn)]
+        flip = config.data.flip
+        some = [replace(one, variants=(one.variants[0], changed(one, flip))) for one in _evenly(learn)]
         cache = yield from encode_frames(base, some, folder, **encoding)
         plain = [without_trigger(caption, config.data) for caption in cache.captions]
         made: dict[str, dict[str, Any]] = {"teaching": {}, "altered": {"variant": 1}}
