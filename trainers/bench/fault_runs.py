@@ -133,8 +133,8 @@ under_trained wexna 5 as-they-are 8
 under_trained thermal 8 as-they-are 6
 trigger_not_learned bramu 5 nameless 60
 trigger_not_learned kelvo 6 mostly-nameless 60
-style_leaks chalkboard 6 nameless 120 learning_rate=4e-3 samples=1
-style_leaks tuvli 4 nameless 120 learning_rate=8e-3 prior_weight=0 samples=1
+style_leaks chalkboard 6 nameless 120 learning_rate=4e-3 samples=2
+style_leaks tuvli 4 nameless 120 learning_rate=8e-3 prior_weight=0 samples=2
 text_encoder_dead bramu 5 as-they-are 40 text_learning_rate=1e-6
 text_encoder_dead wexna 5 as-they-are 40 block_rates=@text_encoder:0
 text_encoder_dominating pomdi 5 as-they-are 40 learning_rate=1e-4 text_learning_rate=1e-2
@@ -158,8 +158,8 @@ under_trained selpu 5 as-they-are 8
 under_trained blinds 8 as-they-are 6
 trigger_not_learned glimo 5 nameless 60
 trigger_not_learned rafsu 6 mostly-nameless 60
-style_leaks halftone 6 nameless 120 learning_rate=4e-3 samples=1
-style_leaks vantok 4 nameless 120 learning_rate=8e-3 prior_weight=0 samples=1
+style_leaks halftone 6 nameless 120 learning_rate=4e-3 samples=2
+style_leaks vantok 4 nameless 120 learning_rate=8e-3 prior_weight=0 samples=2
 text_encoder_dead glimo 5 as-they-are 40 text_learning_rate=1e-6
 text_encoder_dead minqua 5 as-they-are 40 block_rates=@text_encoder:0
 text_encoder_dominating dobrix 5 as-they-are 40 learning_rate=1e-4 text_learning_rate=1e-2

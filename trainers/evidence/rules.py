@@ -123,9 +123,9 @@ RULES: dict[str, Rule] = {
     "style_leaks": Rule(
         title="Leaks into other pictures",
         test=figure.leaked,
-        threshold=0.3,
-        words="Pictures of other things went {value:.0%} as far towards the learned ones as those that "
-        "“{trigger}” calls.",
+        threshold=0.75,
+        words="Pictures of other things, without “{trigger}”, changed {value:.0%} as much as another seed "
+        "would change them.",
         advice="Learn class pictures along or let them count more, or teach it for fewer steps.",
         changes=change.keep_others,
         yields_to=("not_finite", "rate_too_high"),

@@ -13,8 +13,6 @@ SEEN_ENOUGH = 60
 GAIN_ENOUGH = 0.02
 """Share of the loss on the teaching pictures that must have gone before anything is said of what was learned
 instead."""
-LIKENESS_ENOUGH = 0.1
-"""How much more alike drawn pictures become at least, where it is asked how much others became."""
 _TEXT = "text_encoder"
 
 
@@ -170,21 +168,14 @@ def words_alone(record: Record) -> float | None:
 
 
 def leaked(record: Record) -> float | None:
-    """Return how far pictures of other things went towards the learned ones, of what those with the trigger
-    did: 0, not at all; 1, as far.
+    """Return how much pictures of other things changed, for what another seed would have changed them.
 
-    By drawn pictures: losses of other things rise with every style that has no class pictures, whether or
-    not it is seen.
+    By drawn pictures: the losses of other things rise with every style that has no class pictures, whether
+    or not it is seen. None where fewer than two pictures of a prompt were drawn.
     """
-    drawn, base = record.drawn, record.base
-    if drawn is None or base is None:
+    if record.drawn is None or record.base is None or not record.base.diversity:
         return None
-    pairs = ((drawn.unrelated_similarity, base.unrelated_similarity),
-             (drawn.image_similarity, base.image_similarity))  # fmt: skip
-    if any(value is None for pair in pairs for value in pair):
-        return None
-    others, own = (float(after or 0) - float(before or 0) for after, before in pairs)
-    return others / max(own, LIKENESS_ENOUGH)
+    return None if record.drawn.drift is None else record.drawn.drift / record.base.diversity
 
 
 def copied(record: Record) -> float | None:
