@@ -7,7 +7,7 @@ come from one block.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,40 +19,47 @@ from pipelines.families import block_of
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
     from pipelines.base import Base
+    from pipelines.mixer import Mixer
+    from pipelines.mixing.weights import Weights
 
 _STEPS, _SEED = 3, 0
 _PROMPTS = ("", "a photo")
 
 
-def block_effects(adapter: Adapter, base: Base) -> Iterator[tuple[str, float]]:
-    """Yield each block with the root mean square change of the prediction by the adapter there alone.
+def block_effects(mixer: Mixer, name: str) -> Iterator[tuple[str, float]]:
+    """Yield each block with the root mean square change of the prediction by an adapter there alone.
 
-    At weight 1, over the latents that the base passes through in 3 DDIM steps from the noise of one seed,
-    for "a photo" and "a photo of" its first trigger. Blocks as in `families.block_of`; learned words count
-    to their text encoders. Between two blocks the base is as it was, and may be used for something else.
+    name: of an adapter that the mixer holds. At weight 1, over the latents that the base passes through in 3
+    DDIM steps from the noise of one seed, for "a photo" and "a photo of" its first trigger. Blocks as in
+    `families.block_of`; learned words count to their text encoders. Between two blocks the weights are as
+    they were, and the mixer may be used for something else.
 
-    Raises: AdapterError for an adapter that doesn't fit the base, or while one is mixed into it.
+    Raises: AdapterError where the mixer doesn't hold it (any more).
     """
-    from pipelines.mixer import Mixer
+    from pipelines.mixing.weights import Weights
 
-    check_on(base, [adapter])
-    modules: dict[str, dict[str, Any]] = {}
-    for module, factor in adapter.factors.items():
-        modules.setdefault(block_of(module), {})[module] = factor
-    words = {encoder for vectors in adapter.tokens.values() for encoder in vectors}
+    adapter, base = mixer.adapters[name], mixer.base
+    reached = {block_of(module) for module in adapter.factors}
+    reached |= {encoder for vectors in adapter.tokens.values() for encoder in vectors}
     prompts = [_PROMPTS[1], f"a photo of {adapter.triggers[0]}" if adapter.triggers else _PROMPTS[0]]
-    with torch.no_grad():
+    with _weighed(mixer, {}), torch.no_grad():
         steps, plain = _trajectory(base, prompts)
-    for block in in_model_order([*modules, *words]):
-        tokens = {
-            word: {block: vectors[block]} for word, vectors in adapter.tokens.items() if block in vectors
-        }
-        part = replace(adapter, factors=modules.get(block, {}), tokens=tokens)
-        with torch.no_grad(), Mixer(base) as mixer:
-            mixer.add("part", part)
-            mixer.set({"part": 1.0})
+    for block in in_model_order(reached):
+        alone = Weights(blocks={other: 0.0 for other in mixer.blocks if other != block})
+        with _weighed(mixer, {name: alone}), torch.no_grad():
             changed = _predictions(base, prompts, steps)
         yield block, float((changed - plain).square().mean().sqrt())
+
+
+@contextmanager
+def _weighed(mixer: Mixer, weights: Mapping[str, Weights]) -> Iterator[None]:
+    """Set a mixer's weights, and back to what they were."""
+    before = mixer.settings
+    mixer.set(weights)
+    try:
+        yield
+    finally:
+        mixer.set(before)
 
 
 def effects(adapters: Mapping[str, Adapter], base: Base) -> dict[str, float]:

@@ -49,7 +49,7 @@ class Maker:
         self.jobs = Jobs(workspace)
         self.held = Held(workspace, options, on_load)
         self.sources = Sources(workspace)
-        self.meetings = Meetings(self.held)
+        self.meetings = Meetings(self.held, self._idle)
         self._previews: Previews | None = None
 
     def warm(self, base: str = "pocket") -> dict[str, Any]:
@@ -88,6 +88,10 @@ class Maker:
     def interference(self, mix: Sequence[Any], base: str = "pocket") -> dict[str, Any]:
         """What adapters do to each other; see `advice.interference`."""
         return advice.interference(self.held, base, [MixPart.model_validate(part) for part in mix])
+
+    def _idle(self) -> None:
+        if self._previews is not None:
+            self._previews.idle()
 
     def sentences(self, mix: Sequence[Any], base: str = "pocket") -> dict[str, Any]:
         """What matters about a mix, in sentences; see `Meetings`."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +15,20 @@ from studio.mixing import MixPart
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
     from pipelines.interference import Meeting
+    from pipelines.mixer import Mixer
 
 KEPT = 64  # measured adapters, and sets of them
-_TURN = 0.01  # seconds in which others come to the base
 _TRIES = 3  # another base may be loaded in between
 
 
 class Meetings:
-    """Keeps what was measured of adapters on a base. Between two blocks the base is given to others."""
+    """Keeps what was measured of adapters on a base. Between two blocks the base is given to others.
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
+    idle: returns when nobody waits for a preview.
+    """
+
+    def __init__(self, held: Held, idle: Callable[[], object]) -> None:
+        self._held, self._idle = held, idle
         self._effects: OrderedDict[tuple[str, str], dict[str, float]] = OrderedDict()
         self._met: OrderedDict[tuple[str, ...], Meeting] = OrderedDict()
 
@@ -56,7 +58,7 @@ class Meetings:
 
             adapters = {one: read_adapter(entry.path) for one, entry in entries.items()}
             met = self._compared(base, adapters)
-            effects = {one: self._effect(base, entries[one], own) for one, own in adapters.items()}
+            effects = {one: self._effect(base, entries, one) for one in adapters}
             self._met[key] = replace(met, effects=effects)
         return _newest(self._met, key)
 
@@ -72,11 +74,11 @@ class Meetings:
                 return meeting(adapters, mixer.base)
         return meeting(adapters)  # of its own, while the preview goes on
 
-    def _effect(self, base: str, entry: Entry, adapter: Adapter) -> dict[str, float]:
-        """An adapter's effect by block, measured block by block, so that nobody waits for the whole."""
-        key = (base, entry.sha256)
+    def _effect(self, base: str, entries: Mapping[str, Entry], one: str) -> dict[str, float]:
+        """An adapter's effect by block."""
+        key = (base, entries[one].sha256)
         for _ in range(_TRIES if key not in self._effects else 0):
-            found = self._measured(base, adapter)
+            found = self._measured(base, tuple(entries), one)
             if found is not None:
                 self._effects[key] = found
                 break
@@ -84,23 +86,26 @@ class Meetings:
             raise AdapterError("another base was loaded again and again; try again")
         return _newest(self._effects, key)
 
-    def _measured(self, base: str, adapter: Adapter) -> dict[str, float] | None:
-        """None where the base was loaded anew meanwhile."""
+    def _measured(self, base: str, ids: Sequence[str], one: str) -> dict[str, float] | None:
+        """Measure block by block, whenever the preview has nothing to draw; None where the base was loaded
+        anew meanwhile."""
         from pipelines.effects import block_effects
 
         found: dict[str, float] = {}
-        with self._held.lent(base) as (mixer, _):
-            on, rest = mixer.base, block_effects(adapter, mixer.base)
+        rest: Iterator[tuple[str, float]] | None = None
+        on: Mixer | None = None
         while True:
+            self._idle()
             with self._held.device.taken("comparing adapters"), self._held.lent(base) as (mixer, _):
-                if mixer.base is not on:
+                self._held.attach(mixer, ids)
+                if rest is None:
+                    on, rest = mixer, block_effects(mixer, one)
+                if mixer is not on:
                     return None
-                mixer.restore()
-                one = next(rest, None)
-            if one is None:
+                measured = next(rest, None)
+            if measured is None:
                 return found
-            found.update([one])
-            time.sleep(_TURN)
+            found.update([measured])
 
 
 def _newest(kept: OrderedDict[Any, Any], key: Any) -> Any:

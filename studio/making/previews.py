@@ -80,6 +80,11 @@ class Previews:
                     self._live.forget()
             self._changed.notify_all()
 
+    def idle(self, timeout: float = 30.0) -> None:
+        """Wait until no wish is there, at most some seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and self._now is None, timeout)
+
     def _stale(self, now: Wish) -> bool:
         """Whether what is drawn is given up for a newer wish of its window."""
         here = time.monotonic()
@@ -98,6 +103,7 @@ class Previews:
                 answer = error
             with self._changed:
                 self._now = None
+                self._changed.notify_all()
                 if isinstance(answer, dict):
                     self._since[wish.client] = time.monotonic()
                     if not wish.request.exact:
