@@ -123,7 +123,7 @@ RULES: dict[str, Rule] = {
     "style_leaks": Rule(
         title="Leaks into other pictures",
         test=figure.leaked,
-        threshold=0.75,
+        threshold=0.5,
         words="Pictures of other things, without “{trigger}”, changed {value:.0%} as much as another seed "
         "would change them.",
         advice="Learn class pictures along or let them count more, or teach it for fewer steps.",
@@ -152,7 +152,7 @@ RULES: dict[str, Rule] = {
     "dataset_too_uniform": Rule(
         title="Pictures too alike",
         test=figure.alike,
-        threshold=0.8,
+        threshold=0.84,
         words="The {pictures} pictures are {value:.0%} alike: what they share around it is learned along.",
         advice="Add pictures with other backgrounds, poses and sizes; to vary those there are helps a bit.",
         changes=change.vary,

@@ -1,0 +1,126 @@
+"""`pigment bench faults`: what is counted, and that each run is made for a rule."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.errors import ConfigError
+from trainers.bench import evidence_runs, fault_runs, faults
+from trainers.bench.concepts import CONCEPTS, POOLS, concept
+from trainers.bench.fault_runs import FAULT_RUNS, MAKINGS, FaultRun, config, pool
+from trainers.evidence.record import Onset, Record, write_record
+from trainers.evidence.rules import RULES
+from trainers.evidence.uniform import alike
+
+BROKEN = Record(onset=Onset(step=3, where="loss", phase="forward", words="Broke."))
+UNIFORM = Record(alike=0.99)
+WELL = Record(alike=0.1)
+
+
+def made(fault: str, name: str = "one") -> FaultRun:
+    return FaultRun(id=f"{fault}-{name}", pool="test", concept="glimo", fault=fault, pictures=5,
+                    making="as-they-are", fields={"steps": 8})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_rule_has_two_runs_in_each_pool_on_concepts_of_that_pool(name: str) -> None:
+    runs = pool(name)
+    assert Counter(run.fault for run in runs) == dict.fromkeys(RULES, 2)
+    assert all(CONCEPTS[run.concept].pool == name for run in runs)
+    assert {run.making for run in runs} == set(MAKINGS)
+
+
+@pytest.mark.parametrize("id", FAULT_RUNS)
+def test_every_run_has_a_valid_config(id: str, tmp_path: Path) -> None:
+    run = FAULT_RUNS[id]
+    found = config(run, tmp_path)
+    assert found.run.steps == run.steps and found.run.threads == 1
+    assert config(run.shortened(3), tmp_path).run.steps == 3
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    assert [run.fault for run in pool("test", ["memorised"])] == ["memorised", "memorised"]
+    with pytest.raises(ConfigError, match="memorised"):
+        pool("test", ["memorized"])
+    with pytest.raises(ConfigError, match="test"):
+        pool("tests")
+
+
+def test_pictures_are_made_as_the_table_says() -> None:
+    chance = [np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8) for seed in range(3)]
+    texts = ["a glimo toy", "a glimo toy at night", "a glimo toy on grass"]
+    pictures = [
+        (Image.fromarray(one).resize((64, 64)), text) for one, text in zip(chance, texts, strict=True)
+    ]
+    row = concept("glimo")
+    captions = {name: [text for _, text in make(pictures, row)] for name, make in MAKINGS.items()}
+    assert captions["nameless"] == ["a toy", "a toy at night", "a toy on grass"]
+    assert captions["mostly-nameless"] == ["a glimo toy", "a toy at night", "a toy on grass"]
+    same = alike([picture for picture, _ in MAKINGS["one-layout"](pictures, row)])
+    assert same is not None and same > RULES["dataset_too_uniform"].threshold
+
+
+def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
+    runs = {made("not_finite"): BROKEN, made("not_finite", "two"): WELL, made("dataset_too_uniform"): UNIFORM}
+    rows = faults.table(runs, {"a": WELL, "b": UNIFORM, "c": Record()})
+    assert rows["not_finite"] == {"hits": 1, "misses": 1, "false_alarms": 0, "good": 0}
+    assert rows["dataset_too_uniform"] == {"hits": 1, "misses": 0, "false_alarms": 1, "good": 2}
+    assert set(rows) == set(RULES)
+    assert "| Pictures too alike | 1 | 1 | 1 of 2 |" in faults.as_markdown(rows)
+    assert len(faults.as_text(rows).splitlines()) == len(RULES) + 1
+    each = faults.found_in(runs, {"b": UNIFORM})
+    assert each["not_finite-one"]["found"] == ["not_finite"]
+    assert each["good b"] == {"fault": "", "found": ["dataset_too_uniform"],
+                              "figures": {"dataset_too_uniform": 0.99}}  # fmt: skip
+
+
+def test_figures_are_kept_beside_those_of_other_measurements(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "evidence.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"runs": 30, "rules": {"old": 1}}))
+    report = {"rules": {"memorised": {}}, "faults": {}, "date": "", "machine": {}, "versions": {}}
+    faults.merge({**report, "command": "c"}, path)
+    kept = json.loads(path.read_text())
+    assert kept["runs"] == 30 and kept["rules"] == {"memorised": {}} and kept["faults_of"]["command"] == "c"
+
+
+def test_what_lies_there_is_judged_without_running_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fault_runs, "work", lambda *_: pytest.fail("ran again"))
+    for run in pool("test", ["not_finite"]):
+        folder = tmp_path / "faults" / "test" / run.id
+        folder.mkdir(parents=True)
+        write_record(folder, BROKEN)
+    good = next(run for run in evidence_runs.pool("test") if run.meant == "well")
+    folder = evidence_runs.Place(tmp_path / "good").run(good)
+    folder.mkdir(parents=True)
+    write_record(folder, UNIFORM)
+    where = ["--runs", str(tmp_path / "faults"), "--ordinary", str(tmp_path / "good")]
+    code = faults.main([*where, "--only", "not_finite", "--out", str(tmp_path / "out.json"), "--json"])
+    found = json.loads((tmp_path / "out.json").read_text())["rules"]
+    assert code == 0, capsys.readouterr()
+    assert found["not_finite"]["hits"] == 2 and found["dataset_too_uniform"]["false_alarms"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--record", "--short"], "all runs of pool test"),
+        (["--record", "--ordinary", "nowhere"], "pigment bench evidence"),
+        (["--jobs", "0"], "at least 1"),
+        (["--table", "x.txt"], ".md"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert faults.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
