@@ -45,10 +45,10 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         return stopped(workspace, job)
     folder, library = config.run.output, Library(workspace)
     entry, new = library.add(folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id)
-    if new:
+    if new or attached.kept_record(workspace, entry.id) is None:
         attach(workspace, entry.id, folder)
-        if cover := cover_of(folder):
-            library.set_cover(entry.id, f"preview/{job.id}/{cover}")
+    if new and (cover := cover_of(folder)):
+        library.set_cover(entry.id, f"preview/{job.id}/{cover}")
     return "done", {"adapter": entry.id}
 
 

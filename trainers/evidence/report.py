@@ -51,7 +51,7 @@ def report(record: Record, folder: Path) -> str:
     page = ""
     for size in SIZES:
         page = _page(record, Pictures(folder, size))
-        if len(page) <= LIMIT:
+        if len(page.encode()) <= LIMIT:
             break
     return page
 

@@ -21,7 +21,7 @@ def comparison_page(found: Comparison) -> str:
     page = ""
     for size in SIZES:
         page = _page(found, size)
-        if len(page) <= LIMIT:
+        if len(page.encode()) <= LIMIT:
             break
     return page
 
