@@ -141,10 +141,10 @@ text_encoder_dominating pomdi 5 as-they-are 40 learning_rate=1e-4 text_learning_
 text_encoder_dominating thermal 6 as-they-are 40 learning_rate=2e-4 text_learning_rate=1e-2
 dataset_too_uniform tuvli 5 one-layout 20
 dataset_too_uniform papercut 6 one-layout 20
-over_trained kelvo 4 as-they-are 200 rank=32 prior_weight=0 learning_rate=6e-3
-over_trained papercut 4 as-they-are 200 rank=32 learning_rate=6e-3
-memorised pomdi 1 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
-memorised wexna 2 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
+over_trained kelvo 4 as-they-are 160 rank=32 prior_weight=0 learning_rate=4e-3
+over_trained papercut 4 as-they-are 160 rank=32 learning_rate=4e-3
+memorised pomdi 1 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+memorised wexna 2 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
 """
 
 _TEST = """
@@ -166,10 +166,10 @@ text_encoder_dominating dobrix 5 as-they-are 40 learning_rate=1e-4 text_learning
 text_encoder_dominating neon 6 as-they-are 40 learning_rate=2e-4 text_learning_rate=1e-2
 dataset_too_uniform vantok 5 one-layout 20
 dataset_too_uniform blinds 6 one-layout 20
-over_trained hubbet 4 as-they-are 200 rank=32 prior_weight=0 learning_rate=6e-3
-over_trained stained-glass 4 as-they-are 200 rank=32 learning_rate=6e-3
-memorised minqua 1 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
-memorised selpu 2 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3 samples=2
+over_trained hubbet 4 as-they-are 160 rank=32 prior_weight=0 learning_rate=4e-3
+over_trained stained-glass 4 as-they-are 160 rank=32 learning_rate=4e-3
+memorised minqua 1 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+memorised selpu 2 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
 """
 
 FAULT_RUNS: dict[str, FaultRun] = {run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST))}

@@ -63,7 +63,7 @@ RULES: dict[str, Rule] = {
     "rate_too_high": Rule(
         title="Learning rate too high",
         test=figure.shaken,
-        threshold=0.05,
+        threshold=0.1,
         words="What it had learned of the {pictures} pictures was lost again on the way: their loss jumped "
         "by {value:.0%} at a rate of {rate}{usual}.",
         advice="Lower the learning rate.",
