@@ -127,7 +127,7 @@ def files(bundle: Bundle, config: TrainConfig) -> Iterator[Difference]:
             continue
         path = Path(str(getattr(getattr(config, section), name))).expanduser()
         if not _lost(bundle, config, section, name):
-            if place not in local_places(config) or place_sha256(path, HASHED[section, name]) != was:
+            if not path.exists() or place_sha256(path, HASHED[section, name]) != was:
                 yield Difference(f"{place}: {path.name!r} is another than the bundle's")
         elif section != "run":  # those are said with the base
             yield Difference(f"{place} {path.name!r} isn't here; say where it is with --set {place}=")
@@ -144,7 +144,8 @@ def data(bundle: Bundle, config: TrainConfig) -> list[Difference]:
     asked = config.data
     if not asked.instance_images.is_dir():
         count = len(bundle.data.pictures)
-        return [Difference(f"the {count} pictures aren't here; say where they are with --pictures DIR")]
+        said = f"none of the bundle's pictures ({count}) is here; say where they are with --pictures DIR"
+        return [Difference(said)]
     try:
         dataset, given = load_dataset(asked, cache_folder(config.run.cache)), read_class_pictures(asked)
     except StudioError as error:
@@ -182,6 +183,8 @@ def _pictures(
         names = [name for name in WORDS if getattr(one, name) != getattr(other, name)]
         if captioner and not item.own:
             names = [name for name in names if name != "caption"]
+        if missing or extra:  # which moves what is held out
+            names = [name for name in names if name != "held_out"]
         if names:
             changed.append((one.name, [WORDS[name].format(item=item, now=other, was=one) for name in names]))
     yield from _few(kind, changed, lambda one: f"{kind} {one[0]!r}: {', '.join(one[1])}")

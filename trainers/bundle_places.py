@@ -44,12 +44,12 @@ def plain_config(config: TrainConfig) -> dict[str, dict[str, Any]]:
 
 def file_hashes(config: TrainConfig) -> dict[str, str]:
     """Return the SHA-256 of every file or folder of `HASHED` that is here, by "section.name"."""
-    local = local_places(config)
-    return {
-        f"{section}.{name}": place_sha256(Path(getattr(getattr(config, section), name)).expanduser(), endings)
-        for (section, name), endings in HASHED.items()
-        if f"{section}.{name}" in local
-    }
+    local, found = local_places(config), {}
+    for (section, name), endings in HASHED.items():
+        path = Path(getattr(getattr(config, section), name)).expanduser()
+        if f"{section}.{name}" in local and path.exists():
+            found[f"{section}.{name}"] = place_sha256(path, endings)
+    return found
 
 
 def place_sha256(path: Path, endings: tuple[str, ...]) -> str:
