@@ -20,6 +20,7 @@ from studio.commands import (
     comparing,
     datasets,
     gallery,
+    interference,
     jobs,
     judging,
     library,
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     pictures.add_commands(commands, shared)
     mixes.add_commands(commands, shared)
+    interference.add_commands(commands, shared)
     adapters.add_commands(commands, shared)
     judging.add_commands(commands, shared)
     library.add_commands(commands)
