@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import ConfigError
 from pipelines.files import file_sha256, write_atomic
 from trainers import events
 from trainers.bundle_format import (
@@ -25,6 +26,7 @@ from trainers.bundle_format import (
     Made,
     Taught,
     TaughtBase,
+    read_bundle,
 )
 from trainers.bundle_places import file_hashes, local_places, plain_config
 from trainers.config import TrainConfig
@@ -61,13 +63,18 @@ class Told:
 def write_bundle(folder: Path, told: Told, step: int) -> Path:
     """Write the bundle of a run whose adapter.safetensors is written; return the path of its bundle.toml.
 
-    folder: the run's. step: which one the adapter is of. Nothing of the base's numbers is used.
+    folder: the run's. step: which one the adapter is of. Nothing of the base's numbers is used. Where the
+    folder has the bundle of this very file it stays: a run that had ended was only opened again, and what
+    it computed with is what counts.
 
     Raises: OSError where the system refuses; StudioError where the base's files aren't what they were.
     """
     config, base = told.config, told.base
     adapter = folder / ADAPTER_NAME
+    path = folder / BUNDLE / BUNDLE_NAME
     made = _made(adapter, folder, step, config.run.steps)
+    if _already(path, made):
+        return path
     choices = folder / CHOICES_NAME
     bundle = Bundle(
         name=config.adapter_name,
@@ -87,9 +94,16 @@ def write_bundle(folder: Path, told: Told, step: int) -> Path:
     )
     (folder / BUNDLE).mkdir(exist_ok=True)
     _write_recipe(folder / BUNDLE / RECIPE_NAME, adapter, bundle, config)
-    path = folder / BUNDLE / BUNDLE_NAME
     write_atomic(path, [bundle.as_toml().encode()])
     return path
+
+
+def _already(path: Path, made: Made) -> bool:
+    """Whether there is a readable bundle of the same file."""
+    try:
+        return read_bundle(path).made.sha256 == made.sha256
+    except ConfigError:
+        return False
 
 
 def _made(adapter: Path, folder: Path, step: int, steps: int) -> Made:

@@ -166,7 +166,7 @@ def _steps(root: Path, config: TrainConfig) -> TrainConfig:
         (
             "pictures",
             _lose_pictures,
-            "none of the bundle's pictures (3) is here; say where they are with --pi",
+            "none of the bundle's pictures (3) is here; say where they are",
         ),
         ("base", _rebase, "base 'base' is another: SHA-256 "),
         ("base", _lose_base, "base 'base' (SHA-256 "),

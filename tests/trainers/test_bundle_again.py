@@ -133,9 +133,8 @@ def test_another_file_is_an_error_that_says_what_differs(bundle: Bundle, config:
     )
     own = config.run.output / "bundle" / "bundle.toml"
     own.parent.mkdir()
-    own.write_text(
-        made_up(environment={"threads": 99}, made=json.loads(bundle.made.model_dump_json())).as_toml()
-    )
+    now = made_up(environment={"threads": 99}, made=bundle.made.model_dump(mode="json"))
+    own.write_text(now.as_toml())
     seen = []
     with pytest.raises(StudioError, match=r"another file .*threads is 99, the bundle's 1; .* of step 4, the"):
         for event in Again(bundle=other, config=config).held(events()):

@@ -39,8 +39,8 @@ def toml(make_config: Make, tmp_path: Path) -> Path:
 def test_a_run_is_printed_and_logged(toml: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main([str(toml)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1].startswith("[4/4] adapter 'zuv' learned in 4 steps: ")
-    assert printed[-1].endswith("adapter.safetensors")
+    done = next(line for line in printed if line.startswith("[4/4] adapter 'zuv' learned in 4 steps: "))
+    assert done.endswith("adapter.safetensors")
     logged = list(events.read(tmp_path / "run"))
     assert [event.step for event in logged if event.kind == "step"] == [1, 2, 3, 4]
     assert logged[-1].kind == "done"
