@@ -43,8 +43,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "config",
         type=Path,
         nargs="?",
-        help="a TOML file (its tables are trainers/settings/), a run's config.json, or a bundle (bundle.toml, "
-        "or a zip) whose adapter is made again",
+        help="a TOML file (its tables are trainers/settings/), a run's config.json, or a bundle "
+        "(bundle.toml, or a zip) whose adapter is made again",
     )
     short = made.add_argument_group("without a file, or before what it says")
     short.add_argument("--pictures", type=Path, metavar="DIR", help="the pictures to learn from")
