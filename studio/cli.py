@@ -79,6 +79,7 @@ BENCHES = {
     "methods": "trainers.bench.methods",
     "train": "trainers.bench.train",
     "evidence": "trainers.bench.evidence",
+    "overhead": "trainers.bench.overhead",
     "faults": "trainers.bench.faults",
     "studio": "studio.bench.studio",
 }
