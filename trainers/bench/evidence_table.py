@@ -92,7 +92,8 @@ def as_text(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [HEADINGS, *(cells(id, row) for id, row in rows.items())]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 
