@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipelines.errors import AdapterError, ConfigError
+from pipelines.errors import AdapterError, ConfigError, StudioError
 from pipelines.files import write_atomic
+from studio.attached import attach
 from studio.context import Context
 from studio.entries import Entry
 from studio.jobs import Job
@@ -61,6 +62,8 @@ def take_step(context: Context, job: Job, step: int) -> Taken:
     entry, new = context.library.add(path, name=title, origin="trained", job=job.id)
     if new and (picture := _preview_next_to(context, job, step)):
         context.library.set_cover(entry.id, f"preview/{job.id}/{picture}")
+    with suppress(StudioError, OSError):  # an adapter is one without evidence too
+        attach(context.workspace, entry.id, context.jobs.folder(job), step=step)
     context.jobs.note(job.id, taken={str(step): entry.id})
     return Taken(entry=entry)
 

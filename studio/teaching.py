@@ -33,8 +33,12 @@ MADE_FIELDS = ("data.instance_prompt", "data.class_prompt", "run.name", "run.pre
 """Fields that are made from the words where they are empty."""
 PLACEHOLDERS = dict.fromkeys(MADE_FIELDS, "made from the words above")
 
-CAPTIONER = "data.captioner"
-"""The field that names a folder or a hub id."""
+NAMED = {
+    "data.captioner": "the captioner",
+    "evidence.judge": "the judge of likeness",
+    "evidence.structure_judge": "the judge of structure",
+}
+"""Fields that name a folder or a hub id, and what that is."""
 KEPT_CHECKPOINTS = 6  # so that an earlier step can be taken when it was the better one
 
 _PATH = re.compile(r"\b[a-z]+\.[a-z_]+\b")
@@ -69,11 +73,14 @@ def advanced_sections() -> list[tuple[str, str, list[forms.FieldSpec]]]:
 
 
 def described_sections() -> list[dict[str, Any]]:
-    """The sections as `js/fields.js` draws them."""
+    """The sections as `js/fields.js` draws them; what helps calls settings as the page calls them."""
     return [
         {
             "name": name, "title": title,
-            "fields": [forms.described(spec, PLACEHOLDERS.get(spec.path, "")) for spec in specs],
+            "fields": [
+                {**forms.described(spec, PLACEHOLDERS.get(spec.path, "")), "help": in_words(spec.help)}
+                for spec in specs
+            ],
         }
         for name, title, specs in advanced_sections()
     ]  # fmt: skip
@@ -168,7 +175,8 @@ def lesson_config(
 def _placed(context: Context, advanced: Mapping[str, Any]) -> dict[str, Any]:
     """What was set, with whole paths. Raises: ConfigError: see `studio.places`."""
     paths = {spec.path: spec for _, _, group in advanced_sections() for spec in group if spec.kind == "path"}
-    check_ref(context, str(advanced.get(CAPTIONER) or ""), "the captioner")
+    for path, what in NAMED.items():
+        check_ref(context, str(advanced.get(path) or ""), what)
     return {
         name: str(named(context, str(value), paths[name].title)) if name in paths and value else value
         for name, value in advanced.items()

@@ -13,6 +13,7 @@ from studio.markup import text
 from studio.runlog import RunLog
 from studio.taking import steps_of, taken_steps
 from studio.verdict import Verdict, verdict
+from trainers.evidence.choice import LAST
 from trainers.evidence.record import RECORD_NAME, REPORT_NAME, Record
 from trainers.evidence.rules import WELL
 
@@ -94,7 +95,7 @@ def _recommended(context: Context, job: Job, log: RunLog, found: Verdict) -> str
 def _measured(log: RunLog, record: Record | None) -> bool:
     """Whether steps were told apart by what was measured."""
     if record is not None and record.choice is not None:
-        return record.choice.rule != "last"
+        return record.choice.rule != LAST
     return any(log.measured.values())
 
 

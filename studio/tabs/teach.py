@@ -148,7 +148,7 @@ def _listen(page: Page, form: Form, wanted: gr.State) -> None:
     ]  # fmt: skip
     last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
     filled = form.outputs(FILLED)
-    refilled = wanted.change(toast(form.refill), wanted, filled, **BUSY)
+    refilled = wanted.change(toast(form.refill), wanted, filled, **QUIET)
     refilled.success(None, js=_REFILLED, **QUIET)
     for begun in (
         gr.on(changes, toast(form.keep), form.inputs, form.outputs(KEPT), **last),

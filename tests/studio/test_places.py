@@ -37,8 +37,9 @@ def test_who_logs_in_names_nothing_outside_of_the_workspace(
         with pytest.raises(ConfigError) as refused:
             ask(others, lesson)
         assert "\n" not in str(refused.value)
-    with pytest.raises(ConfigError):
-        teaching.start(others, replace(lesson, advanced={"data.captioner": said}))
+    for path in teaching.NAMED:
+        with pytest.raises(ConfigError, match=teaching.NAMED[path]):
+            teaching.start(others, replace(lesson, advanced={path: said}))
     with pytest.raises(ConfigError):
         bases.start(others, {"ref": said})
     assert others.jobs.find() == []

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 gradio = pytest.importorskip("gradio")
 
-from studio import reworking, taking, teaching  # noqa: E402
+from studio import attached, reworking, taking, teaching  # noqa: E402
 from studio.context import Context  # noqa: E402
 from studio.jobs import Job  # noqa: E402
 from studio.tabs import run_card, run_end, run_found, teach_run  # noqa: E402
@@ -131,7 +131,7 @@ def test_a_run_that_ended_early_is_judged_by_what_it_had_measured(context: Conte
     job = run("cancelled")
     found = run_end.end(context, job, context.run_log(job))
     assert found.step == 4 and found.record is None
-    assert "It ended early, at step 8 of 8. Step 4 has" in found.html and ">Take step 4<" in found.html
+    assert "It ended early, at step 8 of 8. At step 4" in found.html and ">Take step 4<" in found.html
 
 
 def test_a_record_that_cant_be_read_is_said(context: Context, run: Made) -> None:
@@ -148,6 +148,8 @@ def test_a_step_is_an_adapter_at_once(context: Context, run: Made) -> None:
     entry = taking.taken_steps(context, job)[4]
     assert (entry.name, entry.job, entry.cover) == ("zuv, step 4", job.id, f"preview/{job.id}/4.png")
     assert "Step 4 is in the library" in run_card.pieces(context, job.id)["end"]
+    known = attached.record(context, entry.id)
+    assert known is not None and known.choice == CHOICE, "its evidence came with it"
     context.library.trash(entry.id)
     assert "Step 4 is in the library" not in run_card.pieces(context, job.id)["end"]
 
@@ -158,9 +160,9 @@ def test_faults_say_what_to_change(context: Context, run: Made) -> None:
         changes={"learning_rate": 1e-4, "steps": 8},
     )  # fmt: skip
     mild = Finding(rule="x", title="Mild", words="m", advice="n", severity="note", changes={"output": "/"})
-    piece = run_card.pieces(context, run(record=RECORD.model_copy(update={"verdict": (bad, mild)})).id)[
-        "found"
-    ]
+    shown = run_card.pieces(context, run(record=RECORD.model_copy(update={"verdict": (bad, mild)})).id)
+    piece = shown["found"]
+    assert WELL not in shown["end"]
     assert "<img src=x" not in piece and "{{" not in piece
     assert "Lower “Learning rate”." in piece and "<b>0.0001</b>" in piece
     assert "Steps" not in piece, "it is 8 already"
