@@ -13,7 +13,8 @@ from PIL import Image
 from pipelines.errors import ConfigError
 from trainers.bench import evidence_runs, fault_runs, faults
 from trainers.bench.concepts import CONCEPTS, POOLS, concept
-from trainers.bench.fault_runs import FAULT_RUNS, MAKINGS, FaultRun, config, pool
+from trainers.bench.evidence_truth import TRUTH_NAME
+from trainers.bench.fault_runs import FAULT_RUNS, MAKINGS, SHARED, config, pool
 from trainers.evidence.record import Onset, Record, write_record
 from trainers.evidence.rules import RULES
 from trainers.evidence.uniform import alike
@@ -23,15 +24,13 @@ UNIFORM = Record(alike=0.99)
 WELL = Record(alike=0.1)
 
 
-def made(fault: str, name: str = "one") -> FaultRun:
-    return FaultRun(id=f"{fault}-{name}", pool="test", concept="glimo", fault=fault, pictures=5,
-                    making="as-they-are", fields={"steps": 8})  # fmt: skip
-
-
 @pytest.mark.parametrize("name", POOLS)
 def test_every_rule_has_two_runs_in_each_pool_on_concepts_of_that_pool(name: str) -> None:
     runs = pool(name)
-    assert Counter(run.fault for run in runs) == dict.fromkeys(RULES, 2)
+    counts = Counter(run.fault for run in runs)
+    for fault, ids in SHARED.items():
+        counts[fault] += sum(evidence_runs.RUNS[id].pool == name for id in ids)
+    assert set(counts) == set(RULES) and min(counts.values()) >= 2
     assert all(CONCEPTS[run.concept].pool == name for run in runs)
     assert {run.making for run in runs} == set(MAKINGS)
 
@@ -46,6 +45,7 @@ def test_every_run_has_a_valid_config(id: str, tmp_path: Path) -> None:
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     assert [run.fault for run in pool("test", ["memorised"])] == ["memorised", "memorised"]
+    assert pool("test", ["over_trained"]) == []  # these are shared
     with pytest.raises(ConfigError, match="memorised"):
         pool("test", ["memorized"])
     with pytest.raises(ConfigError, match="test"):
@@ -67,7 +67,11 @@ def test_pictures_are_made_as_the_table_says() -> None:
 
 
 def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
-    runs = {made("not_finite"): BROKEN, made("not_finite", "two"): WELL, made("dataset_too_uniform"): UNIFORM}
+    runs = {
+        "one": ("not_finite", BROKEN),
+        "two": ("not_finite", WELL),
+        "three": ("dataset_too_uniform", UNIFORM),
+    }
     rows = faults.table(runs, {"a": WELL, "b": UNIFORM, "c": Record()})
     assert rows["not_finite"] == {"hits": 1, "misses": 1, "false_alarms": 0, "good": 0}
     assert rows["dataset_too_uniform"] == {"hits": 1, "misses": 0, "false_alarms": 1, "good": 2}
@@ -75,9 +79,26 @@ def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
     assert "| Pictures too alike | 1 | 1 | 1 of 2 |" in faults.as_markdown(rows)
     assert len(faults.as_text(rows).splitlines()) == len(RULES) + 1
     each = faults.found_in(runs, {"b": UNIFORM})
-    assert each["not_finite-one"]["found"] == ["not_finite"]
+    assert each["one"]["found"] == ["not_finite"]
     assert each["good b"] == {"fault": "", "found": ["dataset_too_uniform"],
                               "figures": {"dataset_too_uniform": 0.99}}  # fmt: skip
+
+
+def test_shared_runs_count_by_their_score_on_pictures_they_never_knew(tmp_path: Path) -> None:
+    place = evidence_runs.Place(tmp_path)
+    scores = {"rafsu-long": (0.4, 0.3, 0.35), "minqua-long": (0.4, 0.3, 0.301), "dobrix-hot": (0.4, 0.3, 0.3),
+              "glimo-usual": (0.4, 0.3, 0.3), "neon-usual": (0.4, 0.3, 0.35)}  # fmt: skip
+    for id, losses in scores.items():
+        folder = place.run(evidence_runs.RUNS[id])
+        folder.mkdir(parents=True)
+        write_record(folder, WELL)
+        truth = {"scores": {str(50 * index): loss for index, loss in enumerate(losses)}}
+        (folder / TRUTH_NAME).write_text(json.dumps(truth))
+    found = {id: fault for id, (fault, _) in faults.shared(tmp_path, "test").items()}
+    assert found == {"rafsu-long": "over_trained", "dobrix-hot": "rate_too_high"}
+    assert set(faults.ordinary(tmp_path, "test")) == {"glimo-usual"}
+    assert set(faults.shared(tmp_path, "test", ["rate_too_high"])) == {"dobrix-hot"}
+    assert faults.shared(tmp_path, "dev") == {}
 
 
 def test_figures_are_kept_beside_those_of_other_measurements(tmp_path: Path) -> None:

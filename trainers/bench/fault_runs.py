@@ -20,7 +20,7 @@ from trainers.bench.concepts import POOLS, Captioned, Concept, concept, lay_out,
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
 
-MEASUREMENTS = 5
+MEASUREMENTS = 4
 """Measurements of each run, about."""
 
 
@@ -126,53 +126,54 @@ _DEV = """
 not_finite bramu 5 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
 not_finite thermal 6 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
 rate_too_high kelvo 5 as-they-are 60 learning_rate=2e-2
-rate_too_high papercut 6 as-they-are 60 learning_rate=3e-2
-rate_too_low pomdi 4 as-they-are 80 learning_rate=4e-5
-rate_too_low chalkboard 6 as-they-are 80 learning_rate=1e-4
+rate_too_low pomdi 4 as-they-are 60 learning_rate=4e-5
 under_trained wexna 5 as-they-are 8
-under_trained thermal 8 as-they-are 6
-trigger_not_learned bramu 5 nameless 60
-trigger_not_learned kelvo 6 mostly-nameless 60
-style_leaks chalkboard 6 nameless 120 learning_rate=4e-3 samples=2
-style_leaks tuvli 4 nameless 120 learning_rate=8e-3 prior_weight=0 samples=2
-text_encoder_dead bramu 5 as-they-are 40 text_learning_rate=1e-6
-text_encoder_dead wexna 5 as-they-are 40 block_rates=@text_encoder:0
-text_encoder_dominating pomdi 5 as-they-are 40 learning_rate=1e-4 text_learning_rate=1e-2
-text_encoder_dominating thermal 6 as-they-are 40 learning_rate=2e-4 text_learning_rate=1e-2
-dataset_too_uniform tuvli 5 one-layout 20
-dataset_too_uniform papercut 6 one-layout 20
-over_trained kelvo 4 as-they-are 160 rank=32 prior_weight=0 learning_rate=4e-3
-over_trained papercut 4 as-they-are 160 rank=32 learning_rate=4e-3
-memorised pomdi 1 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
-memorised wexna 2 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+text_encoder_dead bramu 5 as-they-are 24 text_learning_rate=1e-6
+text_encoder_dead wexna 5 as-they-are 24 block_rates=@text_encoder:0
+text_encoder_dominating pomdi 5 as-they-are 24 learning_rate=1e-4 text_learning_rate=1e-2
+text_encoder_dominating thermal 6 as-they-are 24 learning_rate=2e-4 text_learning_rate=1e-2
+dataset_too_uniform tuvli 5 one-layout 12
+dataset_too_uniform papercut 6 one-layout 12
+trigger_not_learned bramu 5 nameless 40
+trigger_not_learned kelvo 6 mostly-nameless 40
+style_leaks chalkboard 6 nameless 100 learning_rate=4e-3 samples=2
+style_leaks tuvli 4 nameless 100 learning_rate=8e-3 prior_weight=0 samples=2
+memorised pomdi 1 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+memorised wexna 2 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
 """
 
 _TEST = """
 not_finite glimo 5 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
 not_finite neon 6 as-they-are 20 learning_rate=1 max_grad_norm=1000 alpha=1024
-rate_too_high rafsu 5 as-they-are 60 learning_rate=2e-2
-rate_too_high stencil 6 as-they-are 60 learning_rate=3e-2
-rate_too_low dobrix 4 as-they-are 80 learning_rate=4e-5
-rate_too_low halftone 6 as-they-are 80 learning_rate=1e-4
+rate_too_high hubbet 5 as-they-are 60 learning_rate=2e-2
+rate_too_low dobrix 4 as-they-are 60 learning_rate=4e-5
 under_trained selpu 5 as-they-are 8
-under_trained blinds 8 as-they-are 6
-trigger_not_learned glimo 5 nameless 60
-trigger_not_learned rafsu 6 mostly-nameless 60
-style_leaks halftone 6 nameless 120 learning_rate=4e-3 samples=2
-style_leaks vantok 4 nameless 120 learning_rate=8e-3 prior_weight=0 samples=2
-text_encoder_dead glimo 5 as-they-are 40 text_learning_rate=1e-6
-text_encoder_dead minqua 5 as-they-are 40 block_rates=@text_encoder:0
-text_encoder_dominating dobrix 5 as-they-are 40 learning_rate=1e-4 text_learning_rate=1e-2
-text_encoder_dominating neon 6 as-they-are 40 learning_rate=2e-4 text_learning_rate=1e-2
-dataset_too_uniform vantok 5 one-layout 20
-dataset_too_uniform blinds 6 one-layout 20
-over_trained hubbet 4 as-they-are 160 rank=32 prior_weight=0 learning_rate=4e-3
-over_trained stained-glass 4 as-they-are 160 rank=32 learning_rate=4e-3
-memorised minqua 1 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
-memorised selpu 2 as-they-are 200 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+text_encoder_dead glimo 5 as-they-are 24 text_learning_rate=1e-6
+text_encoder_dead minqua 5 as-they-are 24 block_rates=@text_encoder:0
+text_encoder_dominating dobrix 5 as-they-are 24 learning_rate=1e-4 text_learning_rate=1e-2
+text_encoder_dominating neon 6 as-they-are 24 learning_rate=2e-4 text_learning_rate=1e-2
+dataset_too_uniform vantok 5 one-layout 12
+dataset_too_uniform blinds 6 one-layout 12
+trigger_not_learned glimo 5 nameless 40
+trigger_not_learned rafsu 6 mostly-nameless 40
+style_leaks halftone 6 nameless 100 learning_rate=4e-3 samples=2
+style_leaks vantok 4 nameless 100 learning_rate=8e-3 prior_weight=0 samples=2
+memorised minqua 1 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+memorised selpu 2 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
 """
 
 FAULT_RUNS: dict[str, FaultRun] = {run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST))}
+
+SHARED: dict[str, tuple[str, ...]] = {
+    "rate_too_high": ("pomdi-hot", "thermal-hot", "dobrix-hot", "neon-hot"),
+    "rate_too_low": ("chalkboard-slow", "glimo-slow", "vantok-slow", "glass-slow"),
+    "under_trained": ("tuvli-brief", "dobrix-brief"),
+    "over_trained": (
+        "kelvo-long", "papercut-few",
+        "rafsu-long", "minqua-long", "stencil-few", "blinds-few", "glimo-fast", "selpu-fast",
+    ),
+}  # fmt: skip
+"""By rule the runs of `pigment bench evidence` that are made to have its fault; they aren't run again."""
 
 
 def pool(name: str, only: Sequence[str] = ()) -> list[FaultRun]:
@@ -183,7 +184,7 @@ def pool(name: str, only: Sequence[str] = ()) -> list[FaultRun]:
     if name not in POOLS:
         raise ConfigError(f"unknown pool {name!r}{nearest(name, POOLS)}")
     found = [run for run in FAULT_RUNS.values() if run.pool == name]
-    known = [*dict.fromkeys(run.fault for run in found), *(run.id for run in found)]
+    known = [*dict.fromkeys([*(run.fault for run in found), *SHARED]), *(run.id for run in found)]
     for one in only:
         if one not in known:
             raise ConfigError(f"pool {name!r} has no run {one!r}{nearest(one, known)}")

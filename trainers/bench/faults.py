@@ -13,7 +13,8 @@ from pipelines.errors import ConfigError
 from pipelines.files import write_atomic
 from trainers.bench import evidence_runs
 from trainers.bench.concepts import POOLS
-from trainers.bench.fault_runs import FaultRun, pool, run_all
+from trainers.bench.evidence_truth import read_truth
+from trainers.bench.fault_runs import SHARED, pool, run_all
 from trainers.bench.records import Arguments, answer, check_place, provenance, short, write
 from trainers.evidence.choice import choose
 from trainers.evidence.record import Record, read_record
@@ -21,6 +22,8 @@ from trainers.evidence.rules import RULES, told, verdict
 
 RECORD = Path(__file__).resolve().parents[2] / "tests" / "bench" / "results" / "evidence.json"
 SHORT_RUNS, SHORT_STEPS = 2, 6
+CLEARLY = 0.02
+"""Share by which a loss must be higher than the lowest to be clearly worse."""
 
 
 def parser() -> Arguments:
@@ -99,11 +102,16 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
             failed[one.id] = why
         elif not options.json:
             print(f"{done}/{len(runs)} {one.id}", flush=True)
-    made = {one: record for one in runs if (record := _record(folder / one.pool / one.id)) is not None}
+    made = {
+        one.id: (one.fault, record)
+        for one in runs
+        if (record := _record(folder / one.pool / one.id)) is not None
+    }
+    if not options.short:
+        made |= shared(options.ordinary, options.pool, options.only)
     if not made:
-        raise ConfigError(
-            f"none of {len(runs)} runs has left a record; first: {next(iter(failed.values()), '')}"
-        )
+        why = next(iter(failed.values()), "")
+        raise ConfigError(f"none of {len(runs)} runs has left a record; first: {why}")
     good = ordinary(options.ordinary, options.pool)
     rules, rows = table(made, good), found_in(made, good)
     if not options.json:
@@ -122,23 +130,55 @@ def _record(folder: Path) -> Record | None:
 
 
 def ordinary(folder: Path, name: str) -> dict[str, Record]:
-    """The records of a pool's ordinary runs that are meant well, by id, as far as they lie there."""
+    """The records of a pool's ordinary runs that are meant well and went well, by id, where they are there.
+
+    One that got worse on unseen pictures all the same isn't among them: to say so of it is right.
+    """
     found = {}
     for one in evidence_runs.pool(name):
-        record = _record(evidence_runs.Place(folder).run(one)) if one.meant == "well" else None
+        place = evidence_runs.Place(folder).run(one)
+        record = _record(place) if one.meant == "well" and not overdone(place) else None
         if record is not None:
             found[one.id] = record
     return found
 
 
-def table(made: Mapping[FaultRun, Record], good: Mapping[str, Record]) -> dict[str, dict[str, int]]:
+def shared(folder: Path, name: str, only: Sequence[str] = ()) -> dict[str, tuple[str, Record]]:
+    """Fault and record of a pool's ordinary runs that are made to have one, by id, where they are there.
+
+    One that was to learn by heart and didn't, as its score on unseen pictures tells, is left out.
+    """
+    found = {}
+    for fault, ids in SHARED.items():
+        for one in (evidence_runs.RUNS[id] for id in ids):
+            place = evidence_runs.Place(folder).run(one)
+            if one.pool != name or (only and fault not in only and one.id not in only):
+                continue
+            if fault == "over_trained" and not overdone(place):
+                continue
+            if (record := _record(place)) is not None:
+                found[one.id] = (fault, record)
+    return found
+
+
+def overdone(folder: Path) -> bool:
+    """Whether a run's score on unseen pictures, which it never knew of, was clearly better before its end."""
+    truth = read_truth(folder)
+    return truth is not None and truth[max(truth)] > min(truth.values()) * (1 + CLEARLY)
+
+
+Made = Mapping[str, tuple[str, Record]]
+"""By id the rule that a run is made for, and its record."""
+
+
+def table(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, int]]:
     """By rule: of the runs made for it how many it finds and misses; in how many good ones it speaks.
 
     good: how many of these it could judge.
     """
     rows = {}
     for name in RULES:
-        own = [name in _rules(record) for one, record in made.items() if one.fault == name]
+        own = [name in _rules(record) for fault, record in made.values() if fault == name]
         rows[name] = {
             "hits": sum(own),
             "misses": len(own) - sum(own),
@@ -148,10 +188,9 @@ def table(made: Mapping[FaultRun, Record], good: Mapping[str, Record]) -> dict[s
     return rows
 
 
-def found_in(made: Mapping[FaultRun, Record], good: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
+def found_in(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
     """By run what it was made for, what was found, and the figure of every rule."""
-    runs = {one.id: (one.fault, record) for one, record in made.items()}
-    runs |= {f"good {id}": ("", record) for id, record in good.items()}
+    runs = {**made, **{f"good {id}": ("", record) for id, record in good.items()}}
     return {
         id: {
             "fault": fault,

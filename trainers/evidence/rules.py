@@ -118,7 +118,7 @@ RULES: dict[str, Rule] = {
         "the word.",
         advice="Have “{trigger}” in every caption, and learn class pictures along.",
         changes=change.name_it,
-        yields_to=("not_finite", "rate_too_high", "rate_too_low", "under_trained"),
+        yields_to=("not_finite", "rate_too_high"),
     ),
     "style_leaks": Rule(
         title="Leaks into other pictures",

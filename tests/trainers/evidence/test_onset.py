@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+import trainers.loop
+from pipelines.errors import StudioError
 from trainers.evidence.onset import find_onset, layer_of
+from trainers.evidence.record import read_record
 from trainers.stepping.readings import Reading
 
 
@@ -133,3 +136,23 @@ def test_no_hook_is_left_behind() -> None:
 )
 def test_a_part_of_an_adapted_layer_is_called_by_its_name(name: str, layer: str) -> None:
     assert layer_of(name) == layer
+
+
+def test_a_run_that_breaks_leaves_where_it_began_and_the_verdict(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, steps = trainers.loop.sample_losses, iter(range(100))
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        found = real(*arguments)
+        return found * math.nan if next(steps) >= 1 else found
+
+    monkeypatch.setattr(trainers.loop, "sample_losses", broken)
+    config = make_config(steps=3, held_out=0, prior_weight=0.0, evaluate_every=3)
+    with pytest.raises(StudioError, match=r"at step 2 .*first in loss \(forward\)"):
+        list(trainers.loop.train(config))
+    record = read_record(config.run.output)
+    assert record is not None and record.onset is not None
+    assert (record.onset.step, record.onset.where) == (2, "loss")
+    assert [finding.rule for finding in record.verdict] == ["not_finite"]
+    assert record.verdict[0].changes["learning_rate"] > 0
