@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError, ConfigError
 from studio.commands.arguments import Parser, adapter_file, add_json, place, say
-from studio.commands.base_options import given_options, the_base
+from studio.commands.base_options import given_options, refuse_idle_placing, the_base
 
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
@@ -45,16 +45,17 @@ def judge(args: argparse.Namespace) -> int:
         _as_the_run_did(args, case)
     else:
         case = case_of(adapter, asked, out, args.base or "pocket")
+    if case.config is None:
+        _refuse_idle(args, (*_WORDS, *_DRAWN), "on an adapter that says no word; give --trigger")
+        refuse_idle_placing(args, "judge of an adapter that says no word")
     base: Base | None = None
     if run is not None or any(getattr(args, name) is not None for name in _NEED_BASE) or given_options(args):
         base = the_base(args)
-    else:
-        base = _pocket(args, adapter)
-        case = case if base is not None else replace(case, config=None)
+    elif (base := _pocket(args, adapter)) is None:
+        _refuse_idle(args, (*_WORDS, *_DRAWN), "without a base; give --base")
+        case = replace(case, config=None)
     if case.config is None:
-        why = "on an adapter without a word: give --trigger" if base else "without a base: give --base"
-        _refuse_idle(args, (*_WORDS, *_DRAWN), why)
-        print(f"only the adapter itself is looked at {why}", file=sys.stderr)
+        print("only the adapter itself is looked at, nothing is drawn with it", file=sys.stderr)
     record = _measured(case, base)
     files = _written(case)
     say(args, _said(record, files), {"record": record.model_dump(mode="json"), "written": files})
@@ -67,7 +68,7 @@ def _run_folder(args: argparse.Namespace) -> Path | None:
         if args.adapter is None:
             raise ConfigError("nothing to judge; give an adapter, or --run FOLDER; see pigment judge --help")
         return None
-    _refuse_idle(args, _WORDS, "with --run, whose own settings hold: judge the file alone")
+    _refuse_idle(args, _WORDS, "with --run, whose settings hold; judge the file alone")
     from trainers.run_folder import CONFIG_NAME
 
     folder = place(args.of_run)
@@ -81,7 +82,7 @@ def _run_folder(args: argparse.Namespace) -> Path | None:
 def _refuse_idle(args: argparse.Namespace, names: tuple[str, ...], when: str) -> None:
     for name in names:
         if getattr(args, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} has no effect {when}; or leave it out")
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect {when}, or leave it out")
 
 
 def _adapter(args: argparse.Namespace, run: Path | None) -> Path:

@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError, StudioError
 from trainers.config import TrainConfig, load_config, validate
 from trainers.evidence.candidates import Kept
 from trainers.evidence.choice import choose
-from trainers.evidence.record import EVIDENCE, Record, read_record
+from trainers.evidence.record import EVIDENCE, SETS, Record, read_record
 from trainers.run_folder import CONFIG_NAME
 from trainers.settings import DataConfig
 from trainers.wording import prompts
@@ -150,10 +150,13 @@ def case_of_run(adapter: Adapter, run: Path, asked: Asked, out: Path) -> Case:
     changes: dict[str, dict[str, Any]] = {"data": data, "run": {"evaluate_every": 1}}
     given = {"samples": asked.samples, "judge": asked.judge, "structure_judge": asked.structure_judge}
     changes["evidence"] = {name: value for name, value in given.items() if value not in (None, "")}
+    before = _before(run, config)
+    if not before.measured:
+        changes["evidence"]["measured_on"] = tuple(SETS)
     parts = {name: getattr(config, name).model_copy(update=update) for name, update in changes.items()}
     config = config.model_copy(update=parts)
     at_hand = Path(config.data.instance_images).is_dir()
-    return Case(adapter=adapter, out=out, config=config, pictures=at_hand, before=_before(run, config))
+    return Case(adapter=adapter, out=out, config=config, pictures=at_hand, before=before)
 
 
 def _before(run: Path, config: TrainConfig) -> Record:
