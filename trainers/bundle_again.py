@@ -125,8 +125,8 @@ class Again:
     def check(self, processes: int = 1) -> list[str]:
         """Hold what is here against the bundle; return a line for each thing that differs.
 
-        Threads are set as the bundle has them first, unless the config says otherwise. processes: that will
-        share the run.
+        Threads are set as the bundle has them first, unless the config says otherwise, or a trial chose them
+        out of as many as the machine gives. processes: that will share the run.
 
         Raises: ConfigError with the lines where the same file can't come out.
         """
@@ -135,7 +135,7 @@ class Again:
         load_libraries()
         import torch
 
-        if self.config.run.threads is None:
+        if self.config.run.threads is None and self.bundle.chosen_threads is None:
             torch.set_num_threads(self.bundle.environment.threads)
         return self._refused(differences.before(self.bundle, self.config, processes))
 

@@ -250,7 +250,7 @@ def environment(bundle: Bundle, config: TrainConfig, processes: int = 1) -> Iter
     yield from _changed("", was.versions, library_versions())
     yield from _changed("machine: ", was.machine, this_machine())
     yield from _changed("device: ", {name: was.device.get(name) for name in here}, here)
-    threads = config.run.threads or torch.get_num_threads()
+    threads = config.run.threads or bundle.chosen_threads or torch.get_num_threads()
     counts = {"threads": threads, "processes": processes}
     yield from _changed("", {"threads": was.threads, "processes": was.processes}, counts)
 

@@ -134,6 +134,15 @@ class Bundle(_Part):
     config: dict[str, dict[str, Any]]
     data: Data
 
+    @property
+    def chosen_threads(self) -> int | None:
+        """CPU threads that a trial chose, out of as many as the run was started with; None: no trial."""
+        try:
+            threads = json.loads(self.choices)["choices"]["threads"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return threads if isinstance(threads, int) else None
+
     def as_toml(self) -> str:
         """The file's text; `read_bundle` reads it back."""
         return _HEAD + as_toml(self.model_dump(mode="json"))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from pipelines.errors import ConfigError, StudioError
 from pipelines.files import file_sha256
 from pipelines.formats.container import data_sha256, read_header
 from tests.trainers.bundled import made_up
+from trainers import bundle_differences
 from trainers.__main__ import main
 from trainers.bundle_again import Again
 from trainers.bundle_format import Bundle
@@ -151,3 +154,20 @@ def test_what_was_chosen_for_the_machine_is_kept(config: TrainConfig) -> None:
     assert again.ready(fresh=True) is False  # it has begun anew itself
     assert path.read_text() == '{"key": 1}'
     assert Again(bundle=made_up(), config=config).ready(fresh=True) is True
+
+
+def test_threads_are_the_bundles_unless_a_trial_chose_them(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(bundle_differences, "before", lambda *given: [])
+    one = made_up(environment={"threads": 5})
+    Again(bundle=one, config=config).check()
+    chosen = made_up(environment={"threads": 5}, choices=json.dumps({"choices": {"threads": 5}}))
+    Again(bundle=chosen, config=config).check()  # out of as many as there are, so that the trial is the same
+    assert asked == [5]
+    said = [found.words for found in bundle_differences.environment(chosen, config)]
+    assert not any(words.startswith("threads") for words in said)
+    said = [found.words for found in bundle_differences.environment(one, config)]
+    assert any(words.startswith("threads is ") for words in said)
