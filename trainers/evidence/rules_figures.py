@@ -28,13 +28,15 @@ def gain(record: Record, name: str) -> float | None:
 
 
 def too_little_time(record: Record) -> float | None:
-    """Return `unfinished` where steps are what was missing; None where it is rather the rate."""
-    return None if _slow(record) else unfinished(record)
+    """Return `unfinished` where steps are what was missing; 0 where it is rather the rate."""
+    left = unfinished(record)
+    return 0.0 if left is not None and _slow(record) else left
 
 
 def too_little_rate(record: Record) -> float | None:
-    """Return `unfinished` where the learning rate is to blame; None where it is rather the steps."""
-    return unfinished(record) if _slow(record) else None
+    """Return `unfinished` where the learning rate is to blame; 0 where it is rather the steps."""
+    left = unfinished(record)
+    return left if left is None or _slow(record) else 0.0
 
 
 def unfinished(record: Record) -> float | None:
