@@ -148,16 +148,15 @@ def _anatomy(anatomy: Anatomy | None) -> str:
         return ""
     largest = max(block.share for block in anatomy.blocks) or 1.0
     rows = "".join(
-        f'<tr><th scope="row">{text(block.name)}</th>'
-        f'<td><i style="width:{100 * block.share / largest:.1f}%"></i></td>'
-        f"<td>{block.share:.0%}</td></tr>"
+        f'<li><span>{text(block.name)}</span><i aria-hidden="true"><i '
+        f'style="width:{100 * block.share / largest:.1f}%"></i></i><b>{block.share:.0%}</b></li>'
         for block in anatomy.blocks[:SHOWN_BLOCKS]
     )
     more = len(anatomy.blocks) - SHOWN_BLOCKS
     rest = f'<p class="pg-sub">and {more} more blocks, in the report</p>' if more > 0 else ""
     return (
         '<details class="lib-fold" open><summary>Where it changes the model</summary>'
-        f'<table class="lib-bars"><tbody>{rows}</tbody></table>{rest}{_dead(anatomy.dead)}</details>'
+        f'<ul class="lib-bars">{rows}</ul>{rest}{_dead(anatomy.dead)}</details>'
     )
 
 
