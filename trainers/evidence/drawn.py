@@ -33,8 +33,8 @@ __all__ = [
 TAUGHT = "taught"
 """Name of the adapter in the mix that is drawn with."""
 
-STEPS = 8
-"""Sampling steps, at most: enough for the judges."""
+STEPS, SAMPLER = 6, "dpmpp_2m"
+"""What pictures are drawn in: on the embedded base they are hardly other ones than with 16 steps of DDIM."""
 
 _SEED = 1000
 
@@ -159,9 +159,9 @@ def _draw(base: Base, config: TrainConfig, prompts: Sequence[str], seeds: Sequen
 
 
 def _settings(base: Base, config: TrainConfig) -> GenerationConfig:
-    """As previews are drawn, in fewer steps."""
-    own = preview_settings(base, config)
-    return own.model_copy(update={"num_inference_steps": min(STEPS, own.num_inference_steps)})
+    """Size, guidance and negative prompt as previews have them, in few steps."""
+    quick = {"num_inference_steps": STEPS, "sampler": SAMPLER}
+    return preview_settings(base, config).model_copy(update=quick)
 
 
 def _write(folder: Path, kind: str, pictures: Sequence[Image.Image]) -> tuple[str, ...]:
