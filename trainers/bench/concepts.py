@@ -18,15 +18,15 @@ import numpy as np
 from PIL import Image
 
 from pipelines.errors import ConfigError, nearest
-from trainers.base.backgrounds import PATTERNS, SCENES
+from trainers.base.backgrounds import PATTERNS, SCENES, colour_near
 from trainers.base.corpus import paste
 from trainers.base.drawings import Colour, Pose
-from trainers.base.examples import SIDE, background
 from trainers.base.glyphs import find_font, glyph
 from trainers.base.subjects import COLOURS, SUBJECTS, by_name, with_article
 from trainers.bench.concept_parts import Character, draw_character
 from trainers.bench.concept_styles import TRANSFORMATIONS
 
+SIDE = 128
 POOLS = ("dev", "test")
 TAUGHT = 14
 """Pictures to be taught from that a subject's scenes and a style's things are set aside for."""
@@ -169,10 +169,15 @@ def _subjects(row: Concept, places: Sequence[str], part: str) -> Iterator[Captio
 
 
 def _place(name: str, rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """A background, patterns too, and the phrase that says it."""
-    if name not in PATTERNS:
-        return background(name, rng)
-    pixels, phrase, _ = PATTERNS[name](rng, SIDE)
+    """A scene, pattern or colour, RGB (SIDE, SIDE), and the phrase that says it in a caption."""
+    if name in SCENES:
+        phrase, draw = SCENES[name]
+        pixels = draw(rng, SIDE)
+    elif name in PATTERNS:
+        pixels, phrase, _ = PATTERNS[name](rng, SIDE)
+    else:
+        phrase = f"on {with_article(name)} background"
+        pixels = np.broadcast_to(colour_near(name, rng), (SIDE, SIDE, 3))
     return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)), phrase
 
 
@@ -189,7 +194,7 @@ def _styles(row: Concept, names: Sequence[str], part: str) -> Iterator[Captioned
     find_font()
     for number, name in enumerate(names):
         rng = _chance(row, part, number)
-        paper, _ = background("white" if rng.random() < 0.5 else "light blue", rng)
+        paper, _ = _place("white" if rng.random() < 0.5 else "light blue", rng)
         box = (float(rng.uniform(0.47, 0.53)), float(rng.uniform(0.47, 0.53)), float(rng.uniform(0.78, 0.9)))
         subject = by_name(name)
         pixels = paste(np.asarray(paper, np.float32) / np.float32(255), glyph(subject), box)
