@@ -6,11 +6,10 @@ from typing import Any
 
 from pipelines.methods import TUNINGS
 from trainers.evidence.record import Record
-from trainers.evidence.rules_figures import best_step, last_step, learning_rate, usual_rate
+from trainers.evidence.rules_figures import WORD_RATE, best_step, last_step, learning_rate, rate_share
 from trainers.settings.optimizer import OPTIMIZERS
 
 Changes = dict[str, Any]
-_WORD_RATE = 5e-3
 
 
 def rates(record: Record, factor: float) -> Changes:
@@ -18,7 +17,7 @@ def rates(record: Record, factor: float) -> Changes:
     method = TUNINGS.get(str(record.setting("adapter", "method")))
     optimizer = OPTIMIZERS.get(str(record.setting("optimizer", "optimizer")))
     if method is not None and not method.components:
-        word = record.setting("adapter", "token_learning_rate") or _WORD_RATE
+        word = record.setting("adapter", "token_learning_rate") or WORD_RATE
         return {"token_learning_rate": _round(min(1.0, word * factor))}
     if optimizer is not None and "d_coef" in optimizer.reads:
         coefficient = (record.setting("optimizer", "d_coef") or 1.0) * factor
@@ -33,21 +32,21 @@ def rates(record: Record, factor: float) -> Changes:
 
 
 def lower_rate(record: Record) -> Changes:
-    """A third of the rate, or the usual one where that is lower than the run's."""
-    rate, usual = learning_rate(record), usual_rate(record)
-    return rates(record, max(0.02, usual / rate) if rate and usual and usual < rate / 2 else 1 / 3)
+    """A third of the rate, or the usual one where the run's is more than twice that."""
+    share = rate_share(record)
+    return rates(record, max(0.02, 1 / share) if share and share > 2 else 1 / 3)
 
 
 def much_lower_rate(record: Record) -> Changes:
-    """A quarter of the rate or less, and the averages of gradients as they are."""
-    rate, usual = learning_rate(record), usual_rate(record)
-    return rates(record, max(1e-4, usual / rate) if rate and usual and usual < rate / 4 else 0.25)
+    """A quarter of the rate, or the usual one where the run's is more than four times that."""
+    share = rate_share(record)
+    return rates(record, 1 / share if share and share > 4 else 0.25)
 
 
 def higher_rate(record: Record) -> Changes:
     """Four times the rate, or the usual one where that is known to be higher."""
-    rate, usual = learning_rate(record), usual_rate(record)
-    return rates(record, usual / rate if rate and usual and usual > rate * 1.5 else 4.0)
+    share = rate_share(record)
+    return rates(record, 1 / share if share and share < 0.7 else 4.0)
 
 
 def more_steps(record: Record) -> Changes:

@@ -7,9 +7,14 @@ from math import log, sqrt
 
 from pipelines.methods import TUNINGS
 from trainers.evidence.record import Block, Record
+from trainers.settings.optimizer import OPTIMIZERS
 
 SEEN_ENOUGH = 60
 """How often each picture is looked at in a run that has had the time to learn it, at a usual rate."""
+SEEN_LEAST = 10
+"""How often each picture must be looked at, at a usual rate, to be learned at all; as the doctor has it."""
+WORD_RATE = 5e-3
+"""What the rate of a learned word is where none is given."""
 GAIN_ENOUGH = 0.02
 """Share of the loss on the teaching pictures that must have gone before anything is said of what was learned
 instead."""
@@ -44,7 +49,7 @@ def unfinished(record: Record) -> float | None:
 
     On unseen pictures, which end to profit when there is nothing more to learn. Halves by the sum of the
     learning rates, so that a rate that falls to nothing doesn't look like an end. 1 where hardly anything
-    was learned at all.
+    was learned at all; and at least a half where pictures were looked at less than SEEN_LEAST times.
     """
     losses = _unseen(record)
     learned = gain(record, "teaching")
@@ -54,7 +59,9 @@ def unfinished(record: Record) -> float | None:
         return 1.0
     half = _halfway(record, losses)
     first, second = losses[0] - half, half - losses[max(losses)]
-    return second / first if first > 0 else 1.0 if second > 0 else None
+    left = second / first if first > 0 else 1.0
+    amount = lesson(record)
+    return max(left, SEEN_LEAST / (2 * amount)) if amount else left
 
 
 def _halfway(record: Record, losses: Mapping[int, float]) -> float:
@@ -80,14 +87,33 @@ def _unseen(record: Record) -> dict[int, float]:
 
 def _slow(record: Record) -> bool:
     """Whether the rate is further below what is usual than the looks at each picture are."""
-    looks = seen(record)
+    looks, share = seen(record), rate_share(record)
     if looks is None:
         return False
-    rate, common = learning_rate(record), usual_rate(record)
-    share = min(1.0, looks / SEEN_ENOUGH)
-    if rate is None or common is None:
-        return share >= 1
-    return rate / common < share * 0.8
+    enough = min(1.0, looks / SEEN_ENOUGH)
+    return enough >= 1 if share is None else share < enough * 0.8
+
+
+def lesson(record: Record) -> float | None:
+    """Return how often each picture was looked at, a look at half the usual rate being half a look."""
+    looks, share = seen(record), rate_share(record)
+    return None if looks is None else looks * (1.0 if share is None else share)
+
+
+def rate_share(record: Record) -> float | None:
+    """Return the learning rate as a share of the usual one for its method, optimizer and base.
+
+    None where one of the two isn't known.
+    """
+    method = TUNINGS.get(str(record.setting("adapter", "method")))
+    if method is not None and not method.components:
+        return float((record.setting("adapter", "token_learning_rate") or WORD_RATE) / WORD_RATE)
+    asked = record.setting("optimizer", "learning_rate")
+    if asked is None:
+        return 1.0 if record.config else None
+    row = OPTIMIZERS.get(str(record.setting("optimizer", "optimizer")))
+    own = row.learning_rate if row is not None and row.learning_rate else usual_rate(record)
+    return float(asked / own) if own else None
 
 
 def seen(record: Record) -> float | None:
@@ -107,10 +133,9 @@ def last_step(record: Record) -> int:
 
 
 def learning_rate(record: Record) -> float | None:
-    """Return the largest learning rate of the run; None where it isn't known."""
-    found = [point[3] for point in record.curve if point[3] > 0]
+    """Return the learning rate of the run, where none was given the largest that it had; None: not known."""
     asked = record.setting("optimizer", "learning_rate")
-    return max(found) if found else asked
+    return asked or max((point[3] for point in record.curve if point[3] > 0), default=None)
 
 
 def usual_rate(record: Record) -> float | None:
