@@ -74,8 +74,8 @@ RULES: dict[str, Rule] = {
         title="Learning rate too low",
         test=figure.too_little_rate,
         threshold=0.5,
-        words="Each picture was seen {seen} times, yet at a rate of {rate}{usual} it was still learning as "
-        "at the start: the loss of the pictures fell by {gain} only.",
+        words="It was still learning when it ended, at a rate of {rate}{usual}: each picture was seen {seen} "
+        "times, and the loss on {unseen} ones fell by {gain}.",
         advice="Raise the learning rate.",
         changes=change.higher_rate,
         yields_to=("not_finite", "rate_too_high"),
@@ -84,8 +84,8 @@ RULES: dict[str, Rule] = {
         title="Not learned yet",
         test=figure.too_little_time,
         threshold=0.5,
-        words="It was still learning when it ended: in the second half the loss on {unseen} pictures fell "
-        "{value:.0%} as much as in the first.",
+        words="It was still learning when it ended: each picture was seen {seen} times, and the loss on "
+        "{unseen} ones fell by {gain}.",
         advice="Teach it for more steps.",
         changes=change.more_steps,
         yields_to=("not_finite", "rate_too_high", "rate_too_low"),

@@ -260,6 +260,7 @@ def facts(record: Record) -> Mapping[str, object]:
     rate, common, looks = learning_rate(record), usual_rate(record), seen(record)
     last = last_step(record)
     best = best_step(record)
+    unseen = "held_out" if record.losses("held_out") else "altered"
     return {
         "trigger": record.run.get("trigger") or "the trigger",
         "pictures": record.run.get("pictures") or "the",
@@ -268,10 +269,10 @@ def facts(record: Record) -> Mapping[str, object]:
         "rate": f"{rate:.2g}" if rate else "as it is",
         "usual": f" (usual here: {common:.2g})" if common and rate and common != rate else "",
         "seen": f"{looks:.0f}" if looks is not None else "?",
-        "unseen": "held-out" if record.losses("held_out") else "mirrored",
+        "unseen": {"held_out": "held-out", "altered": "mirrored"}[unseen],
         "drawn": len(record.memorisation.pairs) if record.memorisation else 0,
         "copies": record.memorisation.flagged if record.memorisation else 0,
-        "gain": f"{learned:.0%}" if (learned := gain(record, "teaching")) is not None else "little",
+        "gain": f"{learned:.0%}" if (learned := gain(record, unseen)) is not None else "little",
         "onset": record.onset.words if record.onset else "",
         "grown": _grown(record),
     }
