@@ -15,6 +15,7 @@ from pipelines.files import file_sha256, write_atomic
 from trainers import bundle_differences as differences
 from trainers.bundle_differences import Difference
 from trainers.bundle_format import BUNDLE, Bundle, bundle_file, is_bundle, parse_bundle, read_bundle
+from trainers.bundle_places import MOVED
 from trainers.bundle_zip import CACHE_FOLDER, CLASS_FOLDER, PICTURES_FOLDER, read_zip, unpack
 from trainers.config import TrainConfig, read_toml
 from trainers.events import TrainEvent
@@ -72,7 +73,10 @@ def values_of(bundle: Bundle, path: Path) -> dict[str, Any]:
     path: of the bundle.toml. Pictures lie beside it, or where the run had them, which its own config.json
     says where the bundle is still in the run's folder. What isn't found is left for the command line to say.
     """
-    values: dict[str, Any] = {section: dict(table) for section, table in bundle.config.items()}
+    values: dict[str, Any] = {"data": {}, "run": {}}
+    for section, table in bundle.config.items():
+        # Where things lie is never the bundle's to say: it may come from anywhere.
+        values[section] = {name: value for name, value in table.items() if (section, name) not in MOVED}
     before = _before(path)
     pictures = (path.parent / PICTURES_FOLDER, before.get("data", {}).get("instance_images"))
     values["data"]["instance_images"] = _found(pictures) or str(path.parent / PICTURES_FOLDER)

@@ -52,16 +52,11 @@ def before(bundle: Bundle, config: TrainConfig, processes: int = 1) -> list[Diff
 
 def settings(bundle: Bundle, config: TrainConfig) -> Iterator[Difference]:
     """Settings that aren't the bundle's."""
-    places = {
-        section: {name: Path("x") for at, name in MOVED if at == section} for section in ("run", "data")
-    }
-    if not bundle.data.class_pictures:
-        del places["data"]["class_images"]
-    was = plain_config(
-        validate(
-            {section: {**values, **places.get(section, {})} for section, values in bundle.config.items()}
-        )
-    )
+    stated = {section: dict(table) for section, table in bundle.config.items()}
+    for section, name in MOVED:
+        if name != "class_images" or bundle.data.class_pictures:
+            stated.setdefault(section, {})[name] = name  # any folder: none of them counts
+    was = plain_config(validate(stated))
     now = plain_config(config)
     for section in now:
         for name in sorted({*now[section], *was[section]}):
@@ -226,8 +221,7 @@ def drawn(bundle: Bundle, config: TrainConfig, *, waiting: bool = False) -> list
     for one in bundle.data.drawn:
         path = folder / one.name
         now = sealed(path) or one.sha256 if waiting else file_sha256(path) if path.is_file() else None
-        if now != one.sha256:
-            found.append((one, now))
+        found += [(one, now)] if now != one.sha256 else []
 
     def say(one: tuple[Kept, str | None]) -> str:
         kept, now = one
@@ -247,7 +241,7 @@ def environment(bundle: Bundle, config: TrainConfig, processes: int = 1) -> Iter
     was = bundle.environment
     chosen = choose_device(config.run.device, config.run.precision)
     here = {"precision": chosen.as_data()["precision"], **device_of(chosen.device)}
-    yield from _changed("", was.versions, library_versions())
+    yield from _changed("", was.versions, library_versions(), only=True)
     yield from _changed("machine: ", was.machine, this_machine())
     yield from _changed("device: ", {name: was.device.get(name) for name in here}, here)
     threads = config.run.threads or bundle.chosen_threads or torch.get_num_threads()
@@ -258,7 +252,10 @@ def environment(bundle: Bundle, config: TrainConfig, processes: int = 1) -> Iter
 def after(bundle: Bundle, made: Bundle) -> list[Difference]:
     """Compare what two runs took, by what both have written: what can only be told once a run has ended."""
     one, other = bundle.environment, made.environment
-    found = [*_changed("", one.versions, other.versions), *_changed("machine: ", one.machine, other.machine)]
+    found = [
+        *_changed("", one.versions, other.versions, only=True),
+        *_changed("machine: ", one.machine, other.machine),
+    ]
     found += _changed("device: ", one.device, other.device)
     found += _changed("", {"threads": one.threads, "processes": one.processes},
                       {"threads": other.threads, "processes": other.processes})  # fmt: skip
@@ -274,9 +271,14 @@ def after(bundle: Bundle, made: Bundle) -> list[Difference]:
     return found
 
 
-def _changed(what: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
-    """What two tables say otherwise. It may change the last bits; often it doesn't."""
-    for name in dict.fromkeys((*was, *now)):
+def _changed(
+    what: str, was: Mapping[str, Any], now: Mapping[str, Any], only: bool = False
+) -> Iterator[Difference]:
+    """What two tables say otherwise. It may change the last bits; often it doesn't.
+
+    only: of what the first names; a later Pigment may name more.
+    """
+    for name in was if only else dict.fromkeys((*was, *now)):
         one, other = was.get(name), now.get(name)
         if _plain(one) != _plain(other):
             yield Difference(f"{what}{name} is {_said(other)}, the bundle's {_said(one)}", False)

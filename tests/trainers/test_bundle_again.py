@@ -18,7 +18,8 @@ from pipelines.formats.container import data_sha256, read_header
 from tests.trainers.bundled import made_up
 from trainers import bundle_differences
 from trainers.__main__ import main
-from trainers.bundle_again import Again
+from trainers.arguments import config_of, parser
+from trainers.bundle_again import Again, opened
 from trainers.bundle_format import Bundle
 from trainers.config import TrainConfig, preset_config
 from trainers.events import TrainEvent
@@ -171,3 +172,15 @@ def test_threads_are_the_bundles_unless_a_trial_chose_them(
     assert not any(words.startswith("threads") for words in said)
     said = [found.words for found in bundle_differences.environment(one, config)]
     assert any(words.startswith("threads is ") for words in said)
+
+
+def test_where_things_lie_is_not_the_bundles_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"instance_prompt": "a zuv disc", "trigger": "zuv", "instance_images": "/a", "class_images": "/b"}
+    hostile = made_up(name="../../x", config={"data": data, "run": {"output": "/c", "cache": "/d"}})
+    Path("bundle.toml").write_text(hostile.as_toml())
+    asked = parser("x").parse_args(["bundle.toml"])
+    assert opened(asked) == hostile
+    found = config_of(asked)
+    assert (found.data.instance_images, found.data.class_images) == (tmp_path / "pictures", None)
+    assert (found.run.output, found.run.cache) == (tmp_path / "runs" / "------x-again", None)
