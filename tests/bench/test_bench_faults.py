@@ -15,7 +15,7 @@ from trainers.bench import evidence_runs, fault_runs, faults
 from trainers.bench.concepts import CONCEPTS, POOLS, concept
 from trainers.bench.evidence_truth import TRUTH_NAME
 from trainers.bench.fault_runs import FAULT_RUNS, MAKINGS, SHARED, config, pool
-from trainers.evidence.record import Onset, Record, write_record
+from trainers.evidence.record import Onset, Record, Seen, write_record
 from trainers.evidence.rules import RULES
 from trainers.evidence.uniform import alike
 
@@ -82,6 +82,13 @@ def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
     assert each["one"]["found"] == ["not_finite"]
     assert each["good b"] == {"fault": "", "found": ["dataset_too_uniform"],
                               "figures": {"dataset_too_uniform": 0.99}}  # fmt: skip
+
+
+def test_a_leak_is_no_false_alarm_where_no_class_pictures_were_learned() -> None:
+    seen = {"drawn": Seen(step=1, drift=0.5), "base": Seen(step=0, diversity=0.4)}
+    runs = {f"{weight}": Record(**seen, config={"data": {"prior_weight": weight}}) for weight in (0.0, 1.0)}
+    row = faults.table({}, runs)["style_leaks"]
+    assert (row["false_alarms"], row["good"]) == (1, 1)
 
 
 def test_shared_runs_count_by_their_score_on_pictures_they_never_knew(tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ MAKINGS: dict[str, Callable[[list[Captioned], Concept], list[Captioned]]] = {
 
 
 def _runs(pool: str, text: str) -> tuple[FaultRun, ...]:
-    """Rows "fault concept pictures making steps field=value …", one a line."""
+    """Rows "fault concept pictures making steps field=value …", one a line; with "+" in front it goes on."""
     found = []
-    for line in text.strip().splitlines():
+    for line in text.strip().replace("\n  +", "").splitlines():
         fault, concept_id, pictures, making, steps, *more = line.split()
         given = {name: _value(value) for name, _, value in (one.partition("=") for one in more)}
         fields = {"steps": int(steps), **given}
@@ -138,8 +138,10 @@ trigger_not_learned bramu 5 nameless 40
 trigger_not_learned kelvo 6 mostly-nameless 40
 style_leaks chalkboard 6 nameless 100 learning_rate=4e-3 samples=2
 style_leaks tuvli 4 nameless 100 learning_rate=8e-3 prior_weight=0 samples=2
-memorised pomdi 1 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
-memorised wexna 2 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+memorised pomdi 1 as-they-are 300 rank=64 unet_targets=attention+ff prior_weight=0
+  + learning_rate=3e-3 samples=2 take=last captions=prompt
+memorised wexna 2 as-they-are 300 rank=64 unet_targets=attention+ff prior_weight=0
+  + learning_rate=3e-3 samples=2 take=last captions=prompt
 """
 
 _TEST = """
@@ -158,8 +160,10 @@ trigger_not_learned glimo 5 nameless 40
 trigger_not_learned rafsu 6 mostly-nameless 40
 style_leaks halftone 6 nameless 100 learning_rate=4e-3 samples=2
 style_leaks vantok 4 nameless 100 learning_rate=8e-3 prior_weight=0 samples=2
-memorised minqua 1 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
-memorised selpu 2 as-they-are 160 rank=32 prior_weight=0 samples=2 take=last captions=prompt
+memorised minqua 1 as-they-are 300 rank=64 unet_targets=attention+ff prior_weight=0
+  + learning_rate=3e-3 samples=2 take=last captions=prompt
+memorised selpu 2 as-they-are 300 rank=64 unet_targets=attention+ff prior_weight=0
+  + learning_rate=3e-3 samples=2 take=last captions=prompt
 """
 
 FAULT_RUNS: dict[str, FaultRun] = {run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST))}

@@ -53,7 +53,7 @@ def _not_a_number(record: Record) -> float | None:
 
 RULES: dict[str, Rule] = {
     "not_finite": Rule(
-        title="The numbers broke",
+        title="The loss is no number any more",
         test=_not_a_number,
         threshold=0,
         words="{onset}{grown}",

@@ -57,11 +57,13 @@ def unfinished(record: Record) -> float | None:
         return None
     if learned < GAIN_ENOUGH:
         return 1.0
-    half = _halfway(record, losses)
-    first, second = losses[0] - half, half - losses[max(losses)]
-    left = second / first if first > 0 else 1.0
     amount = lesson(record)
-    return max(left, SEEN_LEAST / (2 * amount)) if amount else left
+    least = [SEEN_LEAST / (2 * amount)] if amount else []
+    if len(losses) > 3:
+        half = _halfway(record, losses)
+        first, second = losses[0] - half, half - losses[max(losses)]
+        least.append(second / first if first > 0 else 1.0)
+    return max(least, default=None)
 
 
 def _halfway(record: Record, losses: Mapping[int, float]) -> float:
