@@ -169,7 +169,7 @@ def _processor(name: str, options: dict[str, Any]) -> Any:
     """What makes pixels of pictures, by Pillow: torchvision isn't needed."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(name, use_fast=False, **options)
+    return AutoImageProcessor.from_pretrained(name, backend="pil", **options)
 
 
 def _loaded(load: Callable[..., Any], name: str, field: str, kind: str) -> Any:
