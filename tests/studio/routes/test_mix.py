@@ -151,3 +151,17 @@ def test_recipes_over_http(client: TestClient, asked: list[Any], zib: str) -> No
     assert client.put("/mix/recipes", content=file.content).json()["name"] == "Blue"
     assert client.put("/mix/recipes", content=b"x" * (mix.RECIPE_BYTES + 1)).status_code == 413
     assert "isn't a recipe" in client.put("/mix/recipes", content=b"no").json()["detail"]
+
+
+def test_sentences_are_no_failure_where_there_are_none(client: TestClient, asked: list[Any]) -> None:
+    request = {**FOX, "mix": [{"id": "a"}, {"id": "b", "on": False}, {"id": "c"}]}
+    asked.append({"sentences": [{"words": "a line"}]})
+    assert client.post("/mix/sentences", json=request).json() == {"sentences": [{"words": "a line"}]}
+    verb, sent = asked.pop()
+    assert verb == "sentences" and [part["id"] for part in sent["mix"]] == ["a", "c"]
+    asked.append(AdapterError("they have no ΔW"))
+    answer = client.post("/mix/sentences", json=request)
+    assert (answer.status_code, answer.json()) == (200, {"sentences": []})
+    asked[:] = [Busy("is being taught")]
+    assert client.post("/mix/sentences", json=request).status_code == 202
+    assert client.post("/mix/sentences", json={"mix": 3}).json() == {"sentences": []}
