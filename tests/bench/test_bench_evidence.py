@@ -120,3 +120,16 @@ def test_bad_arguments_are_one_line(
     assert evidence.main([*arguments, "--runs", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_the_record_is_of_every_run_of_the_test_pool_and_adds_up() -> None:
+    record = json.loads(evidence.RECORD.read_text(encoding="utf-8"))
+    rows = record["table"]
+    assert list(rows) == [run.id for run in pool("test")] and record["runs"] == len(rows) >= 20
+    assert record["command"] == "pigment bench evidence --record"
+    near = [id for id, row in rows.items() if row["score"]["chosen"] <= 1.0201 * row["score"]["best"]]
+    assert near == [id for id, row in rows.items() if row["within_2_percent"]]
+    assert record["within_2_percent"] == len(near)
+    regrets = [row["score"]["last"] / row["score"]["best"] - 1 for row in rows.values()]
+    assert record["last_checkpoint_regret"] == pytest.approx(sum(regrets) / len(regrets), abs=2e-3)
+    assert record["mean_regret"] < record["last_checkpoint_regret"]

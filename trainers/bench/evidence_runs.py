@@ -90,6 +90,18 @@ thermal-usual     thermal     12  well        1e-4  120  held_out=0
 thermal-hot       thermal     12  too-much    6e-4  150
 papercut-few      papercut    6   too-much    3e-4  160
 chalkboard-slow   chalkboard  12  too-little  2e-5  100
+papercut-rank     papercut    4   too-much    4e-4  130  rank=16
+bramu-constant    bramu       5   too-much    2e-4  220  prior_weight=0 schedule=constant
+chalkboard-few    chalkboard  5   too-much    3e-4  160
+kelvo-usual       kelvo       6   well        1.5e-4  130  seed=1
+thermal-few       thermal     4   too-much    4e-4  130  rank=16
+tuvli-usual       tuvli       5   well        1e-4  130
+pomdi-fast        pomdi       4   too-much    4e-4  160  prior_weight=0 schedule=constant
+wexna-fast        wexna       6   too-much    6e-4  120
+papercut-usual    papercut    6   well        1e-4  120
+kelvo-rank        kelvo       4   well        1e-4  160  rank=16
+chalkboard-split  chalkboard  14  well        2e-4  150  held_out=4
+tuvli-long        tuvli       5   too-much    3e-4  200  prior_weight=0
 """
 
 _TEST = """
