@@ -160,12 +160,12 @@ def _pair(log: RunLog, record: Record | None, job_id: str, step: int) -> tuple[s
     what was drawn of it, else the preview next to it."""
     shown = {one: files[0] for one, files in sorted(log.previews.items()) if files}
     later = [one for one in shown if one > 0]
-    drawn = record and record.drawn, record and record.base
-    if step not in shown and drawn[0] and drawn[1] and drawn[0].files and drawn[1].files:
-        names = [PurePosixPath(one.files[0]).name for one in (drawn[1], drawn[0])]
+    drawn, base = (record.drawn, record.base) if record is not None else (None, None)
+    if step not in shown and drawn and base and drawn.step == step and drawn.files and base.files:
+        names = [PurePosixPath(one.files[0]).name for one in (base, drawn)]
         before, after = (markup.url("evidence", job_id, name) for name in names)
         # The base is asked without the trigger, which says nothing to it.
-        prompts = dict.fromkeys(one.prompts[0] for one in (drawn[1], drawn[0]) if one.prompts)
+        prompts = dict.fromkeys(one.prompts[0] for one in (base, drawn) if one.prompts)
         return before, after, " → ".join(prompts)
     if 0 not in shown or not later:
         return "", "", ""

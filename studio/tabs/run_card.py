@@ -121,7 +121,7 @@ def _notes(job: Job, log: RunLog) -> str:
     if job.state == "done":
         notes.append(("good", f"Learned. Call it with “{job.details.get('prompt', '')}”."))
     elif job.error:
-        notes.append(("", job.error + ("." if job.error[-1:].isalnum() else "")))
+        notes.append(("", _called(job.error, job) + ("." if job.error[-1:].isalnum() else "")))
     if job.state == "failed" and (lower := job.details.get("lower")) and "memory" in job.error:
         notes.append(("", str(lower)))
     notes += [("", _called(warning, job)) for warning in log.warnings[-WARNINGS:]]

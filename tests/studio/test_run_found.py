@@ -212,7 +212,7 @@ def test_unused_ranks_are_cut_by_a_job(context: Context, run: Made) -> None:
 def test_what_was_drawn_stands_for_a_step_without_a_preview(context: Context, run: Made) -> None:
     drawn, base = (
         Seen(step=step, files=(f"evidence/{name}.png",), prompts=("a zuv",))
-        for step, name in ((6, "drawn"), (0, "base"))
+        for step, name in ((8, "drawn"), (0, "base"))
     )
     choice = CHOICE.model_copy(update={"step": 8})
     record = RECORD.model_copy(update={"choice": choice, "drawn": drawn, "base": base})
@@ -222,6 +222,9 @@ def test_what_was_drawn_stands_for_a_step_without_a_preview(context: Context, ru
     del log.previews[8]
     html = run_end.end(context, job, log).html
     assert f'before="files/evidence/{job.id}/base.png"' in html and "drawn.png" in html
+    other = record.model_copy(update={"drawn": drawn.model_copy(update={"step": 4})})
+    write_record(context.jobs.folder(job), other)
+    assert "evidence/" not in run_end.end(context, job, log).html, "that is of another step"
 
 
 def test_ways_on_are_there_with_what_they_lead_to(context: Context, run: Made) -> None:
