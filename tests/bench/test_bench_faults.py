@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
 
 
 def test_a_leak_is_no_false_alarm_where_no_class_pictures_were_learned() -> None:
-    seen = {"drawn": Seen(step=1, drift=0.5), "base": Seen(step=0, diversity=0.4)}
+    seen: dict[str, Any] = {"drawn": Seen(step=1, drift=0.5), "base": Seen(step=0, diversity=0.4)}
     runs = {f"{weight}": Record(**seen, config={"data": {"prior_weight": weight}}) for weight in (0.0, 1.0)}
     row = faults.table({}, runs)["style_leaks"]
     assert (row["false_alarms"], row["good"]) == (1, 1)

@@ -189,7 +189,7 @@ def table(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, int]]:
 
 
 def _fit(name: str, record: Record) -> bool:
-    """Whether a good run says something of a rule: without class pictures nothing keeps others as they are."""
+    """Whether a good run tells of a rule: without class pictures nothing keeps others as they are."""
     return name != "style_leaks" or bool(record.setting("data", "prior_weight"))
 
 

@@ -78,7 +78,7 @@ RULES: dict[str, Rule] = {
         "times, and the loss on {unseen} ones fell by {gain}.",
         advice="Raise the learning rate.",
         changes=change.higher_rate,
-        yields_to=("not_finite", "rate_too_high"),
+        yields_to=("not_finite", "rate_too_high", "text_encoder_dominating"),
     ),
     "under_trained": Rule(
         title="Not learned yet",
