@@ -94,7 +94,8 @@ def test_a_leak_is_no_false_alarm_where_no_class_pictures_were_learned() -> None
 
 def test_shared_runs_count_by_their_score_on_pictures_they_never_knew(tmp_path: Path) -> None:
     place = evidence_runs.Place(tmp_path)
-    scores = {"rafsu-long": (0.4, 0.3, 0.35), "minqua-long": (0.4, 0.3, 0.301), "dobrix-hot": (0.4, 0.3, 0.3),
+    scores = {"rafsu-long": (0.4, 0.3, 0.35), "minqua-long": (0.4, 0.3, 0.301), "dobrix-hot": (0.4, 0.3, 0.4),
+              "neon-hot": (0.4, 0.3, 0.3), "dobrix-brief": (0.4, 0.35, 0.3),
               "glimo-usual": (0.4, 0.3, 0.3), "neon-usual": (0.4, 0.3, 0.35)}  # fmt: skip
     for id, losses in scores.items():
         folder = place.run(evidence_runs.RUNS[id])
@@ -103,7 +104,9 @@ def test_shared_runs_count_by_their_score_on_pictures_they_never_knew(tmp_path: 
         truth = {"scores": {str(50 * index): loss for index, loss in enumerate(losses)}}
         (folder / TRUTH_NAME).write_text(json.dumps(truth))
     found = {id: fault for id, (fault, _) in faults.shared(tmp_path, "test").items()}
-    assert found == {"rafsu-long": "over_trained", "dobrix-hot": "rate_too_high"}
+    assert found == {
+        "rafsu-long": "over_trained", "dobrix-hot": "rate_too_high", "dobrix-brief": "under_trained"
+    }  # fmt: skip
     assert set(faults.ordinary(tmp_path, "test")) == {"glimo-usual"}
     assert set(faults.shared(tmp_path, "test", ["rate_too_high"])) == {"dobrix-hot"}
     assert faults.shared(tmp_path, "dev") == {}

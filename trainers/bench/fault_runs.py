@@ -169,15 +169,18 @@ memorised selpu 2 as-they-are 300 rank=64 unet_targets=attention+ff prior_weight
 FAULT_RUNS: dict[str, FaultRun] = {run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST))}
 
 SHARED: dict[str, tuple[str, ...]] = {
-    "rate_too_high": ("pomdi-hot", "thermal-hot", "dobrix-hot", "neon-hot"),
+    "rate_too_high": (
+        "bramu-fast", "pomdi-hot", "thermal-hot",
+        "glimo-fast", "selpu-fast", "hubbet-fast", "dobrix-hot", "neon-hot",
+    ),
     "rate_too_low": ("chalkboard-slow", "glimo-slow", "vantok-slow", "glass-slow"),
     "under_trained": ("tuvli-brief", "dobrix-brief"),
-    "over_trained": (
-        "kelvo-long", "papercut-few",
-        "rafsu-long", "minqua-long", "stencil-few", "blinds-few", "glimo-fast", "selpu-fast",
-    ),
+    "over_trained": ("kelvo-long", "papercut-few", "rafsu-long", "minqua-long", "stencil-few", "blinds-few"),
 }  # fmt: skip
 """By rule the runs of `pigment bench evidence` that are made to have its fault; they aren't run again."""
+
+WORSE = ("rate_too_high", "over_trained")
+"""Rules of which such a run counts only where its score on unseen pictures really got worse again."""
 
 
 def pool(name: str, only: Sequence[str] = ()) -> list[FaultRun]:

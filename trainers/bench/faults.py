@@ -14,7 +14,7 @@ from pipelines.files import write_atomic
 from trainers.bench import evidence_runs
 from trainers.bench.concepts import POOLS
 from trainers.bench.evidence_truth import read_truth
-from trainers.bench.fault_runs import SHARED, pool, run_all
+from trainers.bench.fault_runs import SHARED, WORSE, pool, run_all
 from trainers.bench.records import Arguments, answer, check_place, provenance, short, write
 from trainers.evidence.choice import choose
 from trainers.evidence.record import Record, read_record
@@ -146,7 +146,7 @@ def ordinary(folder: Path, name: str) -> dict[str, Record]:
 def shared(folder: Path, name: str, only: Sequence[str] = ()) -> dict[str, tuple[str, Record]]:
     """Fault and record of a pool's ordinary runs that are made to have one, by id, where they are there.
 
-    One that was to learn by heart and didn't, as its score on unseen pictures tells, is left out.
+    One that was to get worse again and didn't, as its score on unseen pictures tells, is left out.
     """
     found = {}
     for fault, ids in SHARED.items():
@@ -154,7 +154,7 @@ def shared(folder: Path, name: str, only: Sequence[str] = ()) -> dict[str, tuple
             place = evidence_runs.Place(folder).run(one)
             if one.pool != name or (only and fault not in only and one.id not in only):
                 continue
-            if fault == "over_trained" and not overdone(place):
+            if fault in WORSE and not overdone(place):
                 continue
             if (record := _record(place)) is not None:
                 found[one.id] = (fault, record)
