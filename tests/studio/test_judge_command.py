@@ -41,7 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_it_measures_and_writes(
     one: str, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["judge", one, "--base", str(tiny_folder), "--samples", "1", "--prompt", "a zwx"]
+    arguments = ["judge", one, "--base", str(tiny_folder), "--samples", "0", "--prompt", "a zwx"]
     assert main([*arguments, "--out", "found", "--json"]) == 0
     captured = capsys.readouterr()
     said = json.loads(captured.out)
@@ -49,11 +49,10 @@ def test_it_measures_and_writes(
     assert record is not None
     assert said["record"] == record.model_dump(mode="json")
     assert all(Path(path).is_file() for path in said["written"].values())
-    assert record.drawn is not None
-    assert record.drawn.prompts[0] == "a zwx"
+    assert (record.drawn, record.run["trigger"], record.run["steps"]) == (None, "zwx", 300)
     assert record.anatomy is not None
     assert record.anatomy.blocks[0].relative is not None
-    assert "drawing" in captured.err
+    assert "looking at the adapter" in captured.err
     monkeypatch.setattr(judging, "_measured", lambda case, base: record)
     assert main(arguments) == 0
     text = capsys.readouterr().out

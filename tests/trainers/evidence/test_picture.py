@@ -67,8 +67,16 @@ def whole(folder: Path) -> Record:
     )
 
 
-def test_every_part_is_drawn(tmp_path: Path) -> None:
-    picture = evidence_picture(tmp_path, whole(tmp_path))
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record, Image.Image]:
+    """A folder, its record, and the picture of it. Don't write there."""
+    folder = tmp_path_factory.mktemp("run")
+    record = whole(folder)
+    return folder, record, evidence_picture(folder, record)
+
+
+def test_every_part_is_drawn(drawn: tuple[Path, Record, Image.Image]) -> None:
+    picture = drawn[2]
     assert picture.width == WIDTH
     assert count(picture, CHOSEN) > 1000  # the sentence, the marks of the charts, the frame
     assert count(picture, BLUE) > 5000  # the learned picture of the pair
@@ -80,21 +88,18 @@ def test_every_part_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "part", ["measured", "previews", "curve", "drawn", "base", "memorisation", "anatomy", "choice", "run"]
 )
-def test_any_part_may_be_missing(tmp_path: Path, part: str) -> None:
-    record = whole(tmp_path)
+def test_any_part_may_be_missing(drawn: tuple[Path, Record, Image.Image], part: str) -> None:
+    folder, record, full = drawn
     empty = Record().model_dump()[part]
     without = Record.model_validate(record.model_dump() | {part: empty})
-    full = evidence_picture(tmp_path, record)
-    assert evidence_picture(tmp_path, without).tobytes() != full.tobytes()
+    assert evidence_picture(folder, without).tobytes() != full.tobytes()
 
 
-def test_nothing_known_and_pictures_gone(tmp_path: Path) -> None:
+def test_nothing_known_and_pictures_gone(tmp_path: Path, drawn: tuple[Path, Record, Image.Image]) -> None:
     assert evidence_picture(tmp_path, Record()).width == WIDTH
-    record = whole(tmp_path)
-    before = evidence_picture(tmp_path, record)
+    (tmp_path / "evidence").mkdir()
     (tmp_path / "evidence" / "drawn-00.png").write_bytes(b"no picture")
-    (tmp_path / "evidence" / "one.png").unlink()
-    assert evidence_picture(tmp_path, record).height < before.height
+    assert evidence_picture(tmp_path, drawn[1]).height < drawn[2].height
 
 
 def test_no_picture_from_elsewhere_is_shown(tmp_path: Path) -> None:
