@@ -86,8 +86,11 @@ class Maker:
         return advice.balance(self.held, base, [MixPart.model_validate(part) for part in mix], measure)
 
     def interference(self, mix: Sequence[Any], base: str = "pocket") -> dict[str, Any]:
-        """What adapters do to each other; see `advice.interference`."""
-        return advice.interference(self.held, base, [MixPart.model_validate(part) for part in mix])
+        """What adapters do to each other: as `advice.interference`, after the sentences of `Meetings`."""
+        parts = [MixPart.model_validate(part) for part in mix]
+        said = [str(one["words"]) for one in self.meetings.sentences(base, parts)["sentences"]]
+        found = advice.interference(self.held, base, parts)
+        return {**found, "text": list(dict.fromkeys([*said, *found["text"]]))}
 
     def _idle(self) -> None:
         if self._previews is not None:

@@ -1,4 +1,4 @@
-"""What adapters do to each other: weights of equal effect, who overpowers whom, the blocks they reach."""
+"""What adapters do to each other: weights of equal effect, sizes and agreement, the blocks they reach."""
 
 from __future__ import annotations
 
@@ -106,23 +106,24 @@ def _two(held: Held, mix: Sequence[MixPart]) -> tuple[dict[str, Entry], dict[str
 
 
 def in_words(report: Interference) -> list[str]:
-    """The report for people: who has the upper hand and where, and whether pairs pull together or apart."""
+    """The report for people: who is larger and where, and whether pairs pull together or apart.
+
+    Who overwrites whom is measured, see `Meetings`; size alone doesn't say it.
+    """
     shares = report.total.share
     if not any(shares.values()):
         return ["At these weights no adapter changes anything."]
     lines = []
     strongest = max(shares, key=lambda name: shares[name])
     if report.total.dominant is not None:
-        lines.append(
-            f"“{strongest}” overpowers the others: {shares[strongest]:.0%} of all change is its own."
-        )
+        lines.append(f"By size “{strongest}” is ahead: {shares[strongest]:.0%} of ‖ΔW‖² is its own.")
     else:
         each = ", ".join(f"“{name}” {share:.0%}" for name, share in shares.items())
-        lines.append(f"None overpowers the others: {each} of all change.")
+        lines.append(f"By size none is ahead: {each} of ‖ΔW‖².")
     for name in report.adapters:
         others = _ruled(report.blocks, name)
         if others and (report.total.dominant != name or len(others) < len(report.blocks)):
-            lines.append(f"“{name}” is twice as strong as any other in {', '.join(others)}.")
+            lines.append(f"“{name}” is twice as large as any other in {', '.join(others)}.")
     return [*lines, *_pairs(report)]
 
 

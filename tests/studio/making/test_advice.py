@@ -1,4 +1,4 @@
-"""Weights of equal effect, who overpowers whom, and the blocks that adapters reach."""
+"""Weights of equal effect, sizes and agreement, and the blocks that adapters reach."""
 
 from __future__ import annotations
 
@@ -58,13 +58,16 @@ def test_who_overpowers_whom_in_words_and_as_a_picture(
     maker: Maker, ids: list[str], tiny_folder: Path
 ) -> None:
     found = said(maker, ids, tiny_folder, 1.0, 1.0)
-    assert found["text"][0].startswith("None overpowers the others")
+    assert "overwrites" in found["text"][0]
+    assert any(line.startswith("By size none is ahead: “Disc 1”") for line in found["text"])
     assert "“Disc 1” and “Disc 2”" in found["text"][-1]
     head, _, data = found["picture"].partition(",")
     assert head == "data:image/png;base64" and base64.b64decode(data).startswith(b"\x89PNG")
     assert "share of the energy" in found["table"]
     assert found["report"]["weights"] == {"Disc 1": [1.0, 1.0], "Disc 2": [1.0, 1.0]}
-    assert said(maker, ids, tiny_folder, 0.2, 2.0)["text"][0].startswith("“Disc 2” overpowers the others: 9")
+    ahead = said(maker, ids, tiny_folder, 0.2, 2.0)["text"]
+    assert ahead[0].startswith("“Disc 2” overwrites “Disc 1”")
+    assert any(line.startswith("By size “Disc 2” is ahead: 9") for line in ahead)
     assert said(maker, ids, tiny_folder, 0.0, 0.0)["text"] == [
         "At these weights no adapter changes anything."
     ]
