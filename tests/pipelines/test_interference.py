@@ -14,9 +14,9 @@ from PIL import Image
 
 from pipelines import heatmap
 from pipelines.adapter import Adapter, LowRank
-from pipelines.balance import effects
 from pipelines.base import Base, load_base
 from pipelines.deltas import in_model_order
+from pipelines.effects import effects
 from pipelines.errors import AdapterError, ConfigError, PictureError
 from pipelines.families import block_of
 from pipelines.interference import (

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from pipelines.adapter import Adapter, Factors
 from pipelines.anatomy import anatomy
-from pipelines.balance import balanced_weights, effects
+from pipelines.balance import balanced_weights
 from pipelines.base import Base
+from pipelines.effects import effects
 from pipelines.errors import AdapterError
 from pipelines.export import export_adapter
 from pipelines.formats import FORMATS, inspect_adapter, read_adapter, read_part, write_adapter
