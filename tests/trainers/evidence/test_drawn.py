@@ -64,12 +64,12 @@ def test_every_family_is_drawn_and_left_as_it_was(
     base: Base = request.getfixturevalue(family)
     before, chance = (
         weights_of(base),
-        (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()),
+        (torch.get_rng_state(), random.getstate(), str(np.random.get_state())),
     )
     found = draw(base, make_config(samples=2), tmp_path / "out")
     assert_unchanged(base, before)
     assert torch.equal(chance[0], torch.get_rng_state()) and chance[1] == random.getstate()
-    assert (chance[2] == np.random.get_state()[1]).all()
+    assert chance[2] == str(np.random.get_state())
     seen = found.seen
     assert seen.step == 7 and found.base.step == 0 and seen.seeds == found.base.seeds
     assert seen.prompts[0] == seen.prompts[1] == "a zuv disc" and found.base.prompts[0] == "a disc"
@@ -144,7 +144,8 @@ def test_a_learned_picture_among_drawn_ones_is_flagged(
         instance_prompt="a photo of a zib creature", class_prompt="a photo of a creature",
     )  # fmt: skip
     known = References.of(load_dataset(config.data))
-    truly, swapped = drawing._draw, []
+    truly = drawing._draw
+    swapped: list[int] = []
 
     def plant(*given: Any) -> list[Image.Image]:
         found = truly(*given)
