@@ -13,7 +13,7 @@ from studio.context import Context
 from studio.jobs import Job
 from studio.speeds import LATEST, Device, Timeline, by_flops, device, since, timeline
 from trainers.evidence.asking import fixed_prompts, unrelated_prompts
-from trainers.evidence.record import FEW_LEVELS, LEVELS, TAUGHT
+from trainers.evidence.record import CLASS_LEVELS, FEW_LEVELS, LEVELS, TAUGHT
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -191,7 +191,7 @@ def _measured(config: TrainConfig, learned: int, apart: int) -> int:
     each = {
         "held_out": apart * LEVELS,
         **dict.fromkeys(("teaching", "altered", "plain"), min(TAUGHT, learned) * FEW_LEVELS),
-        "class": config.evidence.class_samples * FEW_LEVELS,
+        "class": config.evidence.class_samples * CLASS_LEVELS,
     }
     return sum(each[name] for name in config.evidence.measured_on)
 

@@ -15,7 +15,7 @@ from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
 from trainers.evidence.candidates import Kept
-from trainers.evidence.held_out import AT_ONCE, measure_sets
+from trainers.evidence.held_out import measure_sets
 from trainers.evidence.record import Measured, Seen
 from trainers.preparing import Prepared
 from trainers.previews import draw_previews
@@ -76,18 +76,22 @@ class Looks:
 
     def _measure(self, step: int) -> list[TrainEvent]:
         """Measure the losses, and keep the adapter of this step as a candidate."""
-        sets, total = self.prepared.fixed.sets, self.config.run.steps
+        total = self.config.run.steps
+        sets = self.prepared.fixed.due(step // self.config.run.evaluate_every, last=step == total)
         began = time.perf_counter()
         if not self._of_base:
             with self.injection.disabled() if step else nullcontext():  # before the first step it is
-                for name, one in sets.items():
-                    self._of_base[name] = one.predictions(self.base, self.encode, AT_ONCE)
+                for name, one in self.prepared.fixed.sets.items():
+                    self._of_base[name] = one.predictions(self.base, self.encode)
         if step:
             losses, moved = measure_sets(sets, self.base, self.encode, self._of_base)
         else:
             losses = {name: one.judge(self._of_base[name]) for name, one in sets.items()}
             moved = dict.fromkeys(sets, 0.0)
         measured_at = time.perf_counter()
+        if len(losses) < len(sets):
+            message = "not measured: what it predicts are no numbers any more"
+            return [TrainEvent(kind="warning", step=step, total=total, message=message)]
         measured = Measured(step=step, losses=losses, drift=moved.get("class"), moved=moved)
         if step and self.config.evidence.candidates:
             path = self.kept.candidate(step)

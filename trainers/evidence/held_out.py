@@ -19,8 +19,12 @@ from trainers.evidence.record import BANDS, LEVELS, Loss
 from trainers.objective import Levels, noise_levels, predict, squared_errors, target
 from trainers.settings import ObjectiveConfig
 
-AT_ONCE = 16
-"""Samples that are predicted together."""
+
+def at_once(sample: torch.Tensor) -> int:
+    """Return how many samples of this shape (…, h, w) are predicted together: as many as fill the device
+    without filling its memory, 64 of 16×16 latents and 4 of 128×128."""
+    return max(4, min(64, 2**16 // (sample.shape[-2] * sample.shape[-1])))
+
 
 Encode = Callable[[Sequence[str]], Conditioning]
 """Captions as the UNet sees them."""
@@ -44,14 +48,14 @@ class HeldOut:
         """All that is asked for."""
         return tuple(dict.fromkeys(caption for batch in self.batches for caption in batch.captions))
 
-    def loss(self, base: Base, encode: Encode, batch_size: int = 8) -> float:
+    def loss(self, base: Base, encode: Encode, batch_size: int | None = None) -> float:
         """Return the mean squared error of the prediction over all samples, adapter and all.
 
         It is that whatever the objective, and over whole pictures, whatever their masks.
         """
         return self.measure(base, encode, batch_size).mean
 
-    def measure(self, base: Base, encode: Encode, batch_size: int = 8) -> Loss:
+    def measure(self, base: Base, encode: Encode, batch_size: int | None = None) -> Loss:
         """Return the mean squared error over all samples, and in each of BANDS parts of the schedule."""
         return self.judge(self.predictions(base, encode, batch_size))
 
@@ -67,11 +71,19 @@ class HeldOut:
         bands = [error[place == band] for band in range(BANDS)]
         return Loss(mean=mean, bands=tuple(float(own.mean()) if len(own) else mean for own in bands))
 
-    def predictions(self, base: Base, encode: Encode, batch_size: int = 8) -> list[torch.Tensor]:
-        """Return what the base predicts for every sample, adapter and all: fp32 (M, C, h, w) per batch."""
+    def predictions(self, base: Base, encode: Encode, batch_size: int | None = None) -> list[torch.Tensor]:
+        """Return what the base predicts for every sample, adapter and all: fp32 (M, C, h, w) per batch.
+
+        batch_size: samples that are predicted together; None: as `at_once` says.
+        """
         with torch.no_grad():
             return [
-                torch.cat([self._predict(base, encode, part) for part in _parts(batch, batch_size)])
+                torch.cat(
+                    [
+                        self._predict(base, encode, part)
+                        for part in _parts(batch, batch_size or at_once(batch.latents))
+                    ]
+                )
                 for batch in self.batches
             ]
 
@@ -148,10 +160,11 @@ def measure_sets(
 ) -> tuple[dict[str, Loss], dict[str, float]]:
     """Measure every set; return (losses, how far predictions have moved from `before`), both by set.
 
-    before: what the base itself predicts, by set.
+    before: what the base itself predicts, by set. Sets whose predictions aren't numbers are left out.
     """
     losses, moved = {}, {}
     for name, one in sets.items():
-        found = one.predictions(base, encode, AT_ONCE)
-        losses[name], moved[name] = one.judge(found), distance(found, before[name])
+        found = one.predictions(base, encode)
+        if all(bool(part.isfinite().all()) for part in found):
+            losses[name], moved[name] = one.judge(found), distance(found, before[name])
     return losses, moved

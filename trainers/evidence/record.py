@@ -31,6 +31,8 @@ LEVELS = 8
 """Noise levels per held-out picture, at the middles of equal parts of the range."""
 FEW_LEVELS = 4
 """Noise levels per picture of the other sets; its pictures share the range out among them."""
+CLASS_LEVELS = 2
+"""The same of the class set."""
 TAUGHT = 6
 """Pictures that were learned from, at most, that losses are measured on; evenly out of all."""
 
@@ -150,8 +152,8 @@ class Anatomy(_Part):
 
 
 class Choice(_Part):
-    """The checkpoint to take. last: the last one measured. rule: a key of `choice.RULES`, or its LAST. reason: a
-    sentence. scores: by step, lower is better."""
+    """The checkpoint to take. last: the last one measured. rule: a key of `choice.RULES`, or its LAST.
+    reason: a sentence. scores: by step, lower is better."""
 
     step: int
     last: int

@@ -15,11 +15,14 @@ from trainers.dataset import Item
 from trainers.events import TrainEvent
 from trainers.evidence.asking import plain as without_trigger
 from trainers.evidence.held_out import HeldOut, hold_out
-from trainers.evidence.record import FEW_LEVELS, TAUGHT
+from trainers.evidence.record import CLASS_LEVELS, FEW_LEVELS, TAUGHT
 from trainers.frames import Frame, Variant, changed
 from trainers.images import Source
 from trainers.prior import SCENES, THINGS, ClassPicture, draw_class_pictures
 from trainers.wording import with_article
+
+SELDOM = ("plain",)
+"""Sets that no step is chosen by, and that a few moments are enough for."""
 
 _SEED = 5000  # of the base's own pictures: none that is learned along has it
 _NOISE = {"teaching": 1, "altered": 1, "plain": 1, "class": 2}
@@ -31,6 +34,11 @@ class Fixed:
     """What is measured on: sets by name, and how many pictures each is made of."""
 
     sets: dict[str, HeldOut]
+
+    def due(self, number: int, *, last: bool) -> dict[str, HeldOut]:
+        """What is measured the `number`th time: SELDOM every fourth and the last time only."""
+        often = number % 4 == 0 or last
+        return {name: one for name, one in self.sets.items() if often or name not in SELDOM}
 
     @property
     def captions(self) -> list[str]:
@@ -66,7 +74,7 @@ def fix_sets(
         count, total = config.evidence.class_samples, config.run.steps
         own = yield from _class_frames(base, config.data, count, folder, total)
         of_class = yield from encode_frames(base, own, folder, total=total)
-        sets["class"] = hold_out(base, of_class, _NOISE["class"], **few)
+        sets["class"] = hold_out(base, of_class, _NOISE["class"], levels=CLASS_LEVELS, dealt=True)
     return Fixed(sets)
 
 
