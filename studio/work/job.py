@@ -30,8 +30,8 @@ REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
 """By what was asked: the message until then, and the line that stays."""
 OF_A_PROCESS = ("session", "lower", "worked", "taken")
 """Details that belong to what was done, and not to doing it again: {"at", "step"} where the present or last
-process began, what to lower if its memory is full, the seconds of those that have ended; and of a training the
-adapters that were made of earlier steps, by step."""
+process began, what to lower if its memory is full, the seconds of those that have ended; and of a training
+the adapters that were made of earlier steps, by step."""
 
 ACTS: dict[str, tuple[str, ...]] = {
     "queued": ("stop", "pause", "move"),

@@ -78,7 +78,8 @@ def test_more_work_takes_longer(here: Context) -> None:
     usual = seconds()
     for more in (
         {"steps": 500}, {"batch_size": 8}, {"accumulate": 2}, {"resolution": 128}, {"num_class_images": 96},
-        {"preview_every": 10}, {"preview_steps": 64}, {"gradient_checkpointing": "all"}, {"class_samples": 32}, {"samples": 4},
+        {"preview_every": 10}, {"preview_steps": 64}, {"gradient_checkpointing": "all"},
+        {"class_samples": 32}, {"samples": 4},
         {"preview_width": 128, "preview_height": 128}, {"prior_batch_size": 6},
     ):  # fmt: skip
         assert seconds(**more) > usual, more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainers.evidence.choice import ALIKE, GAP, LAST, RULES, choose
+from trainers.evidence.choice import FORGOTTEN, GAP, LAST, RULES, choose
 from trainers.evidence.record import Loss, Measured, Record
 
 
@@ -25,19 +25,33 @@ def test_the_lowest_held_out_loss_decides_whatever_the_others_say() -> None:
     assert "At step 20" in found.reason and "0.9000 to 0.4000" in found.reason and "50.0%" in found.reason
 
 
-def test_mirrored_pictures_decide_where_none_are_held_out_and_a_wide_gap_counts_against_a_step() -> None:
-    alone = choose(record(altered=[0.9, 0.50, 0.49, 0.60], teaching=[0.9, 0.50, 0.49, 0.60]))
-    assert alone is not None and (alone.step, alone.rule) == (20, "mirrored")
-    apart = choose(record(altered=[0.9, 0.50, 0.49, 0.60], teaching=[0.9, 0.48, 0.20, 0.10]))
+def test_mirrored_pictures_decide_where_none_are_held_out() -> None:
+    found = choose(record(altered=[0.9, 0.50, 0.40, 0.60], teaching=[0.9, 0.50, 0.40, 0.60]))
+    assert found is not None and (found.step, found.rule) == (20, "mirrored")
+    assert found.scores[20] == pytest.approx(0.40)
+
+
+def test_a_wide_gap_to_the_pictures_and_a_class_that_is_forgotten_count_against_a_step() -> None:
+    apart = choose(record(altered=[0.9, 0.50, 0.48, 0.60], teaching=[0.9, 0.48, 0.20, 0.10]))
     assert apart is not None and apart.step == 10
-    assert apart.scores[10] == pytest.approx(0.50 + GAP * 0.02)
+    assert apart.scores[20] == pytest.approx(0.48 * (0.48 / 0.20) ** GAP)
     below = choose(record(altered=[0.9, 0.5], teaching=[0.9, 0.7]))
     assert below is not None and below.scores[10] == 0.5
+    same = {"altered": [0.9, 0.50, 0.48], "teaching": [0.9, 0.50, 0.48]}
+    forgets = choose(record(**same, **{"class": [0.2, 0.2, 0.4]}))
+    assert forgets is not None and forgets.step == 10
+    assert forgets.scores[20] == pytest.approx(0.48 * 2**FORGOTTEN)
+    keeps = choose(record(**same, **{"class": [0.2, 0.2, 0.1]}))
+    assert keeps is not None and keeps.step == 20
 
 
-def test_of_steps_that_are_alike_the_later_is_taken() -> None:
-    found = choose(record(held_out=[0.9, 0.5, 0.5 * (1 + 0.9 * ALIKE), 0.5 * (1 + 1.1 * ALIKE)]))
-    assert found is not None and found.step == 20
+@pytest.mark.parametrize("rule", RULES)
+def test_of_steps_that_are_alike_the_later_is_taken(rule: str) -> None:
+    alike = RULES[rule].alike
+    scores = [0.9, 0.5, 0.5 * (1 + 0.9 * alike), 0.5 * (1 + 1.1 * alike)]
+    sets = {"held_out": ("held_out",), "mirrored": ("altered", "teaching")}[rule]
+    found = choose(record(**dict.fromkeys(sets, scores)))
+    assert found is not None and (found.step, found.rule) == (20, rule)
 
 
 def test_only_steps_that_can_be_taken_are_recommended() -> None:

@@ -57,7 +57,7 @@ def test_measuring_changes_nothing_that_is_learned(make_config: Make, tmp_path: 
 @pytest.fixture
 def rising(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the first measured step come out best."""
-    rule = choice.Rule(lambda record: {one.step: float(one.step or 99) for one in record.measured}, "it")
+    rule = choice.Rule(lambda record: {one.step: float(one.step or 99) for one in record.measured}, 0, "it")
     monkeypatch.setattr(choice, "RULES", {"made": rule})
 
 
