@@ -14,6 +14,7 @@ from trainers.bench.concept_styles import TRANSFORMATIONS
 from trainers.bench.concepts import (
     CONCEPTS,
     POOLS,
+    PROOF,
     TAUGHT,
     UNSEEN,
     Concept,
@@ -32,8 +33,8 @@ needs_font = pytest.mark.skipif(
 
 
 def test_there_are_enough_concepts_and_their_words_are_their_own() -> None:
-    assert len(SUBJECTS) >= 12 and len(STYLES) >= 8
-    assert {row.pool for row in SUBJECTS} == {row.pool for row in STYLES} == set(POOLS)
+    assert len(SUBJECTS) >= 20 and len(STYLES) >= 12
+    assert {row.pool for row in SUBJECTS} == {row.pool for row in STYLES} == {*POOLS, PROOF}
     assert len({row.trigger for row in CONCEPTS.values()}) == len(CONCEPTS)
     assert {row.id for row in STYLES} == set(TRANSFORMATIONS)
     for row in CONCEPTS.values():
@@ -55,7 +56,7 @@ def test_pictures_are_the_same_every_time_and_unseen_ones_show_something_else(ro
     captions = [caption for _, caption in learned + kept]
     assert len(set(captions)) == 6 and all(row.trigger in caption for caption in captions)
     for (one, _), (other, _) in combinations(learned + kept, 2):
-        assert np.abs(np.subtract(one, other, dtype=float)).mean() > 5
+        assert np.abs(np.subtract(np.asarray(one, float), np.asarray(other, float))).mean() > 5
 
 
 @pytest.mark.parametrize("row", CONCEPTS.values(), ids=CONCEPTS)

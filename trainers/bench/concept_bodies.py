@@ -66,6 +66,24 @@ def _mushroom(sheet: Sheet, colour: Colour) -> None:
     sheet.ellipse((0.0, -0.14), 0.86, 0.5, colour)
 
 
+def _heart(sheet: Sheet, colour: Colour) -> None:
+    for x in (-0.38, 0.38):
+        sheet.ellipse((x, -0.2), 0.46, 0.46, colour)
+    sheet.polygon([(-0.8, 0.02), (0.0, -0.2), (0.8, 0.02), (0.0, 0.9)], colour)
+
+
+def _bell(sheet: Sheet, colour: Colour) -> None:
+    sheet.ellipse((0.0, -0.28), 0.46, 0.46, colour)
+    sheet.polygon([(-0.46, -0.28), (0.46, -0.28), (0.56, 0.4), (-0.56, 0.4)], colour)
+    sheet.polygon([(-0.5, 0.3), (0.5, 0.3), (0.9, 0.78), (-0.9, 0.78)], colour)
+
+
+def _jar(sheet: Sheet, colour: Colour) -> None:
+    sheet.polygon([(-0.42, -0.72), (0.42, -0.72), (0.42, -0.5), (-0.42, -0.5)], colour)
+    sheet.polygon([(-0.24, -0.6), (0.24, -0.6), (0.24, -0.1), (-0.24, -0.1)], colour)
+    sheet.ellipse((0.0, 0.3), 0.76, 0.54, colour)
+
+
 BODIES: dict[str, Body] = {
     "round": Body(draw=_ellipses(((0.0, 0.14), 0.7, 0.68)), face=(0.0, -0.08), top=-0.5, foot=0.82, side=0.6),
     "tall": Body(
@@ -96,6 +114,33 @@ BODIES: dict[str, Body] = {
     "gem": Body(
         draw=_polygon([(0.0, -0.74), (0.66, -0.1), (0.46, 0.78), (-0.46, 0.78), (-0.66, -0.1)]),
         face=(0.0, 0.0), top=-0.6, foot=0.82, side=0.58,
+    ),
+    "heart": Body(draw=_heart, face=(0.0, -0.1), top=-0.5, foot=0.84, side=0.66),
+    "bell": Body(draw=_bell, face=(0.0, -0.2), top=-0.64, foot=0.82, side=0.5),
+    "jar": Body(draw=_jar, face=(0.0, 0.22), top=-0.62, foot=0.84, side=0.7),
+    "cloud": Body(
+        draw=_ellipses(((-0.5, 0.3), 0.44, 0.4), ((0.5, 0.3), 0.44, 0.4), ((0.0, -0.06), 0.5, 0.5),
+                       ((0.0, 0.42), 0.6, 0.34)),
+        face=(0.0, 0.06), top=-0.46, foot=0.76, side=0.8,
+    ),
+    "cross": Body(
+        draw=_polygon([(-0.34, -0.74), (0.34, -0.74), (0.34, -0.34), (0.86, -0.34), (0.86, 0.3), (0.34, 0.3),
+                       (0.34, 0.82), (-0.34, 0.82), (-0.34, 0.3), (-0.86, 0.3), (-0.86, -0.34),
+                       (-0.34, -0.34)]),
+        face=(0.0, -0.04), top=-0.66, foot=0.84, side=0.8,
+    ),
+    "snow": Body(
+        draw=_ellipses(((0.0, 0.48), 0.54, 0.4), ((0.0, -0.02), 0.36, 0.32), ((0.0, -0.46), 0.46, 0.38)),
+        face=(0.0, -0.46), top=-0.72, foot=0.84, side=0.34,
+    ),
+    "funnel": Body(
+        draw=_polygon([(-0.84, -0.5), (0.84, -0.5), (0.3, 0.5), (0.3, 0.84), (-0.3, 0.84), (-0.3, 0.5)]),
+        face=(0.0, -0.18), top=-0.46, foot=0.86, side=0.52,
+    ),
+    "crescent": Body(
+        draw=_polygon([(0.7, -0.84), (0.1, -0.8), (-0.5, -0.5), (-0.76, 0.02), (-0.5, 0.54), (0.1, 0.84),
+                       (0.74, 0.86), (0.4, 0.5), (0.28, 0.04), (0.38, -0.42)]),
+        face=(-0.22, -0.08), top=-0.6, foot=0.84, side=0.44,
     ),
 }  # fmt: skip
 
@@ -137,7 +182,17 @@ def _base(sheet: Sheet, body: Body, colour: Colour) -> None:
     )
 
 
+def _slants(sheet: Sheet, body: Body, colour: Colour) -> None:
+    for x in (-1.1, -0.4, 0.3):
+        sheet.polygon([(x, 1.0), (x + 0.3, 1.0), (x + 1.1, -1.0), (x + 0.8, -1.0)], colour)
+
+
+def _checks(sheet: Sheet, body: Body, colour: Colour) -> None:
+    for x, y in ((-1.0, -1.0), (0.0, 0.0)):
+        sheet.polygon([(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)], colour)
+
+
 PATTERNS: dict[str, Callable[[Sheet, Body, Colour], None]] = {
     "belly": _belly, "spots": _spots, "bars": _bars, "columns": _columns, "half": _half, "mask": _mask,
-    "base": _base,
+    "base": _base, "slants": _slants, "checks": _checks,
 }  # fmt: skip

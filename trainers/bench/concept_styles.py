@@ -143,6 +143,70 @@ def blinds(picture: Image.Image, slats: int = 8) -> Image.Image:
     return toned
 
 
+def gilded(picture: Image.Image) -> Image.Image:
+    """A relief in gold, lit from the upper left."""
+    step, size = max(1, round(picture.width / 32)), picture.size
+    soft = np.asarray(_smooth(picture).convert("L").filter(ImageFilter.GaussianBlur(step / 2)), np.float32)
+    raised = soft * 0.5 + np.asarray(_figure(picture), np.float32) * 0.5
+    padded = np.pad(raised, step, mode="edge")
+    slope = padded[2 * step :, 2 * step :] - padded[: size[1], : size[0]]
+    grey = Image.fromarray(np.clip(118 + raised * 0.2 + slope * 0.9, 0, 255).round().astype(np.uint8))
+    return _tones(grey, ((46, 20, 4), (128, 74, 14), (214, 156, 40), (255, 232, 130), (255, 252, 226)))
+
+
+def anaglyph(picture: Image.Image) -> Image.Image:
+    """A red print and a cyan one of the same picture, side by side by a tenth of its width."""
+    shift = max(1, round(picture.width / 20))
+    grey = np.asarray(ImageOps.autocontrast(_smooth(picture).convert("L")), np.float32)
+    grey = np.where(np.asarray(_figure(picture)) > 0, 20 + 0.7 * grey, 255)
+    padded = np.pad(grey, ((0, 0), (shift, shift)), mode="edge")
+    left, right = padded[:, 2 * shift :], padded[:, : picture.width]
+    return Image.fromarray(np.stack([right, left, left], -1).round().astype(np.uint8))
+
+
+def ripples(picture: Image.Image, rings: int = 3) -> Image.Image:
+    """The picture in violet and orange tones, with rings of its outline around it on dark violet."""
+    step = 2 * max(1, round(picture.width / 21)) + 1
+    figure = _figure(picture)
+    drawing = Image.new("RGB", picture.size, (52, 20, 92))
+    outlines = [figure]
+    for _ in range(2 * rings):
+        outlines.append(outlines[-1].filter(ImageFilter.MaxFilter(step)))
+    for number in range(2 * rings, 0, -1):
+        colour = (255, 120, 40) if number % 2 == 0 else (52, 20, 92)
+        drawing.paste(colour, (0, 0), outlines[number])
+    grey = ImageOps.autocontrast(_smooth(picture).convert("L"))
+    drawing.paste(_tones(grey, ((110, 30, 140), (250, 110, 70), (255, 240, 200))), (0, 0), figure)
+    return drawing
+
+
+def sunken(picture: Image.Image, waves: float = 4.0) -> Image.Image:
+    """Seen through water: shoved to and fro in waves, in tones of deep and pale green."""
+    width, height = picture.size
+    y, x = np.mgrid[0:height, 0:width]
+    shoved = np.clip(x + np.sin(2 * np.pi * waves * y / height) * width / 40, 0, width - 1).astype(int)
+    grey = np.asarray(ImageOps.autocontrast(_smooth(picture).convert("L")))[y, shoved]
+    figure = np.asarray(_figure(picture))[y, shoved]
+    light = np.where(figure > 0, 90 + 0.64 * grey, 60 - 50 * y / height)
+    return _tones(
+        Image.fromarray(light.round().astype(np.uint8)),
+        ((0, 24, 40), (0, 96, 96), (40, 200, 130), (230, 255, 180)),
+    )
+
+
+def hatched(picture: Image.Image, lines: int = 11) -> Image.Image:
+    """Slanted brown lines on sand, broader where it is darker, with a dark outline."""
+    size = picture.width
+    grey = ImageOps.autocontrast(_smooth(picture).convert("L"))
+    dark = np.where(np.asarray(_figure(picture)) > 0, 0.3 + 0.6 * (1 - np.asarray(grey, np.float32) / 255), 0)
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) * lines / size
+    away = np.abs((x + y) % 1 - 0.5) * 2
+    inside = np.clip((dark - away) * size / lines / 2 + 0.5, 0, 1) * (dark > 0)
+    drawing = _between(picture.size, (238, 214, 160), (134, 70, 24), inside.astype(np.float32))
+    drawing.paste((70, 30, 10), (0, 0), _contours(picture, 90))
+    return drawing
+
+
 def _between(size: tuple[int, int], ground: Colour, ink: Colour, share: NDArray[np.float32]) -> Image.Image:
     low, high = np.array(ground, np.float32), np.array(ink, np.float32)
     return Image.fromarray((low + (high - low) * share[..., None]).round().astype(np.uint8))
@@ -157,4 +221,9 @@ TRANSFORMATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "halftone": halftone,
     "stained-glass": stained_glass,
     "blinds": blinds,
+    "gilded": gilded,
+    "anaglyph": anaglyph,
+    "ripples": ripples,
+    "sunken": sunken,
+    "hatched": hatched,
 }

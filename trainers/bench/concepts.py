@@ -3,8 +3,8 @@
 The subjects are characters put together from `concept_parts`, the styles are `concept_styles` put on pictures
 of the corpus; the embedded base knows neither. Each has pictures to be taught from, and unseen ones of the
 same thing in other poses and other scenes (styles: of other things) that tell how well it was really learned.
-Everything is a function of the tables and of the concept's name. Pool "dev" is for working rules out, pool
-"test" for saying how good they are; they share no concept.
+Everything is a function of the tables and of the concept's name. Pools "dev" and "test" are those that rules
+were worked out on, pool "proof" was kept for saying how good they are; they share no concept.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from trainers.bench.concept_styles import TRANSFORMATIONS
 
 SIDE = 128
 POOLS = ("dev", "test")
+"""What rules may be worked out on."""
+PROOF = "proof"
+"""The pool that no rule was worked out on."""
 TAUGHT = 14
 """Pictures to be taught from that a subject's scenes and a style's things are set aside for."""
 UNSEEN = 20
@@ -93,6 +96,14 @@ _ROWS: tuple[Concept, ...] = (
     _subject("test", "vantok", "character", "yellow ink violet", "round,half,odd,hat,feet,arms,smile"),
     _subject("test", "minqua", "creature", "sky white red", "gem,columns,two,pointed ears,feet,wings,none"),
     _subject("test", "hubbet", "toy", "violet lime pink", "flower,mask,three,leaf,legs,arms,smile"),
+    _subject("proof", "orpik", "creature", "teal pink magenta", "heart,checks,odd,antennae,feet,arms,none"),
+    _subject("proof", "quanno", "plant", "yellow red green", "bell,spots,sleepy,leaf,legs,none,smile"),
+    _subject("proof", "fizzur", "toy", "ink lime sky", "jar,slants,visor,none,wheels,wings,none"),
+    _subject("proof", "lodmip", "animal", "pink brown cream", "cloud,mask,two,round ears,legs,none,beak"),
+    _subject("proof", "yavlin", "character", "brown sky yellow", "cross,columns,one,hat,feet,none,teeth"),
+    _subject("proof", "crostu", "creature", "orange ink lime", "snow,bars,three,crest,none,arms,none"),
+    _subject("proof", "norgel", "toy", "lime blue red", "funnel,half,two,long ears,wheels,arms,smile"),
+    _subject("proof", "beshti", "character", "gray magenta white", "crescent,base,odd,horns,none,none,smile"),
     Concept(id="thermal", pool="dev", kind="style", trigger="thermoxi"),
     Concept(id="papercut", pool="dev", kind="style", trigger="snipolo"),
     Concept(id="chalkboard", pool="dev", kind="style", trigger="krayda"),
@@ -101,6 +112,11 @@ _ROWS: tuple[Concept, ...] = (
     Concept(id="halftone", pool="test", kind="style", trigger="dotriva"),
     Concept(id="stained-glass", pool="test", kind="style", trigger="vitrolu"),
     Concept(id="blinds", pool="test", kind="style", trigger="slatemo"),
+    Concept(id="gilded", pool="proof", kind="style", trigger="aurivo"),
+    Concept(id="anaglyph", pool="proof", kind="style", trigger="duoplex"),
+    Concept(id="ripples", pool="proof", kind="style", trigger="undiso"),
+    Concept(id="sunken", pool="proof", kind="style", trigger="fathoma"),
+    Concept(id="hatched", pool="proof", kind="style", trigger="etchuli"),
 )  # fmt: skip
 CONCEPTS: dict[str, Concept] = {row.id: row for row in _ROWS}
 

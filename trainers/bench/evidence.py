@@ -11,8 +11,8 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 from pipelines.files import write_atomic
-from trainers.bench.concepts import POOLS
-from trainers.bench.evidence_runs import SHORT_RUNS, Place, pool, run_all
+from trainers.bench.concepts import PROOF
+from trainers.bench.evidence_runs import POOLS, SHORT_RUNS, Place, pool, run_all
 from trainers.bench.evidence_table import as_markdown, as_text, outcome, said, summary
 from trainers.bench.records import Arguments, answer, check_place, provenance, short, write
 
@@ -28,7 +28,10 @@ def parser() -> Arguments:
         "Runs that lie there scored aren't run again, only judged.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument("--pool", choices=POOLS, default="test", help="which runs: rules are worked out on dev")
+    made.add_argument(
+        "--pool", choices=POOLS, default=PROOF,
+        help="which runs: the rule was worked out on dev and test; proof has only been scored",
+    )  # fmt: skip
     made.add_argument("--only", nargs="+", default=[], metavar="RUN", help="only these; all if not given")
     made.add_argument("--short", action="store_true", help=f"{SHORT_RUNS} runs of few steps, to try it out")
     made.add_argument("--runs", type=Path, default=Path("runs/evidence"), help="folder of the trainings")
@@ -70,8 +73,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--table is {options.table.name!r}; give a name ending in .md")
     pool(options.pool, options.only)
     if options.record:
-        if options.only or options.short or options.pool != "test":
-            raise ConfigError("--record keeps the figures of all runs of pool test; leave the others out")
+        if options.only or options.short or options.pool != PROOF:
+            raise ConfigError("--record keeps the figures of all runs of pool proof; leave the others out")
         check_place(RECORD)
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError, StudioError, nearest
-from trainers.bench.concepts import POOLS, UNSEEN, Concept, concept, lay_out, taught, unseen
+from trainers.bench.concepts import POOLS as WORKED_OUT
+from trainers.bench.concepts import PROOF, UNSEEN, Concept, concept, lay_out, taught, unseen
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
 
+POOLS = (*WORKED_OUT, PROOF)
 MEANT = ("well", "too much", "too little")
 MEASUREMENTS = 10
 """Candidates of each run, about."""
@@ -131,7 +133,36 @@ glass-split       stained-glass  14  too-much    5e-4  150  held_out=4
 blinds-few        blinds      4   too-much    4e-4  130  rank=16
 """
 
-RUNS: dict[str, Run] = {run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST))}
+_PROOF = """
+orpik-usual       orpik       5   well        1e-4  130
+orpik-fast        orpik       5   too-much    5e-4  150  prior_weight=0 schedule=constant
+quanno-usual      quanno      4   well        1.5e-4  130  rank=16
+quanno-long       quanno      4   too-much    3e-4  180  prior_weight=0 rank=32
+quanno-split      quanno      12  too-much    4e-4  140  prior_weight=0 held_out=3
+fizzur-hot        fizzur      6   too-much    8e-4  120
+fizzur-unet       fizzur      6   well        2e-4  120  text_targets=none
+lodmip-brief      lodmip      5   too-little  4e-5  40
+lodmip-constant   lodmip      6   too-much    2e-4  180  prior_weight=0 schedule=constant
+yavlin-usual      yavlin      6   well        1.5e-4  120  seed=2
+yavlin-fast       yavlin      4   too-much    4e-4  130
+crostu-slow       crostu      6   too-little  2e-5  100  rank=4
+crostu-hot        crostu      5   too-much    6e-4  120
+norgel-split      norgel      14  well        1e-4  140  held_out=4
+norgel-split-hot  norgel      12  too-much    5e-4  130  held_out=3
+beshti-split      beshti      12  well        2e-4  130  held_out=3 rank=4
+beshti-slow       beshti      14  too-little  2e-5  100  held_out=4
+gilded-usual      gilded      12  well        1e-4  120
+gilded-hot        gilded      12  too-much    6e-4  130  held_out=0
+anaglyph-few      anaglyph    5   too-much    3e-4  130
+ripples-slow      ripples     12  too-little  2e-5  100
+ripples-split     ripples     14  too-much    5e-4  130  held_out=4
+sunken-few        sunken      4   too-much    4e-4  120  rank=16
+hatched-usual     hatched     6   well        2e-4  110  rank=4
+"""
+
+RUNS: dict[str, Run] = {
+    run.id: run for run in (*_runs("dev", _DEV), *_runs("test", _TEST), *_runs(PROOF, _PROOF))
+}
 
 
 def pool(name: str, only: Sequence[str] = ()) -> list[Run]:
