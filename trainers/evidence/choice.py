@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from trainers.evidence.record import Choice, Record
 
 GAP, FORGOTTEN = 0.15, 0.2
-"""Powers of (mirrored / learned) and of (class / class of the base) that the mirrored loss is multiplied by."""
+"""Powers of (mirrored / learned) and of (class / the base's class), which the mirrored loss is multiplied
+by."""
 
 Scores = dict[int, float]
 

@@ -109,12 +109,14 @@ MEASURES: tuple[Measure, ...] = (
     Measure("Keeps to the prompt", _drawn("prompt_similarity"), "high"),
     Measure("Variety", _drawn("diversity"), "high"),
     Measure("Drift of other things", _drawn("drift"), "low"),
-    Measure("Copies", lambda one: _number(one.memorisation and one.memorisation.flagged), "low", _whole),
+    Measure(
+        "Copies", lambda one: _number(one.memorisation.flagged if one.memorisation else None), "low", _whole
+    ),
     Measure(
         "Things to mend", lambda one: float(sum(f.severity != "note" for f in one.verdict)), "low", _whole
     ),
     Measure("Step of the adapter", lambda one: _number(step_of(one)), "", _whole),
-    Measure("Rank for 99%", lambda one: _number(one.anatomy and one.anatomy.rank_99), "", _whole),
+    Measure("Rank for 99%", lambda one: _number(one.anatomy.rank_99 if one.anatomy else None), "", _whole),
     Measure("Took", lambda one: _number(one.seconds.get("run")), "low", _seconds),
 )
 """What runs are compared by. Errors are changes from the base's, in percent."""

@@ -19,7 +19,8 @@ LONG = 300  # characters of a value
 
 def settings(record: Record) -> str:
     """What differs from the defaults, and folded all the rest."""
-    changed, usual = [], []
+    changed: list[str] = []
+    usual: list[str] = []
     usually = defaults()
     for section, values in record.config.items():
         for name, value in values.items() if isinstance(values, Mapping) else ():

@@ -79,7 +79,9 @@ def test_blocks_shares_and_dead_modules(base: Base) -> None:
     factors = dict(source.factors)
     text = [module for module in modules if module.startswith("text_encoder")]
     for module in text:
-        factors[module] = LowRank(factors[module].down, factors[module].up * 0, 2.0)
+        one = factors[module]
+        assert isinstance(one, LowRank)
+        factors[module] = LowRank(one.down, one.up * 0, 2.0)
     found = anatomy(Adapter(name="half", factors=factors), base)
     assert found.dead == tuple(text)
     assert found.text_share == 0

@@ -12,7 +12,7 @@ from pipelines.adapter import Adapter
 from pipelines.errors import ConfigError
 from trainers.evidence.case import Asked, Case, case_of, case_of_run, training
 
-TAUGHT = {
+TAUGHT: dict[str, Any] = {
     "data": {"trigger": "zuv", "instance_prompt": "a zuv disc", "class_prompt": "a disc", "kind": "subject",
              "held_out": 2, "captioner": "some-model", "background": "black"},
     "run": {"seed": 7, "steps": 300, "preview_guidance": 4.5, "base": "elsewhere"},
