@@ -13,10 +13,11 @@ from PIL import Image
 
 from pipelines.errors import ConfigError
 from trainers.bench import evidence_runs, fault_runs, faults
-from trainers.bench.concepts import CONCEPTS, POOLS, concept
+from trainers.bench.concepts import CONCEPTS, concept
+from trainers.bench.evidence_runs import POOLS
 from trainers.bench.evidence_truth import TRUTH_NAME
-from trainers.bench.fault_runs import FAULT_RUNS, MAKINGS, SHARED, config, pool
-from trainers.evidence.record import Onset, Record, Seen, write_record
+from trainers.bench.fault_runs import FAULT_RUNS, MAKINGS, SHARED, WORSE, config, pool
+from trainers.evidence.record import Loss, Measured, Onset, Record, Seen, write_record
 from trainers.evidence.rules import RULES
 from trainers.evidence.uniform import alike
 
@@ -31,6 +32,8 @@ def test_every_rule_has_two_runs_in_each_pool_on_concepts_of_that_pool(name: str
     counts = Counter(run.fault for run in runs)
     for fault, ids in SHARED.items():
         counts[fault] += sum(evidence_runs.RUNS[id].pool == name for id in ids)
+    too_much = sum(run.meant == "too much" for run in evidence_runs.pool(name))
+    counts.update(dict.fromkeys(WORSE, too_much))
     assert set(counts) == set(RULES) and min(counts.values()) >= 2
     assert all(CONCEPTS[run.concept].pool == name for run in runs)
     assert {run.making for run in runs} == set(MAKINGS)
@@ -74,8 +77,12 @@ def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
         "three": ("dataset_too_uniform", UNIFORM),
     }
     rows = faults.table(runs, {"a": WELL, "b": UNIFORM, "c": Record()})
-    assert rows["not_finite"] == {"hits": 1, "misses": 1, "false_alarms": 0, "good": 0}
-    assert rows["dataset_too_uniform"] == {"hits": 1, "misses": 0, "false_alarms": 1, "good": 2}
+    assert rows["not_finite"] == {
+        "hits": 1, "misses": 1, "false_alarms": 0, "notes": 0, "good": 0,
+    }  # fmt: skip
+    assert rows["dataset_too_uniform"] == {
+        "hits": 1, "misses": 0, "false_alarms": 1, "notes": 0, "good": 2,
+    }  # fmt: skip
     assert set(rows) == set(RULES)
     assert "| Pictures too alike | 1 | 1 | 1 of 2 |" in faults.as_markdown(rows)
     assert len(faults.as_text(rows).splitlines()) == len(RULES) + 1
@@ -85,30 +92,43 @@ def test_hits_misses_and_false_alarms_are_counted_by_rule() -> None:
                               "figures": {"dataset_too_uniform": 0.99}}  # fmt: skip
 
 
-def test_a_leak_is_no_false_alarm_where_no_class_pictures_were_learned() -> None:
+def test_what_is_but_a_note_in_a_good_run_is_counted_as_such() -> None:
     seen: dict[str, Any] = {"drawn": Seen(step=1, drift=0.5), "base": Seen(step=0, diversity=0.4)}
-    runs = {f"{weight}": Record(**seen, config={"data": {"prior_weight": weight}}) for weight in (0.0, 1.0)}
-    row = faults.table({}, runs)["style_leaks"]
-    assert (row["false_alarms"], row["good"]) == (1, 1)
+    runs = {
+        kind: Record(**seen, run={"kind": kind}, config={"data": {"prior_weight": 0.0}})
+        for kind in ("style", "subject")
+    }
+    rows = faults.table({}, runs)
+    row = rows["style_leaks"]
+    assert (row["false_alarms"], row["notes"], row["good"]) == (2, 1, 2)
+    assert "| 2 of 2 (1 a note) |" in faults.as_markdown(rows)
 
 
-def test_shared_runs_count_by_their_score_on_pictures_they_never_knew(tmp_path: Path) -> None:
+def test_runs_that_are_too_much_count_by_their_score_on_pictures_they_never_knew(tmp_path: Path) -> None:
     place = evidence_runs.Place(tmp_path)
-    scores = {"rafsu-long": (0.4, 0.3, 0.35), "minqua-long": (0.4, 0.3, 0.301), "dobrix-hot": (0.4, 0.3, 0.4),
-              "neon-hot": (0.4, 0.3, 0.3), "dobrix-brief": (0.4, 0.35, 0.3),
-              "glimo-usual": (0.4, 0.3, 0.3), "neon-usual": (0.4, 0.3, 0.35)}  # fmt: skip
-    for id, losses in scores.items():
+    falling, rising = (0.3, 0.25, 0.2), (0.3, 0.25, 0.26)
+    runs = {
+        "rafsu-long": (0.4, 0.3, 0.35, rising), "minqua-long": (0.4, 0.3, 0.301, falling),
+        "dobrix-hot": (0.4, 0.3, 0.4, rising), "neon-hot": (0.4, 0.3, 0.3, rising),
+        "stencil-few": (0.4, 0.3, 0.4, falling), "dobrix-brief": (0.4, 0.35, 0.3, falling),
+        "glimo-usual": (0.4, 0.3, 0.3, falling), "neon-usual": (0.4, 0.3, 0.35, falling),
+    }  # fmt: skip
+    for id, (*losses, own) in runs.items():
         folder = place.run(evidence_runs.RUNS[id])
         folder.mkdir(parents=True)
-        write_record(folder, WELL)
+        measured = tuple(
+            Measured(step=50 * index, losses={"teaching": Loss(mean=loss)}) for index, loss in enumerate(own)
+        )
+        write_record(folder, WELL.model_copy(update={"measured": measured}))
         truth = {"scores": {str(50 * index): loss for index, loss in enumerate(losses)}}
         (folder / TRUTH_NAME).write_text(json.dumps(truth))
     found = {id: fault for id, (fault, _) in faults.shared(tmp_path, "test").items()}
     assert found == {
-        "rafsu-long": "over_trained", "dobrix-hot": "rate_too_high", "dobrix-brief": "under_trained"
+        "rafsu-long": "rate_too_high", "dobrix-hot": "rate_too_high", "stencil-few": "over_trained",
+        "dobrix-brief": "under_trained",
     }  # fmt: skip
     assert set(faults.ordinary(tmp_path, "test")) == {"glimo-usual"}
-    assert set(faults.shared(tmp_path, "test", ["rate_too_high"])) == {"dobrix-hot"}
+    assert set(faults.shared(tmp_path, "test", ["over_trained"])) == {"stencil-few"}
     assert faults.shared(tmp_path, "dev") == {}
 
 
@@ -126,11 +146,11 @@ def test_what_lies_there_is_judged_without_running_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(fault_runs, "work", lambda *_: pytest.fail("ran again"))
-    for run in pool("test", ["not_finite"]):
-        folder = tmp_path / "faults" / "test" / run.id
+    for run in pool("proof", ["not_finite"]):
+        folder = tmp_path / "faults" / "proof" / run.id
         folder.mkdir(parents=True)
         write_record(folder, BROKEN)
-    good = next(run for run in evidence_runs.pool("test") if run.meant == "well")
+    good = next(run for run in evidence_runs.pool("proof") if run.meant == "well")
     folder = evidence_runs.Place(tmp_path / "good").run(good)
     folder.mkdir(parents=True)
     write_record(folder, UNIFORM)
@@ -144,7 +164,7 @@ def test_what_lies_there_is_judged_without_running_it_again(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--record", "--short"], "all runs of pool test"),
+        (["--record", "--short"], "all runs of pool proof"),
         (["--record", "--ordinary", "nowhere"], "pigment bench evidence"),
         (["--jobs", "0"], "at least 1"),
         (["--table", "x.txt"], ".md"),

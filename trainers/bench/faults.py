@@ -1,4 +1,10 @@
-"""`pigment bench faults`: whether each rule of the verdict finds its fault, and is silent otherwise."""
+"""`pigment bench faults`: whether each rule of the verdict finds its fault, and is silent otherwise.
+
+What a run is like is told by how it was made, and by its score on pictures of the concept that it never knew
+of (`evidence_truth`); never by what the rules look at. Good runs are those of `pigment bench evidence` that
+are meant well and end with a score within CLEARLY of their best. Runs meant to be too much count as learned
+by heart, or at too high a rate, where they end worse than that.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,8 @@ from typing import Any
 from pipelines.errors import ConfigError
 from pipelines.files import write_atomic
 from trainers.bench import evidence_runs
-from trainers.bench.concepts import POOLS
+from trainers.bench.concepts import PROOF
+from trainers.bench.evidence_runs import POOLS
 from trainers.bench.evidence_truth import read_truth
 from trainers.bench.fault_runs import SHARED, WORSE, pool, run_all
 from trainers.bench.records import Arguments, answer, check_place, provenance, short, write
@@ -32,11 +39,11 @@ def parser() -> Arguments:
         prog="pigment bench faults",
         description="Teach the embedded base in ways that are made to fail, each for one rule of the "
         "verdict, and count which are found (hits) and which aren't (misses); and count what is found in "
-        "ordinary runs that are meant well (false alarms), those of `pigment bench evidence`. Runs that lie "
-        "there aren't run again, only judged.",
+        "ordinary runs that are meant well and went well (false alarms), those of `pigment bench evidence`. "
+        "Runs that lie there aren't run again, only judged.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument("--pool", choices=POOLS, default="test", help="which runs: thresholds are set on dev")
+    made.add_argument("--pool", choices=POOLS, default=PROOF, help="which runs; rules were set on the others")
     made.add_argument("--only", nargs="+", default=[], metavar="RULE", help="only these; all if not given")
     made.add_argument("--short", action="store_true", help=f"{SHORT_RUNS} runs of few steps, to try it out")
     made.add_argument("--runs", type=Path, default=Path("runs/faults"), help="folder of the trainings")
@@ -81,8 +88,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--table is {options.table.name!r}; give a name ending in .md")
     pool(options.pool, options.only)
     if options.record:
-        if options.only or options.short or options.pool != "test":
-            raise ConfigError("--record keeps the figures of all runs of pool test; leave the others out")
+        if options.only or options.short or options.pool != PROOF:
+            raise ConfigError(f"--record keeps the figures of all runs of pool {PROOF}; leave the others out")
         check_place(RECORD)
         if not ordinary(options.ordinary, options.pool):
             raise ConfigError(
@@ -148,17 +155,24 @@ def shared(folder: Path, name: str, only: Sequence[str] = ()) -> dict[str, tuple
 
     One that was to get worse again and didn't, as its score on unseen pictures tells, is left out.
     """
+    made = {id: fault for fault, ids in SHARED.items() for id in ids}
     found = {}
-    for fault, ids in SHARED.items():
-        for one in (evidence_runs.RUNS[id] for id in ids):
-            place = evidence_runs.Place(folder).run(one)
-            if one.pool != name or (only and fault not in only and one.id not in only):
-                continue
-            if fault in WORSE and not overdone(place):
-                continue
-            if (record := _record(place)) is not None:
-                found[one.id] = (fault, record)
+    for one in evidence_runs.pool(name):
+        place = evidence_runs.Place(folder).run(one)
+        record = _record(place) if one.id in made or one.meant == "too much" else None
+        fault = "" if record is None else made.get(one.id) or _overdone_by(place, record)
+        if record is not None and fault and (not only or fault in only or one.id in only):
+            found[one.id] = (fault, record)
     return found
+
+
+def _overdone_by(folder: Path, record: Record) -> str:
+    """What a run did too much of: one of WORSE; "" where its score tells that it didn't."""
+    truth, own = read_truth(folder), record.losses("teaching")
+    if truth is None or not overdone(folder):
+        return ""
+    best = min(truth, key=lambda step: truth[step])
+    return WORSE[0] if own.get(max(truth), 0.0) > own.get(best, 0.0) else WORSE[1]
 
 
 def overdone(folder: Path) -> bool:
@@ -174,7 +188,7 @@ Made = Mapping[str, tuple[str, Record]]
 def table(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, int]]:
     """By rule: of the runs made for it how many it finds and misses; in how many good ones it speaks.
 
-    good: how many of these it could judge.
+    notes: in how many of these it is but a note. good: how many of them it could judge.
     """
     rows = {}
     for name in RULES:
@@ -182,15 +196,11 @@ def table(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, int]]:
         rows[name] = {
             "hits": sum(own),
             "misses": len(own) - sum(own),
-            "false_alarms": sum(name in _rules(record) for record in good.values() if _fit(name, record)),
-            "good": sum(name in told(record) for record in good.values() if _fit(name, record)),
+            "false_alarms": sum(name in _rules(record) for record in good.values()),
+            "notes": sum(name in _rules(record, "note") for record in good.values()),
+            "good": sum(name in told(record) for record in good.values()),
         }
     return rows
-
-
-def _fit(name: str, record: Record) -> bool:
-    """Whether a good run tells of a rule: without class pictures nothing keeps others as they are."""
-    return name != "style_leaks" or bool(record.setting("data", "prior_weight"))
 
 
 def found_in(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
@@ -206,8 +216,9 @@ def found_in(made: Made, good: Mapping[str, Record]) -> dict[str, dict[str, Any]
     }
 
 
-def _rules(record: Record) -> tuple[str, ...]:
-    return tuple(finding.rule for finding in verdict(record))
+def _rules(record: Record, severity: str = "") -> tuple[str, ...]:
+    """What is found, or of that what is of a severity."""
+    return tuple(one.rule for one in verdict(record) if severity in ("", one.severity))
 
 
 # ── Showing
@@ -234,7 +245,8 @@ def as_markdown(rules: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _alarms(row: Mapping[str, int]) -> str:
-    return f"{row['false_alarms']} of {row['good']}"
+    notes = f" ({row['notes']} a note)" if row["notes"] else ""
+    return f"{row['false_alarms']} of {row['good']}{notes}"
 
 
 def merge(report: dict[str, Any], path: Path) -> None:

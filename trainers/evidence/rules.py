@@ -14,9 +14,20 @@ from typing import Any
 from trainers.evidence import rules_changes as change
 from trainers.evidence import rules_figures as figure
 from trainers.evidence.record import Finding, Record
+from trainers.evidence.rules_facts import facts
 
 WELL = "Nothing that was measured points to a fault."
 """What is said where no rule has found anything."""
+
+
+@dataclass(frozen=True)
+class Mild:
+    """What is said in a note instead. when: record → whether it is no problem there."""
+
+    when: Callable[[Record], bool]
+    title: str
+    words: str
+    advice: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +35,9 @@ class Rule:
     """One fault that a run may have.
 
     test: record → its figure; None: it can't be told. threshold: what it may be; above: whether larger ones
-    are the fault, else smaller ones. words, advice: with {value:…} and the names of `rules_figures.facts`.
-    changes: record → settings by name that would mend it. severity: "problem" or "note". yields_to: rules
-    that explain this one; where they find something it is left out.
+    are the fault, else smaller ones. words, advice: with {value:…} and the names of `rules_facts.facts`.
+    changes: record → settings by name that would mend it. mild: where it is a note, and its words. yields_to:
+    rules that explain this one; where they find something it is left out.
     """
 
     title: str
@@ -36,7 +47,7 @@ class Rule:
     words: str
     advice: str
     changes: Callable[[Record], dict[str, Any]]
-    severity: str = "problem"
+    mild: Mild | None = None
     yields_to: tuple[str, ...] = ()
 
     def found(self, record: Record) -> float | None:
@@ -102,9 +113,9 @@ RULES: dict[str, Rule] = {
     "over_trained": Rule(
         title="Learned by heart",
         test=figure.forgotten_since_best,
-        threshold=0.05,
-        words="After step {best} it got better at its own pictures only: on {unseen} ones it lost "
-        "{value:.0%} of what it had gained.",
+        threshold=0.15,
+        words="After step {best} it got better at its own pictures only: by {unseen} ones{weighed} it lost "
+        "{lost} of what it had gained.",
         advice="Take step {best}, or teach it for that many steps only.",
         changes=change.fewer_steps,
         yields_to=("not_finite", "rate_too_high"),
@@ -128,6 +139,13 @@ RULES: dict[str, Rule] = {
         "would change them.",
         advice="Learn class pictures along or let them count more, or teach it for fewer steps.",
         changes=change.keep_others,
+        mild=Mild(
+            figure.everywhere,
+            "Changes other pictures too",
+            "It also changes pictures whose prompts don't say “{trigger}”, {value:.0%} as much as another "
+            "seed would: that is how it was taught.",
+            "If it is to wait for its word, have it learn class pictures along (prior_weight).",
+        ),
         yields_to=("not_finite", "rate_too_high"),
     ),
     "text_encoder_dead": Rule(
@@ -164,7 +182,7 @@ RULES: dict[str, Rule] = {
 def verdict(record: Record) -> tuple[Finding, ...]:
     """Say what is wrong with a run, the most important first; empty where no rule finds anything."""
     found = {name: value for name, rule in RULES.items() if (value := rule.found(record)) is not None}
-    known = figure.facts(record)
+    known = facts(record)
     return tuple(
         _finding(name, record, {**known, "value": value})
         for name, value in found.items()
@@ -179,11 +197,13 @@ def told(record: Record) -> tuple[str, ...]:
 
 def _finding(name: str, record: Record, known: dict[str, Any]) -> Finding:
     rule = RULES[name]
+    mild = rule.mild if rule.mild is not None and rule.mild.when(record) else None
+    said = mild or rule
     return Finding(
         rule=name,
-        title=rule.title,
-        words=rule.words.format(**known),
-        advice=rule.advice.format(**known),
+        title=said.title,
+        words=said.words.format(**known),
+        advice=said.advice.format(**known),
         changes=rule.changes(record),
-        severity=rule.severity,
+        severity="note" if mild else "problem",
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import log, sqrt
 
 from pipelines.methods import TUNINGS
+from trainers.evidence.choice import choose
 from trainers.evidence.record import Block, Record
 from trainers.settings.optimizer import OPTIMIZERS
 
@@ -18,6 +19,11 @@ WORD_RATE = 5e-3
 GAIN_ENOUGH = 0.02
 """Share of the loss on the teaching pictures that must have gone before anything is said of what was learned
 instead."""
+TRUSTED = 3
+"""How many times as much it counts what is lost on pictures that were really held out."""
+MOVED_LEAST = 0.3
+"""How far the base's predictions of other things must have moved, for each part that those of the learned
+pictures did, for anything to leak: 0.03 to 0.3 with class pictures, above 0.6 in what leaked, on pool dev."""
 _TEXT = "text_encoder"
 
 
@@ -151,17 +157,25 @@ def usual_rate(record: Record) -> float | None:
 
 
 def forgotten_since_best(record: Record) -> float | None:
-    """Return how far unseen pictures' loss has gone up again since its lowest, as a share of what it fell.
+    """Return `lost`, TRUSTED times of it where it is by held-out pictures."""
+    share, choice = lost(record), choose(record)
+    return share if share is None or choice is None or choice.rule != "held_out" else share * TRUSTED
 
-    Unseen are held-out pictures, or where none are the mirrored ones. 1: all of it.
+
+def lost(record: Record) -> float | None:
+    """Return how far what steps are chosen by has gone up again since its lowest, for what it fell by.
+
+    1: all of it. 0 where the loss on the learned pictures has gone up too since: that isn't by heart.
     """
-    losses = _unseen(record)
-    if len(losses) < 3 or 0 not in losses or gain(record, "teaching") is None:
+    choice, own = choose(record), record.losses("teaching")
+    scores = choice.scores if choice is not None else {}
+    if len(scores) < 3 or 0 not in scores or gain(record, "teaching") is None:
         return None
-    lowest, start = min(losses.values()), losses[0]
-    rise = losses[max(losses)] - lowest
-    fall = max(start - lowest, start * GAIN_ENOUGH / 2)
-    return rise / fall
+    step, last = min(scores, key=lambda one: scores[one]), max(scores)
+    if own.get(last, 0.0) > own.get(step, 0.0):
+        return 0.0
+    fall = max(scores[0] - scores[step], scores[0] * GAIN_ENOUGH / 2)
+    return (scores[last] - scores[step]) / fall
 
 
 def shaken(record: Record) -> float | None:
@@ -200,11 +214,26 @@ def leaked(record: Record) -> float | None:
     """Return how much pictures of other things changed, for what another seed would have changed them.
 
     By drawn pictures: the losses of other things rise with every style that has no class pictures, whether
-    or not it is seen. None where fewer than two pictures of a prompt were drawn.
+    or not it is seen. 0 where what the base predicts of other things hardly moved (MOVED_LEAST): three
+    pictures may come out otherwise all the same. None where fewer than two pictures of a prompt were drawn.
     """
     if record.drawn is None or record.base is None or not record.base.diversity:
         return None
-    return None if record.drawn.drift is None else record.drawn.drift / record.base.diversity
+    if record.drawn.drift is None:
+        return None
+    moved = record.measured[-1].moved if record.measured else {}
+    if (
+        moved.get("teaching")
+        and moved.get("class", 0.0) < MOVED_LEAST * moved["teaching"]
+        and "class" in moved
+    ):
+        return 0.0
+    return record.drawn.drift / record.base.diversity
+
+
+def everywhere(record: Record) -> bool:
+    """Whether it is a style that learned no class pictures: nothing told it to wait for its trigger."""
+    return record.run.get("kind") == "style" and record.setting("data", "prior_weight") == 0
 
 
 def copied(record: Record) -> float | None:
@@ -254,38 +283,7 @@ def _size(blocks: list[Block]) -> float:
     return sqrt(sum(block.norm**2 for block in blocks) / count)
 
 
-# ── What rules' words are filled with
-
-
-def facts(record: Record) -> Mapping[str, object]:
-    """Return what is known of a run, by the names that the words of rules use."""
-    rate, common, looks = learning_rate(record), usual_rate(record), seen(record)
-    last = last_step(record)
-    best = best_step(record)
-    unseen = "held_out" if record.losses("held_out") else "altered"
-    return {
-        "trigger": record.run.get("trigger") or "the trigger",
-        "pictures": record.run.get("pictures") or "the",
-        "steps": last,
-        "best": best if best is not None else last,
-        "rate": f"{rate:.2g}" if rate else "as it is",
-        "usual": f" (usual here: {common:.2g})" if common and rate and common != rate else "",
-        "seen": f"{looks:.0f}" if looks is not None else "?",
-        "unseen": {"held_out": "held-out", "altered": "mirrored"}[unseen],
-        "drawn": len(record.memorisation.pairs) if record.memorisation else 0,
-        "copies": record.memorisation.flagged if record.memorisation else 0,
-        "gain": f"{learned:.0%}" if (learned := gain(record, unseen)) is not None else "little",
-        "onset": record.onset.words if record.onset else "",
-        "grown": _grown(record),
-    }
-
-
-def _grown(record: Record) -> str:
-    """How the gradients grew, where they did, as a sentence that follows another; else nothing."""
-    norms = [point[2] for point in record.curve]
-    if len(norms) < 2 or max(norms) < 10 * norms[0] or norms[0] <= 0:
-        return ""
-    return f" Gradients had grown from {norms[0]:.2g} to {max(norms):.2g}."
+# ── What to take
 
 
 def best_step(record: Record) -> int | None:

@@ -21,6 +21,7 @@ from trainers.evidence.record import (
     Seen,
 )
 from trainers.evidence.rules import RULES, told, verdict
+from trainers.evidence.rules_figures import MOVED_LEAST, TRUSTED
 
 GOOD = {
     "teaching": (0.4, 0.3, 0.26, 0.25, 0.245),
@@ -111,8 +112,9 @@ def end(second: float) -> dict[str, Sequence[float]]:
 
 
 def back(share: float) -> dict[str, Sequence[float]]:
-    """Unseen pictures' loss falls by 0.1 and comes back by a share of that."""
-    return with_losses(altered=(0.42, 0.35, 0.32, 0.32 + 0.1 * share, 0.32 + 0.1 * share))
+    """What steps are chosen by falls on held-out pictures by 0.1 and comes back by a share of that."""
+    lost = 0.1 * share / TRUSTED
+    return with_losses(held_out=(0.42, 0.35, 0.32, 0.32 + lost, 0.32 + lost))
 
 
 def named(share: float) -> dict[str, Sequence[float]]:
@@ -259,3 +261,31 @@ def test_a_rate_is_changed_where_the_method_and_the_optimizer_read_it(
     run = run.model_copy(update={"config": config(**fields), "run": {**run.run, "usual_rate": None}})
     (finding,) = verdict(run)
     assert finding.rule == "rate_too_high" and finding.changes == changes
+
+
+def test_what_it_forgets_tells_that_it_learns_by_heart_and_what_it_unlearns_that_it_does_not() -> None:
+    flat = {"altered": (0.42, 0.33, 0.3, 0.305, 0.305)}
+    forgetting = with_losses(**flat, **{"class": (0.2, 0.2, 0.2, 0.3, 0.4)})
+    assert found(record(with_losses(**flat))) == []
+    (finding,) = verdict(record(forgetting))
+    assert finding.rule == "over_trained" and "mirrored ones and what it forgot" in finding.words
+    unlearning = {**forgetting, "teaching": (0.4, 0.3, 0.26, 0.27, 0.28)}
+    assert found(record(unlearning)) == []
+
+
+def test_a_leak_is_a_note_of_a_style_that_was_never_told_to_wait() -> None:
+    leaks: dict[str, Any] = {**drawn(0.4), "kind": "style"}
+    (note,) = verdict(record(**leaks, fields={"kind": "style", "prior_weight": 0.0}))
+    (problem,) = verdict(record(**leaks, fields={"kind": "style", "prior_weight": 1.0}))
+    assert (note.severity, problem.severity) == ("note", "problem")
+    assert "how it was taught" in note.words and note.changes == {"prior_weight": 1.0}
+
+
+@pytest.mark.parametrize(("share", "rules"), [(MOVED_LEAST * 0.9, []), (MOVED_LEAST * 1.1, ["style_leaks"])])
+def test_nothing_leaks_where_the_base_predicts_other_things_as_before(
+    share: float, rules: Sequence[str]
+) -> None:
+    run = record(**drawn(0.4))
+    moved = {"teaching": 0.1, "class": 0.1 * share}
+    last = run.measured[-1].model_copy(update={"moved": moved})
+    assert found(run.model_copy(update={"measured": (*run.measured[:-1], last)})) == rules
