@@ -43,7 +43,7 @@ LIBRARIES = ("numpy", "pillow", "safetensors", "tokenizers", "accelerate")
 _OF_THE_MACHINE = ("processor", "extensions", "system")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Told:
     """What a run has at hand.
 

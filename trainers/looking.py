@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from pipelines.base import Base
 from trainers.averages import Averages
+from trainers.bundle import Told
 from trainers.conditions import PromptEncoder
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
@@ -21,6 +23,7 @@ from trainers.preparing import Prepared
 from trainers.previews import draw_previews
 from trainers.processes import Processes
 from trainers.results import Result
+from trainers.run_folder import ADAPTER_NAME
 from trainers.stepping.readings import Reading
 from trainers.tuning import Injection
 
@@ -29,12 +32,11 @@ from trainers.tuning import Injection
 class Looks:
     """Measures and draws where a step asks for it, with what would be kept: the averages, if there are.
 
-    Before the first step it is the base itself: a fresh adapter changes nothing, but a fresh word does.
-    kept: what was found so far. result: writes adapters.
+    Before the first step it is the base itself: a fresh adapter changes nothing, but a fresh word does. told:
+    of the run.    kept: what was found so far. result: writes adapters.
     """
 
-    base: Base
-    config: TrainConfig
+    told: Told
     prepared: Prepared
     injection: Injection
     averages: Averages
@@ -42,6 +44,41 @@ class Looks:
     kept: Kept
     result: Result
     _of_base: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def at(
+        cls,
+        told: Told,
+        prepared: Prepared,
+        injection: Injection,
+        averages: Averages,
+        encode: PromptEncoder,
+        rates: Sequence[float],
+    ) -> Looks:
+        """Look at a run. rates: the learning rates that the config came to."""
+        kept = Kept(told.config.run.output, told.config.evidence)
+        result = Result(injection, told.config, told.dataset, told.base_sha256, rates)
+        return cls(told, prepared, injection, averages, encode, kept, result)
+
+    @property
+    def base(self) -> Base:
+        """What is taught."""
+        return self.told.base
+
+    @property
+    def config(self) -> TrainConfig:
+        """As it was asked for."""
+        return self.told.config
+
+    def begin(self, step: int) -> Iterator[TrainEvent]:
+        """Take up what was found until `step`; yield what is seen before the first one."""
+        self.kept.read(step)
+        yield from self.due(0) if step == 0 else ()
+
+    def write(self, step: int) -> dict[str, Any]:
+        """Write the adapter of this moment as the run's; return what is said of it."""
+        with self.averages.applied():
+            return self.result.write(self.config.run.output / ADAPTER_NAME, step)
 
     def note(self, read: Sequence[Reading]) -> None:
         """Take in steps for the course of the loss."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from pipelines.base import load_base
-from pipelines.errors import StudioError
 from trainers import known, memory
 from trainers.averages import Averages
 from trainers.batches import Batch, draw_step
@@ -21,8 +20,7 @@ from trainers.conditions import Asked, PromptEncoder
 from trainers.config import TrainConfig
 from trainers.dataset import load_dataset
 from trainers.events import Kind, TrainEvent
-from trainers.evidence.candidates import Kept
-from trainers.evidence.concluding import Conclusion, take
+from trainers.evidence.concluding import Conclusion
 from trainers.inversion import freeze, phase
 from trainers.learning import (
     Captions,
@@ -44,9 +42,8 @@ from trainers.precision import Precision
 from trainers.preparing import before_captions, doctor_notes, forwards, plan_cuts, prepare, resolution_of
 from trainers.prior import cache_folder
 from trainers.processes import joined
-from trainers.results import Result, not_finite
 from trainers.room import check_room, pausing_when_full
-from trainers.run_folder import ADAPTER_NAME, CHECKPOINTS, open_run
+from trainers.run_folder import CHECKPOINTS, open_run
 from trainers.state import RunState
 from trainers.stepping import Readings, Stepper
 from trainers.tuning import injected
@@ -124,12 +121,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         of_base = config.objective.prior_target == "base"
         captions = Captions(injection, encode, PromptEncoder(base, trained=False), of_base)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
-        kept = Kept(folder, config.evidence)
-        result = Result(injection, config, dataset, base_sha256, rates)
-        looks = Looks(base, config, prepared, injection, averages, encode, kept, result)
-        told = Told(config=config, chosen=chosen, dataset=dataset, cuts=cuts, base=base,
-                    base_sha256=base_sha256, processes=processes.size)  # fmt: skip
-        conclusion = Conclusion(told, kept, processes.main)
+        told = Told(config, chosen, dataset, cuts, base, base_sha256, processes.size)
+        looks = Looks.at(told, prepared, injection, averages, encode, rates)
+        conclusion = Conclusion(told, looks.kept, processes)
         peak = memory.Peak(base.device)
 
         # ── What is minimised
@@ -141,6 +135,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
             each = sample_losses(predicted, aim, batch.mask, levels, at, asks)  # (B,)
             counts = batch.share * weights(levels, at, asks)  # (B,)
             return (each * counts).sum(), each
+
+        def minimised(batch: Batch) -> torch.Tensor:
+            return loss_of(batch, captions.ask(batch))[0]
 
         stepper = Stepper(captions.ask, loss_of, config, injection, optimizer, precision, processes)
         state = RunState(injection, optimizer, stepper, averages, precision, prepared.streams, cuts.sha256)
@@ -157,8 +154,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         processes.copy_from_main(list(injection.parameters.values()))
         committed = state.step
         if processes.main:
-            kept.read(state.step)
-            yield from looks.due(0) if state.step == 0 else ()
+            yield from looks.begin(state.step)
 
         # ── Learn
         try:
@@ -180,11 +176,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                 read = readings.due(state.step)
                 looks.note(read)
                 if read and not read[-1].finite:
-                    at = [part.to(base.device) for part in processes.part(drawn)]
-                    forward = lambda batch: loss_of(batch, captions.ask(batch))[0]  # noqa: E731
-                    onset = conclusion.broke(injection, read[-1], at, forward)
-                    said = not_finite(injection, config, read[-1].step, committed, processes, onset)
-                    raise StudioError(said)
+                    raise conclusion.broken(injection, read[-1], drawn, minimised, committed)
                 if not precision.skipped:
                     injection.after_step(state.step, total)
                     averages.after_step(injection.pruned())
@@ -212,11 +204,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         if processes.main:
             if state.step > committed:  # it was ended early
                 state.save(folder / CHECKPOINTS, run.keep_checkpoints)
-            with averages.applied():
-                written = result.write(folder / ADAPTER_NAME, state.step)
+            written = looks.write(state.step)
             taught.close()
-            written, choice = take(kept, written, state.step)
-            yield from conclusion.conclude(choice, written["step"])
+            written = yield from conclusion.conclude(written, state.step)
             written |= {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}
             said = f"adapter {config.adapter_name!r} learned in {state.step} steps"
             yield event("done", state.step, said, steps=state.step, **written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from trainers.evidence.provenance import machine, versions
 from trainers.evidence.record import PICTURE_NAME, Choice, Onset, Record, write_record
 from trainers.evidence.rules import verdict
 from trainers.optimizers import base_rate_scale
+from trainers.processes import Processes
+from trainers.results import not_finite
 from trainers.run_folder import ADAPTER_NAME
 from trainers.stepping.readings import Reading
 from trainers.tuning import Injection
@@ -54,22 +56,27 @@ def take(kept: Kept, written: dict[str, Any], last: int) -> tuple[dict[str, Any]
 class Conclusion:
     """Measures what a run has left, once its adapter is out of the base, and writes it down.
 
-    What fails is a note, and the rest is measured all the same. main: whether this is the process that
+    What fails is a note, and the rest is measured all the same. processes: of the run; the first one
     writes. seconds: by part, what measuring took.
     notes: lines that a person should read.
     """
 
     told: Told
     kept: Kept
-    main: bool = True
+    processes: Processes
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def conclude(self, choice: Choice | None, step: int) -> Iterator[TrainEvent]:
-        """Measure, judge and write; yield what is told of it. step: which one the adapter is of."""
-        total, data = self.told.config.run.steps, {"stage": "evidence"}
-        said = "Measuring what was learned"
-        yield TrainEvent(kind="stage", step=step, total=total, message=said, data=data)
+    def conclude(self, written: dict[str, Any], last: int) -> Generator[TrainEvent, None, dict[str, Any]]:
+        """Take the step that is asked for, measure, judge and write; yield what is told of it.
+
+        written: what is said of the adapter of the step `last`, which lies there. Returns: what is said of
+        the one that lies there now.
+        """
+        said, choice = take(self.kept, written, last)
+        step, total = said["step"], self.told.config.run.steps
+        message = "Measuring what was learned"
+        yield TrainEvent(kind="stage", step=step, total=total, message=message, data={"stage": "evidence"})
         known: dict[str, Any] = {"choice": choice}
         with self._part("anatomy"):
             known |= self._anatomy()
@@ -80,22 +87,31 @@ class Conclusion:
             with self._part("bundle"):
                 write_bundle(self.kept.folder, self.told, step)
         yield from (TrainEvent(kind="warning", step=step, total=total, message=note) for note in self.notes)
+        return said
 
-    def broke(
-        self, injection: Injection, reading: Reading, batches: Sequence[Batch], forward: Forward
-    ) -> Onset | None:
-        """Find where the numbers of a step broke and write down what is known; None where it can't be told.
+    def broken(
+        self,
+        injection: Injection,
+        reading: Reading,
+        drawn: Sequence[Batch],
+        forward: Forward,
+        committed: int,
+    ) -> StudioError:
+        """Find where the numbers of a step broke, keep what was sound, and write down what is known.
 
-        The arguments are `find_onset`'s. The run can't go on after it.
+        drawn: the step's batches, of all processes. forward: batch → what is minimised. committed: the step
+        of the last checkpoint, 0 where there is none. Returns: what the run ends with; it can't go on.
         """
         onset: Onset | None = None
-        if self.main:
+        config, step = self.told.config, reading.step
+        if self.processes.main:
             with self._part("onset"):
+                batches = [part.to(self.told.base.device) for part in self.processes.part(drawn)]
                 onset = find_onset(injection, reading, batches, forward)
             with self._part("record"):
-                known = {"choice": self.kept.choice(list(self.kept.files()))}
-                self._write(self._record(onset=onset, **known))
-        return onset
+                choice = self.kept.choice(list(self.kept.files()))
+                self._write(self._record(onset=onset, choice=choice))
+        return StudioError(not_finite(injection, config, step, committed, self.processes, onset))
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:
