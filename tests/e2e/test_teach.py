@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipelines.formats import inspect_adapter
+from studio.forms import field_id
 from tests.e2e.steps import LONG, act, choose_example, expect_value, few_steps, saved, wait_for_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200), pytest.mark.usefixtures("whole")]
@@ -95,9 +96,48 @@ def test_the_sketch_preset_to_its_end_whatever_becomes_of_the_window(
         )
     assert page.locator("#run .pg-chart polyline.mean").count() == 1
     assert page.locator("#run pg-compare").count() >= 1, "a pair of before and after"
-    assert "held out" in page.locator('#run [data-piece="end"]').inner_text().lower()
+    end = page.locator('#run [data-piece="end"]')
+    assert "is recommended" in end.inner_text() and "the error on its pictures" in end.inner_text()
+    assert page.locator("#run .pg-strip figure.chosen").count() >= 1, "the recommended step in the strip"
+    well = page.locator("#run .pgt-well").count()
+    assert well + page.locator("#run .pgt-finding").count() >= 1, "a verdict, be it that all is well"
+    bundle = saved(page, page.get_by_role("link", name="Bundle"), tmp_path)
+    with zipfile.ZipFile(bundle) as archive:
+        assert any(name.endswith("bundle.toml") for name in archive.namelist())
+    report = page.get_by_role("link", name="Report").get_attribute("href")
+    asked: list[str] = []
+    page.context.on("request", lambda request: asked.append(request.url))
+    shown = page.context.new_page()
+    shown.goto(page.url.rstrip("/") + "/" + report)
+    shown.locator("h1", has_text="zib").wait_for()
+    shown.wait_for_load_state("load")
+    assert all(url.startswith("data:") for url in asked if "report" not in url and url != page.url), asked
+    assert shown.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
+    shown.close()
     file = saved(page, page.locator("#run a[download]").first, tmp_path)
     assert inspect_adapter(file)["triggers"] == ["zib"]
+
+
+def test_a_run_with_a_fault_says_so_and_its_cure_fills_the_form(open_page: Open) -> None:
+    page = open_page()
+    choose_example(page)
+    expect_value(page, "#trigger", "zib")
+    few_steps(page, 12, preview_every=0)
+    page.locator("#start").click()
+    wait_for_state(page, "running")
+    wait_for_state(page, "done")
+    fault = page.locator("#run .pgt-finding").first
+    fault.wait_for()
+    assert "Apply and run again" in fault.inner_text()
+    steps = page.locator(f"#{field_id('run.steps')}-input")
+    assert steps.input_value() == "12"
+    fault.locator('[data-act="again"]').click()
+    page.locator("#again").wait_for()
+    page.wait_for_function(
+        "id => Number(document.getElementById(id).value) > 12", arg=steps.get_attribute("id")
+    )
+    expect_value(page, "#trigger", "zib")
+    assert page.locator("#pictures .pgt-tile[data-sha]").count() == 5
 
 
 def test_pause_resume_and_cancel_from_two_windows(open_page: Open) -> None:
