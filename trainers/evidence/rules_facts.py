@@ -13,6 +13,7 @@ def facts(record: Record) -> Mapping[str, object]:
     rate, common, looks = figure.learning_rate(record), figure.usual_rate(record), figure.seen(record)
     last = figure.last_step(record)
     best = figure.best_step(record)
+    lost = figure.lost(record) or 0.0
     unseen = "held_out" if record.losses("held_out") else "altered"
     return {
         "trigger": record.run.get("trigger") or "the trigger",
@@ -20,7 +21,7 @@ def facts(record: Record) -> Mapping[str, object]:
         "steps": last,
         "best": best if best is not None else last,
         "weighed": " and what it forgot" if unseen == "altered" and record.losses("class") else "",
-        "lost": f"{figure.lost(record) or 0.0:.0%}",
+        "lost": "all" if lost >= 1 else f"{lost:.0%}",
         "rate": f"{rate:.2g}" if rate else "as it is",
         "usual": f" (usual here: {common:.2g})" if common and rate and common != rate else "",
         "seen": f"{looks:.0f}" if looks is not None else "?",

@@ -269,6 +269,8 @@ def test_what_it_forgets_tells_that_it_learns_by_heart_and_what_it_unlearns_that
     assert found(record(with_losses(**flat))) == []
     (finding,) = verdict(record(forgetting))
     assert finding.rule == "over_trained" and "mirrored ones and what it forgot" in finding.words
+    (worse,) = verdict(record(with_losses(**flat, **{"class": (0.2, 0.2, 0.2, 1.0, 2.0)})))
+    assert "it lost 48% of what" in finding.words and "it lost all of what" in worse.words
     unlearning = {**forgetting, "teaching": (0.4, 0.3, 0.26, 0.27, 0.28)}
     assert found(record(unlearning)) == []
 
