@@ -15,6 +15,7 @@ text_encoder_dominating pomdi 5 as-they-are 24 learning_rate=1e-4 text_learning_
 text_encoder_dominating thermal 6 as-they-are 24 learning_rate=2e-4 text_learning_rate=1e-2
 dataset_too_uniform tuvli 5 one-layout 12
 dataset_too_uniform papercut 6 one-layout 12
+over_trained tuvli 3 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3
 trigger_not_learned bramu 5 nameless 40
 trigger_not_learned kelvo 6 mostly-nameless 40
 style_leaks chalkboard 6 nameless 100 learning_rate=4e-3 samples=2
@@ -37,6 +38,7 @@ text_encoder_dominating dobrix 5 as-they-are 24 learning_rate=1e-4 text_learning
 text_encoder_dominating neon 6 as-they-are 24 learning_rate=2e-4 text_learning_rate=1e-2
 dataset_too_uniform vantok 5 one-layout 12
 dataset_too_uniform blinds 6 one-layout 12
+over_trained vantok 3 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3
 trigger_not_learned glimo 5 nameless 40
 trigger_not_learned rafsu 6 mostly-nameless 40
 style_leaks halftone 6 nameless 100 learning_rate=4e-3 samples=2
@@ -59,6 +61,8 @@ text_encoder_dominating fizzur 5 as-they-are 24 learning_rate=1e-4 text_learning
 text_encoder_dominating gilded 6 as-they-are 24 learning_rate=2e-4 text_learning_rate=1e-2
 dataset_too_uniform crostu 5 one-layout 12
 dataset_too_uniform ripples 6 one-layout 12
+over_trained beshti 3 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3
+over_trained hatched 3 as-they-are 200 rank=32 prior_weight=0 learning_rate=4e-3
 trigger_not_learned orpik 5 nameless 40
 trigger_not_learned norgel 6 mostly-nameless 40
 style_leaks hatched 6 nameless 100 learning_rate=4e-3 samples=2

@@ -15,6 +15,7 @@ from trainers.evidence import rules_changes as change
 from trainers.evidence import rules_figures as figure
 from trainers.evidence.record import Finding, Record
 from trainers.evidence.rules_facts import facts
+from trainers.evidence.rules_text import text_share
 
 WELL = "Nothing that was measured points to a fault."
 """What is said where no rule has found anything."""
@@ -113,7 +114,7 @@ RULES: dict[str, Rule] = {
     "over_trained": Rule(
         title="Learned by heart",
         test=figure.forgotten_since_best,
-        threshold=0.15,
+        threshold=0.2,
         words="After step {best} it got better at its own pictures only: by {unseen} ones{weighed} it lost "
         "{lost} of what it had gained.",
         advice="Take step {best}, or teach it for that many steps only.",
@@ -150,7 +151,7 @@ RULES: dict[str, Rule] = {
     ),
     "text_encoder_dead": Rule(
         title="Text encoder didn't learn",
-        test=figure.text_share,
+        test=text_share,
         threshold=-1.5,
         above=False,
         words="The text encoder hardly changed beside the UNet, though it was to learn.",
@@ -160,7 +161,7 @@ RULES: dict[str, Rule] = {
     ),
     "text_encoder_dominating": Rule(
         title="Text encoder learned too much",
-        test=figure.text_share,
+        test=text_share,
         threshold=0.7,
         words="The text encoder changed several times as much as the UNet: words lose what they meant.",
         advice="Lower the text encoder's learning rate.",

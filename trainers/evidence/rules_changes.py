@@ -114,4 +114,4 @@ def _round(value: float) -> float:
 
 def _tens(value: float) -> int:
     """A number of steps that reads well, at least 1."""
-    return max(1, round(value, -1) if value >= 50 else round(value))  # type: ignore[call-overload,no-any-return]
+    return max(1, 10 * round(value / 10) if value >= 50 else round(value))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log, sqrt
 
 from pipelines.methods import TUNINGS
 from trainers.evidence.choice import choose
-from trainers.evidence.record import Block, Record
+from trainers.evidence.record import Record
 from trainers.settings.optimizer import OPTIMIZERS
 
 SEEN_ENOUGH = 60
@@ -24,7 +23,6 @@ TRUSTED = 3
 MOVED_LEAST = 0.3
 """How far the base's predictions of other things must have moved, for each part that those of the learned
 pictures did, for anything to leak: 0.03 to 0.3 with class pictures, above 0.6 in what leaked, on pool dev."""
-_TEXT = "text_encoder"
 
 
 # ── What was learned
@@ -157,9 +155,24 @@ def usual_rate(record: Record) -> float | None:
 
 
 def forgotten_since_best(record: Record) -> float | None:
-    """Return `lost`, TRUSTED times of it where it is by held-out pictures."""
+    """Return `lost`: TRUSTED times of it by held-out pictures, and by mirrored ones as much as was forgotten.
+
+    Mirrored pictures of some subjects are harder to know the better one knows these as they are, so they
+    only count where other things moved as far as the learned ones did; None where that wasn't measured.
+    """
     share, choice = lost(record), choose(record)
-    return share if share is None or choice is None or choice.rule != "held_out" else share * TRUSTED
+    if share is None or choice is None:
+        return None
+    if choice.rule == "held_out":
+        return share * TRUSTED
+    forgot = moved_share(record)
+    return None if forgot is None else share * min(1.0, forgot)
+
+
+def moved_share(record: Record) -> float | None:
+    """Return how far the base's predictions of other things moved, for what those of the learned did."""
+    moved = record.measured[-1].moved if record.measured else {}
+    return moved["class"] / moved["teaching"] if "class" in moved and moved.get("teaching") else None
 
 
 def lost(record: Record) -> float | None:
@@ -221,12 +234,8 @@ def leaked(record: Record) -> float | None:
         return None
     if record.drawn.drift is None:
         return None
-    moved = record.measured[-1].moved if record.measured else {}
-    if (
-        moved.get("teaching")
-        and moved.get("class", 0.0) < MOVED_LEAST * moved["teaching"]
-        and "class" in moved
-    ):
+    moved = moved_share(record)
+    if moved is not None and moved < MOVED_LEAST:
         return 0.0
     return record.drawn.drift / record.base.diversity
 
@@ -246,41 +255,6 @@ def copied(record: Record) -> float | None:
 def alike(record: Record) -> float | None:
     """Return how alike the learned pictures are, -1..1."""
     return record.alike
-
-
-# ── Where it was learned
-
-
-def text_share(record: Record) -> float | None:
-    """Return how much the text encoder changed for each part that the UNet did, as the log to the base 10.
-
-    By ‖ΔW‖/‖W‖ of both where a base was at hand, else by ‖ΔW‖. None where one of the two wasn't to learn.
-    """
-    if record.anatomy is None or not _both_learn(record):
-        return None
-    text = [block for block in record.anatomy.blocks if block.name.startswith(_TEXT)]
-    unet = [block for block in record.anatomy.blocks if not block.name.startswith(_TEXT)]
-    if not text or not unet:
-        return None
-    ours, theirs = _size(text), _size(unet)
-    if theirs <= 0:
-        return None
-    return log(max(ours / theirs, 1e-9), 10)
-
-
-def _both_learn(record: Record) -> bool:
-    method = record.setting("adapter", "method")
-    components = TUNINGS[method].components if method in TUNINGS else ()
-    targets = (record.setting("adapter", "text_targets"), record.setting("adapter", "unet_targets"))
-    return {"unet", "text"} <= set(components) and "none" not in targets
-
-
-def _size(blocks: list[Block]) -> float:
-    """Root mean square of what blocks changed by, each of its modules alike."""
-    count = sum(block.modules for block in blocks) or 1
-    if all(block.relative is not None for block in blocks):
-        return sqrt(sum(block.modules * float(block.relative or 0) ** 2 for block in blocks) / count)
-    return sqrt(sum(block.norm**2 for block in blocks) / count)
 
 
 # ── What to take

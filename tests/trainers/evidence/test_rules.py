@@ -48,8 +48,13 @@ def record(
 ) -> Record:
     """A run of 200 steps at one rate, measured at every 50th."""
     count = max(len(values) for values in losses.values())
+    moved = {"teaching": 0.1, "class": 0.1 * known.pop("forgot", 0.5)}
     measured = tuple(
-        Measured(step=50 * index, losses={name: Loss(mean=values[index]) for name, values in losses.items()})
+        Measured(
+            step=50 * index,
+            losses={name: Loss(mean=values[index]) for name, values in losses.items()},
+            moved=moved,
+        )
         for index in range(count)
     )
     fields = known.pop("fields", {})
@@ -267,12 +272,13 @@ def test_what_it_forgets_tells_that_it_learns_by_heart_and_what_it_unlearns_that
     flat = {"altered": (0.42, 0.33, 0.3, 0.305, 0.305)}
     forgetting = with_losses(**flat, **{"class": (0.2, 0.2, 0.2, 0.3, 0.4)})
     assert found(record(with_losses(**flat))) == []
-    (finding,) = verdict(record(forgetting))
+    assert found(record(forgetting, forgot=0.1)) == []
+    (finding,) = verdict(record(forgetting, forgot=1.0))
     assert finding.rule == "over_trained" and "mirrored ones and what it forgot" in finding.words
-    (worse,) = verdict(record(with_losses(**flat, **{"class": (0.2, 0.2, 0.2, 1.0, 2.0)})))
+    (worse,) = verdict(record(with_losses(**flat, **{"class": (0.2, 0.2, 0.2, 1.0, 2.0)}), forgot=1.0))
     assert "it lost 48% of what" in finding.words and "it lost all of what" in worse.words
     unlearning = {**forgetting, "teaching": (0.4, 0.3, 0.26, 0.27, 0.28)}
-    assert found(record(unlearning)) == []
+    assert found(record(unlearning, forgot=1.0)) == []
 
 
 def test_a_leak_is_a_note_of_a_style_that_was_never_told_to_wait() -> None:
@@ -287,7 +293,4 @@ def test_a_leak_is_a_note_of_a_style_that_was_never_told_to_wait() -> None:
 def test_nothing_leaks_where_the_base_predicts_other_things_as_before(
     share: float, rules: Sequence[str]
 ) -> None:
-    run = record(**drawn(0.4))
-    moved = {"teaching": 0.1, "class": 0.1 * share}
-    last = run.measured[-1].model_copy(update={"moved": moved})
-    assert found(run.model_copy(update={"measured": (*run.measured[:-1], last)})) == rules
+    assert found(record(**drawn(0.4), forgot=share)) == rules
