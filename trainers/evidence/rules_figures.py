@@ -53,12 +53,15 @@ def unfinished(record: Record) -> float | None:
 
     On unseen pictures, which end to profit when there is nothing more to learn. Halves by the sum of the
     learning rates, so that a rate that falls to nothing doesn't look like an end. 1 where hardly anything
-    was learned at all; and at least a half where pictures were looked at less than SEEN_LEAST times.
+    was learned at all; and at least a half where pictures were looked at less than SEEN_LEAST times. 0 where
+    other things have moved further than what is learned: that isn't too little, however the curve ends.
     """
     losses = _unseen(record)
     learned = gain(record, "teaching")
     if learned is None or len(losses) < 2 or 0 not in losses:
         return None
+    if (moved_share(record) or 0.0) > 1:
+        return 0.0
     if learned < GAIN_ENOUGH:
         return 1.0
     amount = lesson(record)

@@ -268,6 +268,12 @@ def test_a_rate_is_changed_where_the_method_and_the_optimizer_read_it(
     assert finding.rule == "rate_too_high" and finding.changes == changes
 
 
+def test_what_changes_all_else_more_than_its_pictures_has_not_learned_too_little() -> None:
+    still_falling = end(T["under_trained"] * 1.5)
+    assert found(record(still_falling, forgot=0.9)) == ["under_trained"]
+    assert found(record(still_falling, forgot=1.1)) == []
+
+
 def test_what_it_forgets_tells_that_it_learns_by_heart_and_what_it_unlearns_that_it_does_not() -> None:
     flat = {"altered": (0.42, 0.33, 0.3, 0.305, 0.305)}
     forgetting = with_losses(**flat, **{"class": (0.2, 0.2, 0.2, 0.3, 0.4)})
