@@ -29,15 +29,15 @@ _STYLE = {"prior_weight": 0.0, "unet_targets": "attention+ff"}
 _SKETCH = {"num_class_images": 32, "checkpoint_every": 50}
 # Measured where previews are drawn: each measure costs as much as some three steps.
 _STANDARD = {"num_class_images": 48}
-_THOROUGH = {"num_class_images": 96}
+_THOROUGH = {"num_class_images": 96, "evaluate_every": 100}
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("sketch", "subject"): {**_SUBJECT, **_SKETCH, "steps": 250, "preview_every": 125},
     ("sketch", "style"): {**_STYLE, **_SKETCH, "steps": 150, "preview_every": 75},
     ("standard", "subject"): {**_SUBJECT, **_STANDARD, "steps": 500, "evaluate_every": 100},
     ("standard", "style"): {**_STYLE, **_STANDARD, "steps": 250, "preview_every": 50},
-    ("thorough", "subject"): {**_SUBJECT, **_THOROUGH, "steps": 1200, "preview_every": 200, "evaluate_every": 100},
-    ("thorough", "style"): {**_STYLE, **_THOROUGH, "steps": 600, "evaluate_every": 100},
+    ("thorough", "subject"): {**_SUBJECT, **_THOROUGH, "steps": 1200, "preview_every": 200},
+    ("thorough", "style"): {**_STYLE, **_THOROUGH, "steps": 600},
 }
 """What each (preset, kind) sets besides the defaults, by field name. Tuned on the embedded base."""
 
