@@ -115,16 +115,20 @@ def _config(options: argparse.Namespace, root: Path, name: str, fields: dict[str
 
 
 def _once(config: TrainConfig) -> tuple[float, float, list[float | str]]:
-    """(seconds, CPU seconds, the losses and the adapter's hash) of a run."""
+    """(seconds, CPU seconds, the losses and the hash of the adapter's numbers) of a run."""
     from pipelines.base import quiet
+    from pipelines.formats.container import data_sha256, read_header
     from trainers.loop import train
+    from trainers.run_folder import ADAPTER_NAME
 
     began, cpu = time.perf_counter(), time.process_time()
     with quiet():
         events = list(train(config, resume=False))
     took = time.perf_counter() - began, time.process_time() - cpu
     losses: list[float | str] = [event.data["loss"] for event in events if event.kind == "step"]
-    return *took, [*losses, events[-1].data["sha256"]]
+    # Of the numbers alone: the metadata beside them have the settings, which differ.
+    adapter = config.run.output / ADAPTER_NAME
+    return *took, [*losses, data_sha256(adapter, read_header(adapter).data_start)]
 
 
 def _parts(folder: Path) -> dict[str, float]:
