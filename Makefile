@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-page test-build test-long storm bench-methods lint demo conformance clean install
+.PHONY: studio test test-page test-build test-long storm bench-methods evidence lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -48,6 +48,11 @@ storm: $(TESTABLE)
 # Every way to train, on the embedded base; ARGS="--methods lora dora --steps 20" for a part.
 bench-methods: $(INSTALLED)
 	@$(BIN)/pigment bench methods $(ARGS)
+
+# Whether recommended steps are the best ones, and rules find what they are for; CI runs ARGS=--short.
+evidence: $(TESTABLE)
+	$(BIN)/pigment bench evidence $(ARGS)
+	$(BIN)/pigment bench faults $(ARGS)
 
 lint: $(TESTABLE)
 	$(BIN)/python -m ruff check .

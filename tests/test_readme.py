@@ -12,7 +12,9 @@ import pytest
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS, TUNINGS
 from pipelines.samplers import SAMPLERS
+from trainers.bench import evidence_table
 from trainers.bench.method_table import as_markdown
+from trainers.evidence.rules import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,6 +32,7 @@ COUNTED = json.loads((ROOT / "tests/bench/results/counts.json").read_text(encodi
 DEMO = json.loads((ROOT / "tests/bench/results/demo.json").read_text(encoding="utf-8"))
 
 
+EVIDENCE = json.loads((ROOT / "tests/bench/results/evidence.json").read_text(encoding="utf-8"))
 STUDIO = json.loads((ROOT / "tests/bench/results/studio.json").read_text(encoding="utf-8"))
 
 
@@ -171,6 +174,21 @@ def test_the_table_of_methods_is_what_was_measured() -> None:
     assert f"{len(TUNINGS)} ways to train" in README
     flat = " ".join(README.split())
     assert all(row.label in flat for row in TUNINGS.values())
+
+
+def test_what_is_said_of_evidence_is_what_was_measured() -> None:
+    flat = " ".join(README.split())
+    runs, near = EVIDENCE["runs"], EVIDENCE["within_2_percent"]
+    assert f"**{near} of {runs} recommended steps come within 2% of the best one's score**" in flat
+    regrets = (EVIDENCE["mean_regret"], EVIDENCE["last_checkpoint_regret"])
+    assert f"with a mean regret of {regrets[0]:.1%}; of the last steps" in flat
+    assert f"{EVIDENCE['last_within_2_percent']}, with {regrets[1]:.1%}." in flat
+    assert f"It cost {EVIDENCE['overhead_percent']:.0f}% of a standard run" in flat
+    assert evidence_table.as_markdown(EVIDENCE["table"]) in README
+    for name, found in EVIDENCE["rules"].items():
+        alarms = f"{found['false_alarms']} of {found['good']}"
+        assert f"| {name.replace('_', ' ')} | {found['hits']} | {found['misses']} | {alarms} |" in README
+    assert set(EVIDENCE["rules"]) == set(RULES)
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:
