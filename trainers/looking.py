@@ -71,9 +71,16 @@ class Looks:
         return self.told.config
 
     def begin(self, step: int) -> Iterator[TrainEvent]:
-        """Take up what was found until `step`; yield what is seen before the first one."""
+        """Take up what was found until `step`; yield what is seen there where it wasn't seen yet.
+
+        That is before the first step, and where a run ended between a checkpoint and the look at its step.
+        """
         self.kept.read(step)
-        yield from self.due(0) if step == 0 else ()
+        run = self.config.run
+        measured = not self._measures(step) or step in self.kept.steps
+        drawn = not self._due(run.preview_every, step) or step in self.kept.previews
+        if not (measured and drawn):
+            yield from self.due(step)
 
     def write(self, step: int) -> dict[str, Any]:
         """Write the adapter of this moment as the run's; return what is said of it."""
@@ -87,9 +94,7 @@ class Looks:
 
     def due(self, step: int) -> Iterator[TrainEvent]:
         """Yield what is seen after `step`; a preview that fails is a warning."""
-        run = self.config.run
-        measure = bool(self.prepared.fixed.sets) and self._due(run.evaluate_every, step)
-        draw = self._due(run.preview_every, step)
+        measure, draw = self._measures(step), self._due(self.config.run.preview_every, step)
         if not (measure or draw):
             return
         events = []
@@ -107,6 +112,9 @@ class Looks:
             return False
         ours = torch.tensor([float(processes.main and self.kept.ended())])
         return bool(processes.sum(ours.to(self.base.device)).item())
+
+    def _measures(self, step: int) -> bool:
+        return bool(self.prepared.fixed.sets) and self._due(self.config.run.evaluate_every, step)
 
     def _due(self, every: int, step: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)

@@ -50,6 +50,7 @@ class Ground:
             instance_prompt="a photo of a zib creature", output=self.folder / method, steps=STEPS,
             cache=self.folder / "cache", batch_size=2, checkpoint_every=STEPS, evaluate_every=STEPS,
             preview_every=0, threads=1, device="cpu", schedule="constant", warmup_steps=0,
+            measured_on=("held_out",), samples=0, report=False,
         )  # fmt: skip
 
 

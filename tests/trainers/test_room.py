@@ -22,9 +22,12 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_the_bytes_are_those_of_checkpoints_previews_and_class_pictures(make_config: Make) -> None:
     """By hand: two checkpoints and the one being written, of 12 bytes a number, and 4 in the adapter."""
-    config = make_config(preview_every=0, prior_weight=0.0)
+    config = make_config(preview_every=0, prior_weight=0.0, evaluate_every=0)
     assert run_bytes(config, 512, 1000) == 1000 * (3 * 12 + 4) and cache_bytes(config, 512) == 0
-    kept = make_config(preview_every=0, keep_checkpoints=9, ema_decay=0.99)
+    candidates = make_config(preview_every=0, prior_weight=0.0, steps=9)  # measured at 0, 2, 4, 6, 8 and 9
+    assert run_bytes(candidates, 512, 1000) == 1000 * (3 * 12 + 4 + 5 * 2)
+    assert run_bytes(make_config(preview_every=0, candidates=3), 512, 10**10) == 10**10 * (3 * 12 + 4 + 2 * 2)
+    kept = make_config(preview_every=0, keep_checkpoints=9, ema_decay=0.99, evaluate_every=0)
     assert run_bytes(kept, 512, 1000) == 1000 * (10 * 16 + 4)
     looks = make_config(steps=10, preview_every=4, preview_prompts=("a", "b", "c"), preview_seeds=(1, 2))
     # At the start, at 4, 8 and the end.
@@ -35,7 +38,7 @@ def test_the_bytes_are_those_of_checkpoints_previews_and_class_pictures(make_con
 def test_a_disk_without_room_is_refused_before_anything_is_written(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    config = make_config(preview_every=0, prior_weight=0.0)
+    config = make_config(preview_every=0, prior_weight=0.0, evaluate_every=0)
     free = SLACK_BYTES + 1000 * 40
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))
     check_room(config, 512, 1000)

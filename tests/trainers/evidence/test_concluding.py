@@ -92,12 +92,16 @@ def test_a_run_ends_early_and_one_that_has_is_not_gone_on_with(make_config: Make
 
 
 @pytest.mark.usefixtures("rising")
-def test_a_stopped_run_goes_on_with_what_it_had_measured(make_config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [("step", 3), ("checkpoint", 2), ("checkpoint", 4)])
+def test_a_stopped_run_goes_on_with_what_it_had_measured(
+    make_config: Make, tmp_path: Path, stop: tuple[str, int]
+) -> None:
+    """Also where it ended between a checkpoint and the look at its step."""
     whole = list(train(make_config(output=tmp_path / "whole")))
     config = make_config(output=tmp_path / "parts")
     first = train(config)
     for event in first:
-        if event.kind == "step" and event.step == 3:
+        if (event.kind, event.step) == stop:
             break
     first.close()
     rest = list(train(config))
