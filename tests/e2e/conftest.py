@@ -89,6 +89,8 @@ def open_page(browser: Any, studio: str, troubles: list[str]) -> Iterator[Callab
         page.on("request", elsewhere)
         page.goto(studio)
         page.locator("#start").wait_for()
+        page.locator('#run [data-piece="status"] > *').first.wait_for()  # shown by scripts that run by now
+        page.wait_for_timeout(1500)  # on a busy machine Gradio listens a little after it shows its buttons
         return page
 
     yield open_window
