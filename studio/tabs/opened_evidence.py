@@ -13,7 +13,7 @@ from studio.jobs import Job
 from studio.markup import text
 from studio.tabs.asking import validated
 from studio.tabs.run_end import BUNDLE
-from studio.tabs.run_found import _copies
+from studio.tabs.run_found import copies
 from trainers.evidence.ranks import RankAdvice, rank_advice
 from trainers.evidence.record import Anatomy, Finding, Record
 from trainers.evidence.rules import WELL
@@ -32,7 +32,7 @@ def section(context: Context, entry: Entry) -> str:
     body = (
         _verdict(record)
         + _choice(record)
-        + (_copies(job, record) if job is not None else _copies_told(record))
+        + (copies(job, record) if job is not None else _copies_told(record))
         + _rank(context, entry, record)
         + _anatomy(record.anatomy)
         + _links(context, entry, job)

@@ -25,7 +25,7 @@ def found(context: Context, job: Job, record: Record | None) -> str:
     """The piece; empty where nothing was measured."""
     if record is None:
         return ""
-    body = _findings(context, job, record) + _copies(job, record) + _rank(context, job, record)
+    body = _findings(context, job, record) + copies(job, record) + _rank(context, job, record)
     return f'<div class="pg-card pgt-found">{body}</div>' if body else ""
 
 
@@ -88,7 +88,7 @@ def _apply(job: Job, rule: str, said: str, style: str) -> str:
 # ── Copies
 
 
-def _copies(job: Job, record: Record) -> str:
+def copies(job: Job, record: Record) -> str:
     """Drawn pictures beside the ones they copy."""
     flagged = [one for one in (record.memorisation.pairs if record.memorisation else ()) if one.flagged]
     if not flagged:

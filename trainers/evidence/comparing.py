@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ConfigError, StudioError
-from pipelines.files import write_atomic
 from trainers.evidence.record import RECORD_NAME, Record, read_record
 from trainers.evidence.report_charts import changed, percent
 from trainers.evidence.report_facts import Setting, title, words
@@ -226,11 +225,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-def write_comparison(runs: Sequence[Path | Record | Compared], path: Path) -> Path:
-    """Write a page that puts runs beside each other; return its path. Raises: as `compare`; OSError."""
-    from trainers.evidence.report_comparison import comparison_page
-
-    write_atomic(path, [comparison_page(compare(runs)).encode()])
-    return path

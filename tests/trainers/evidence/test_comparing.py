@@ -9,9 +9,10 @@ import pytest
 from pipelines.errors import ConfigError, StudioError
 from tests.made_runs import HOSTILE, made_record, made_run, seen
 from tests.trainers.evidence.test_report import Page
-from trainers.evidence.comparing import Comparison, as_text, compare, write_comparison
+from trainers.evidence.comparing import Comparison, as_text, compare
 from trainers.evidence.record import Record
 from trainers.evidence.report_charts import COLOURS
+from trainers.evidence.report_comparison import comparison_page
 
 
 def best(found: Comparison) -> dict[str, tuple[bool, ...]]:
@@ -67,7 +68,8 @@ def test_a_folder_without_evidence_is_named(tmp_path: Path) -> None:
 
 def test_the_page_asks_for_nothing(tmp_path: Path) -> None:
     runs = [made_run(tmp_path / str(number), HOSTILE) for number in range(3)]
-    path = write_comparison([*runs, Record()], tmp_path / "compare.html")
+    path = tmp_path / "compare.html"
+    path.write_text(comparison_page(compare([*runs, Record()])), encoding="utf-8")
     page = Page(path.read_text(encoding="utf-8"))
     assert "script" not in page.tags and not page.handlers
     assert page.addresses and all(address.startswith("data:") for address in page.addresses)
