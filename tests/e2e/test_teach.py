@@ -35,7 +35,7 @@ def test_a_first_visit_shows_the_way(open_page: Open) -> None:
     page.locator("#hint .pg-piece").wait_for(state="hidden")
 
 
-def test_good_and_bad_pictures(open_page: Open, tmp_path: Path) -> None:
+def test_good_and_bad_pictures(open_page: Open, reload: Callable[[Any], None], tmp_path: Path) -> None:
     page = open_page()
     page.locator("#start").click()
     page.locator(".toast-body").first.wait_for()
@@ -57,7 +57,7 @@ def test_good_and_bad_pictures(open_page: Open, tmp_path: Path) -> None:
     caption.fill("a photo of a disc on teal")
     caption.blur()
     page.wait_for_timeout(1500)
-    page.reload()
+    reload(page)
     page.locator("#pictures textarea").first.wait_for(state="attached")
     assert "a photo of a disc on teal" in [
         one.input_value() for one in page.locator("#pictures textarea").all()
