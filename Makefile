@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-page test-build test-long storm bench-methods evidence lint demo conformance clean install
+.PHONY: studio test test-page test-build test-long storm test-faults bench-methods evidence lint demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -44,6 +44,11 @@ test-long: $(TESTABLE)
 storm: $(TESTABLE)
 	PIGMENT_STORM=$(MOMENTS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 \
 		tests/faults tests/studio/test_real_jobs.py $(ARGS)
+
+# Every kind of harm in its full number, and again with each safeguard taken away: hours. The suite runs a short
+# form; ARGS="kills access" some suites, ARGS="--share 0.1" a tenth.
+test-faults: $(TESTABLE)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False $(BIN)/python -m tests.faults $(ARGS)
 
 # Every way to train, on the embedded base; ARGS="--methods lora dora --steps 20" for a part.
 bench-methods: $(INSTALLED)
