@@ -74,10 +74,9 @@ def perform_apart(name: str, *, share: float | None, seed: int, plant: str = "")
     """
     with tempfile.TemporaryDirectory(prefix="pigment-faults-") as folder:
         job = {"name": name, "share": share, "seed": seed, "plant": plant, "folder": folder}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.performing", json.dumps(job)], cwd=ROOT,
-            start_new_session=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"},
-        )  # fmt: skip
+        env = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+        command = [sys.executable, "-m", "tests.faults.performing", json.dumps(job)]
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=env)
         try:
             code: int | str = process.wait(LIMIT)
         except subprocess.TimeoutExpired:
