@@ -26,7 +26,8 @@ SESSIONS = 1000  # kept at once
 FREE_TRIES = 5  # wrong passwords from one address before it has to wait
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0  # seconds; doubled at each further one
 FORGET = 3600.0  # seconds without a wrong one after which an address begins anew
-ALL_TRIES, ALL_SPAN = 60, 60.0  # wrong passwords from all addresses together, within seconds
+SIEGE, SPAN = 60, 60.0  # wrong passwords from all addresses within seconds, after which a new one has one try
+MOST = 300  # wrong ones within these seconds after which only who was here before has any
 ADDRESSES = 4096  # remembered
 
 
@@ -91,51 +92,93 @@ def _warn_if_open(path: Path) -> None:
         print(f"warning: others can read the passwords in {path}: chmod 600 {path}", file=sys.stderr)
 
 
+LEVELS = ((32, 64, FREE_TRIES), (24, 48, 20))
+"""Networks that an address belongs to: bits of an IPv4 and of an IPv6 one, and free tries. The narrow one is
+one person's; the wider one is what anybody gets many addresses of."""
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """Wrong passwords of a network: how many, when the last was, and whose they were; None: of several."""
+
+    count: int
+    last: float
+    name: str | None
+
+
 @dataclass
 class Throttle:
-    """How long an address has to wait after wrong passwords, and all of them together.
+    """How long who gives a name has to wait after wrong passwords from the same address or network.
+
+    Nobody can lock others out from elsewhere: after many wrong ones from everywhere an address that is new
+    has one try instead of five, and after very many none; but where a name has logged in before, it still can.
 
     Attributes:
         clock: seconds, only ever growing.
     """
 
     clock: Callable[[], float] = time.monotonic
-    _wrong: OrderedDict[str, tuple[int, float]] = field(default_factory=OrderedDict)
-    _all: deque[float] = field(default_factory=lambda: deque(maxlen=ALL_TRIES))
+    _wrong: OrderedDict[str, _Wrong] = field(default_factory=OrderedDict)
+    _known: OrderedDict[tuple[str, str], None] = field(default_factory=OrderedDict)
+    _all: deque[float] = field(default_factory=lambda: deque(maxlen=MOST))
 
-    def wait(self, address: str) -> float:
-        """Seconds until an address may try again; 0 when it may now."""
-        now = self.clock()
-        count, last = self._wrong.get(_network(address), (0, now))
-        wait = 0.0
-        if count >= FREE_TRIES and now - last < FORGET:
-            pause = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(count - FREE_TRIES, 30))
-            wait = last + pause - now
-        if len(self._all) == ALL_TRIES:
-            wait = max(wait, self._all[0] + ALL_SPAN - now)
-        return max(0.0, wait)
+    def wait(self, address: str, name: str) -> float:
+        """Seconds until `name` may be tried again from an address; 0 when it may be now."""
+        now, (own, wide) = self.clock(), _networks(address)
+        if (own, name) in self._known:
+            return max(0.0, self._pause(own, LEVELS[0][2], now))
+        siege = len(self._all) >= SIEGE and now - self._all[-SIEGE] < SPAN
+        waits = [self._pause(own, 1 if siege else LEVELS[0][2], now), self._pause(wide, LEVELS[1][2], now)]
+        if len(self._all) == MOST:
+            waits.append(self._all[0] + SPAN - now)
+        return max(0.0, *waits)
 
-    def wrong(self, address: str) -> None:
+    def _pause(self, network: str, free: int, now: float) -> float:
+        found = self._wrong.get(network)
+        if found is None or found.count < free or now - found.last >= FORGET:
+            return 0.0
+        pause = FIRST_WAIT * 2.0 ** min(found.count - free, 30)
+        if free == 1:
+            pause = LONGEST_WAIT
+        return found.last + min(LONGEST_WAIT, pause) - now
+
+    def wrong(self, address: str, name: str) -> None:
         """Count a wrong password."""
-        now, network = self.clock(), _network(address)
-        count, last = self._wrong.pop(network, (0, now))
-        self._wrong[network] = (1 if now - last >= FORGET else count + 1, now)
+        now = self.clock()
+        for network in _networks(address):
+            before = self._wrong.pop(network, None)
+            if before is None or now - before.last >= FORGET:
+                self._wrong[network] = _Wrong(1, now, name)
+            else:
+                whose = name if before.name == name else None
+                self._wrong[network] = _Wrong(before.count + 1, now, whose)
         while len(self._wrong) > ADDRESSES:
             self._wrong.popitem(last=False)
         self._all.append(now)
 
-    def right(self, address: str) -> None:
-        """Forget an address's wrong ones."""
-        self._wrong.pop(_network(address), None)
+    def right(self, address: str, name: str) -> None:
+        """Forget an address's wrong ones, where they were all for this name: with an account of their own
+        nobody gets more tries at another's."""
+        own = _networks(address)[0]
+        if own in self._wrong and self._wrong[own].name == name:
+            del self._wrong[own]
+        self._known[own, name] = None
+        self._known.move_to_end((own, name))
+        while len(self._known) > ADDRESSES:
+            self._known.popitem(last=False)
 
 
-def _network(address: str) -> str:
-    """An address, or the network of an IPv6 one, which is all one person's."""
+def _networks(address: str) -> tuple[str, str]:
+    """The narrow and the wide network of an address (see LEVELS)."""
     try:
         known = ip_address(address)
     except ValueError:
-        return address[:64]
-    return str(ip_network(f"{known}/64", strict=False)) if isinstance(known, IPv6Address) else str(known)
+        return address[:64], f"{address[:64]}/"
+    if isinstance(known, IPv6Address):
+        known = known.ipv4_mapped or known  # how a socket of both kinds says an IPv4 one
+    bits = [level[isinstance(known, IPv6Address)] for level in LEVELS]
+    own, wide = (str(ip_network(f"{known}/{one}", strict=False)) for one in bits)
+    return own, wide
 
 
 @dataclass

@@ -64,15 +64,15 @@ class Login:
         Raises:
             Refusal: too many wrong ones; the line says for how long.
         """
-        wait = self.throttle.wait(address)
+        wait = self.throttle.wait(address, name)
         if wait > 0:
             seconds = str(int(wait) + 1)
             line = f"too many wrong passwords; try again in {seconds} s"
             raise Refusal(429, line, ((b"retry-after", seconds.encode()),))
         if len(name) <= LONGEST and len(password) <= LONGEST and self.accounts.know(name, password):
-            self.throttle.right(address)
+            self.throttle.right(address, name)
             return True
-        self.throttle.wrong(address)
+        self.throttle.wrong(address, name[:LONGEST])
         return False
 
     def _basic(self, header: str, address: str) -> str | None:

@@ -11,7 +11,17 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from pipelines.errors import ConfigError
-from studio.accounts import ALL_TRIES, FREE_TRIES, IDLE, Accounts, Sessions, Throttle
+from studio.accounts import (
+    FREE_TRIES,
+    IDLE,
+    LONGEST_WAIT,
+    MOST,
+    SIEGE,
+    SPAN,
+    Accounts,
+    Sessions,
+    Throttle,
+)
 from studio.guard import Guard, Hosts
 from studio.login import Login
 
@@ -122,20 +132,46 @@ def test_wrong_passwords_cost_more_and_more_time() -> None:
     assert throttled.post("/login", data=ANA).status_code == 200
 
 
-def test_addresses_wait_apart_and_all_together() -> None:
+def test_a_network_waits_and_others_do_not() -> None:
+    throttle = Throttle(Clock())
+    for _ in range(FREE_TRIES + 3):
+        throttle.wrong("2001:db8::1", "ana")
+    assert throttle.wait("2001:db8::ffff", "ana") == 8, "an IPv6 network is one person's"
+    assert throttle.wait("2001:db8:1::1", "ana") == throttle.wait("10.0.0.1", "ana") == 0
+    throttle.right("2001:db8::1", "ana")
+    assert throttle.wait("2001:db8::1", "ana") == 0
+    for _ in range(FREE_TRIES):
+        throttle.wrong("::ffff:10.0.0.1", "ana")
+    assert throttle.wait("10.0.0.1", "ana") == 1
+    assert throttle.wait("::ffff:192.168.1.1", "ana") == 0, "not all IPv4 ones are one network"
+    for number in range(30):
+        throttle.wrong(f"2001:db8:2:{number:x}::1", "ana")
+    assert throttle.wait("2001:db8:2:ff::1", "ana") > 0, "one person may have 65,536 such networks"
+
+
+def test_an_account_of_ones_own_gives_no_more_tries_at_anothers() -> None:
+    throttle = Throttle(Clock())
+    for _ in range(FREE_TRIES):
+        throttle.wrong("10.0.0.1", "ana")
+        throttle.right("10.0.0.1", "ben")
+    assert throttle.wait("10.0.0.1", "ana") == 1
+
+
+def test_wrong_passwords_from_everywhere_lock_nobody_out() -> None:
     clock = Clock()
     throttle = Throttle(clock)
-    for _ in range(FREE_TRIES + 3):
-        throttle.wrong("2001:db8::1")
-    assert throttle.wait("2001:db8::ffff") == 8, "an IPv6 network is one person's"
-    assert throttle.wait("2001:db8:1::1") == throttle.wait("10.0.0.1") == 0
-    throttle.right("2001:db8::1")
-    assert throttle.wait("2001:db8::1") == 0
-    for number in range(ALL_TRIES):
-        throttle.wrong(f"10.0.1.{number}")
-    assert throttle.wait("10.0.0.1") == 60
-    clock.now += 61
-    assert throttle.wait("10.0.0.1") == 0
+    throttle.right("10.0.0.1", "ana")
+    for number in range(SIEGE):
+        throttle.wrong(f"10.1.{number}.1", "ana")
+    assert throttle.wait("10.2.0.1", "ana") == 0, "the first try of a new address"
+    throttle.wrong("10.2.0.1", "ana")
+    assert throttle.wait("10.2.0.1", "ana") == LONGEST_WAIT, "and its only one"
+    for number in range(MOST):
+        throttle.wrong(f"10.3.{number}.1" if number < 256 else f"10.4.{number - 256}.1", "ana")
+    assert throttle.wait("10.0.0.1", "ana") == 0, "she was here before"
+    assert throttle.wait("10.0.0.1", "ben") == throttle.wait("10.9.0.1", "ana") == SPAN
+    clock.now += SPAN + 1
+    assert throttle.wait("10.9.0.1", "ana") == 0
 
 
 def test_sessions_end() -> None:
