@@ -111,7 +111,7 @@ class Throttle:
     """How long who gives a name has to wait after wrong passwords from the same address or network.
 
     Nobody can lock others out from elsewhere: after many wrong ones from everywhere an address that is new
-    has one try instead of five, and after very many none; but where a name has logged in before, it still can.
+    has one try instead of five, and after very many none; but where a name has logged in before it still can.
 
     Attributes:
         clock: seconds, only ever growing.
