@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-page test-build test-long storm test-faults bench-methods evidence lint demo conformance clean install
+.PHONY: studio test test-page test-build test-long storm test-faults bench-methods evidence lint audit demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -62,6 +62,12 @@ evidence: $(TESTABLE)
 lint: $(TESTABLE)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+# Known security advisories against the pinned libraries: reported, never fatal. pip-audit has its own environment.
+audit: | $(BIN)/python
+	-@test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install --disable-pip-version-check --quiet "pip-audit>=2.9"; }
+	-@$(VENV)/audit/bin/python .ci/advisories.py
 
 demo: $(INSTALLED)
 	@$(BIN)/pigment demo $(ARGS)
