@@ -23,6 +23,7 @@ from studio.answers import JobAnswer, ListAnswer, StatusAnswer
 from studio.context import Context
 from studio.datasets import Datasets
 from studio.listing import LISTS
+from studio.uploads import let_go
 from studio.work.job import Job
 
 log = logging.getLogger("pigment")
@@ -30,7 +31,8 @@ log = logging.getLogger("pigment")
 LOOK = 0.25  # seconds between two looks at a job that is waited for
 Wait = Annotated[float, Field(ge=0, le=3600)]
 File = dict[str, Any]
-"""An uploaded file as Gradio's clients send it: `handle_file("cat.png")`."""
+"""An uploaded file as Gradio's clients send it: `handle_file("cat.png")`. It serves one job: once that is
+queued it is gone."""
 
 
 class MixAnswer(TypedDict):
@@ -139,7 +141,9 @@ class Api:
             ]
             given = {"image": image, "mask": mask}
             inputs = {name: _kept(self.context, file) for name, file in given.items() if file}
-            return mixing.start(self.context, mixing.read_request({**asked, **inputs, "mix": parts}))
+            job = mixing.start(self.context, mixing.read_request({**asked, **inputs, "mix": parts}))
+            let_go(self.context.workspace, (file.get("path") for file in given.values() if file))
+            return job
 
         return await self._waited(await run_in_threadpool(start), wait)
 
@@ -240,10 +244,12 @@ class Lesson:
                 datasets.caption(dataset.id, item.sha256, caption)
             told = {name: value or str(dataset.settings.get(name, "")) for name, value in asked.items()}
             told["kind"] = told["kind"] or "subject"
-            return teaching.start(context, teaching.Lesson(dataset=dataset.id, advanced=advanced, **told))
+            job = teaching.start(context, teaching.Lesson(dataset=dataset.id, advanced=advanced, **told))
         except BaseException:
             datasets.delete(dataset.id)
             raise
+        let_go(context.workspace, (path for path, _ in files))
+        return job
 
 
 def advanced_values(settings: Mapping[str, Any]) -> dict[str, Any]:

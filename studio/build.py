@@ -11,6 +11,7 @@ from studio.context import Context
 from studio.tabs import gallery, jobs, library, mix, teach
 from studio.tabs.page import Page
 from studio.theme import HEADER, css, head, theme
+from studio.uploads import keep_no_halves
 
 LOOK = 0.02  # seconds between two looks of Gradio for events
 UPLOADS_KEPT = (3600, 86400)  # seconds: how often to look, and the age at which an unused upload goes
@@ -26,6 +27,7 @@ TABS = (
 
 def build(context: Context) -> gr.Blocks:
     """The whole page; nothing in it holds state that a reload would lose."""
+    keep_no_halves()
     with gr.Blocks(
         title="Pigment", analytics_enabled=False, fill_width=True, delete_cache=UPLOADS_KEPT
     ) as blocks:

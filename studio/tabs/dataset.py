@@ -14,6 +14,7 @@ from studio import markup
 from studio.context import Context
 from studio.datasets import Dataset, Datasets
 from studio.markup import text
+from studio.uploads import let_go
 
 log = logging.getLogger("pigment")
 
@@ -41,6 +42,7 @@ def server_functions(context: Context) -> list[Verb]:
         dataset_id = str(asked.get("dataset") or "") or datasets.new().id
         files = [(uploaded(context, one["path"]), str(one["name"])) for one in asked["files"]]
         taken = datasets.take(dataset_id, files)
+        let_go(context.workspace, (path for path, _ in files))
         refused = [{"name": one.name, "reason": one.reason} for one in taken.refused]
         return {
             "dataset": dataset_id, "items": items(datasets.get(dataset_id)), "refused": refused,

@@ -18,6 +18,7 @@ from studio.tabs.asking import Form
 from studio.tabs.library_forms import FORMS as ADAPTER_FORMS
 from studio.tabs.library_forms import uploaded
 from studio.tabs.page import QUIET, Page, show, toast
+from studio.uploads import let_go
 from studio.widgets import part, widget
 
 FORMS: dict[str, Form] = {**ADAPTER_FORMS, **bases.FORMS}
@@ -191,5 +192,6 @@ def _import(context: Context) -> Callable[..., None]:
         """Hand dropped files to a job that reads them whole."""
         files = [(uploaded(context, str(one["path"])), str(one["name"])) for one in event.files]
         importing.start(context, files)
+        let_go(context.workspace, (path for path, _ in files))
 
     return import_files

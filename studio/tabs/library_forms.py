@@ -15,6 +15,7 @@ from studio.entries import MAX_TAGS, NAME_LENGTH, NOTES_LENGTH, Entry
 from studio.tabs import rework_forms
 from studio.tabs.asking import LEFT_OUT, Field, Form, Values, dtype_field, field, rank_field, validated
 from studio.tabs.shelf import method_label
+from studio.uploads import let_go
 
 COVERS_SHOWN = 40
 RANK = exporting.DEFAULT_RANK
@@ -168,6 +169,7 @@ def _set_cover(context: Context, ids: Sequence[str], values: Values) -> str:
     if chosen.startswith("upload:"):
         source = uploaded(context, chosen.removeprefix("upload:"))
     covers.set_cover(context.library, ids[0], source)
+    let_go(context.workspace, [source])
     return "The cover is set"
 
 
