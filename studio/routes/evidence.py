@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from pipelines.errors import AdapterError, StudioError, WorkspaceError
 from studio import attached
 from studio.context import Context
+from studio.routes.sending import sent
 from trainers.evidence.record import REPORT_NAME
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
@@ -35,9 +36,9 @@ def add(app: FastAPI, context: Context) -> None:
         return value
 
     def send(path: Path | None) -> FileResponse:
-        if path is None or not path.is_file():
-            raise HTTPException(404, "there is no report: nothing was measured")
-        return FileResponse(path, media_type="text/html", headers=headers())
+        return sent(
+            path, "there is no report: nothing was measured", media_type="text/html", headers=headers()
+        )
 
     @app.get("/files/report/{job_id}")
     def report(job_id: str) -> FileResponse:

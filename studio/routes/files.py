@@ -12,6 +12,7 @@ from pipelines.errors import AdapterError, ConfigError, WorkspaceError
 from studio.context import Context
 from studio.examples import example_sets
 from studio.exporting import exported
+from studio.routes.sending import sent
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 _COVER = re.compile(r"[0-9a-f]{12}")
@@ -29,10 +30,8 @@ def add(app: FastAPI, context: Context) -> None:
         return value
 
     def send(path: Path, name: str | None = None, *, media: str | None = None) -> FileResponse:
-        if not path.is_file():
-            raise HTTPException(404)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"} if name is None else {}
-        return FileResponse(path, filename=name, media_type=media, headers=headers)
+        return sent(path, filename=name, media_type=media, headers=headers)
 
     @app.get("/files/image/{image_id}")
     def image(image_id: str) -> FileResponse:

@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse
 from pipelines.errors import PictureError
 from studio.context import Context
 from studio.gallery import SIZES, Gallery
+from studio.routes.sending import sent
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 
@@ -26,4 +27,4 @@ def add(app: FastAPI, context: Context) -> None:
             path = gallery.small(image_id, size)
         except PictureError:
             raise HTTPException(404) from None
-        return FileResponse(path, headers={"Cache-Control": "private, max-age=31536000, immutable"})
+        return sent(path, headers={"Cache-Control": "private, max-age=31536000, immutable"})

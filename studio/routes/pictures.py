@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 from pipelines.errors import PictureError
 from studio.context import Context
 from studio.pictures import Pictures
+from studio.routes.sending import sent
 
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
@@ -21,8 +22,8 @@ def add(app: FastAPI, context: Context) -> None:
         """A WebP of at least so many pixels on its longer side; 0: the file as it was dropped."""
         try:
             if size > 0:
-                return FileResponse(pictures.small(sha256, size), media_type="image/webp", headers=_FOREVER)
+                return sent(pictures.small(sha256, size), media_type="image/webp", headers=_FOREVER)
             found = pictures.get(sha256)
         except PictureError:
             raise HTTPException(404) from None
-        return FileResponse(found.path, media_type=found.media, headers=_FOREVER)
+        return sent(found.path, media_type=found.media, headers=_FOREVER)
