@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pipelines.errors import AdapterError
 from pipelines.files import file_sha256, write_atomic
+from pipelines.plain_json import parse_json
 
 if TYPE_CHECKING:
     from pipelines.mixer import Weights
@@ -115,7 +117,7 @@ def read_recipe(path: str | Path) -> Recipe:
             raise AdapterError(
                 f"{path.name!r} has {size:,} bytes, at most {MAX_BYTES:,} are read as a recipe"
             )
-        return Recipe.model_validate(json.loads(path.read_bytes()))
+        return Recipe.model_validate(parse_json(path.read_bytes().removeprefix(codecs.BOM_UTF8)))
     except OSError as error:
         raise AdapterError(
             f"{path.name!r} can't be read: {error.strerror or error}; check the path"
@@ -124,7 +126,7 @@ def read_recipe(path: str | Path) -> Recipe:
         mistake = error.errors(include_url=False)[0]
         where = ".".join(_printable(str(step)) for step in mistake["loc"]) or "its top"
         raise AdapterError(f"{path.name!r} isn't a recipe: {where}: {mistake['msg'][:120]}") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise AdapterError(f"{path.name!r} isn't a recipe: it isn't JSON") from None
 
 

@@ -6,7 +6,6 @@ something is written.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import zipfile
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import AdapterError, StudioError
 from pipelines.formats import inspect_adapter
 from pipelines.formats.peft_folder import COMPONENTS, CONFIG, MODEL
+from pipelines.plain_json import parse_json
 from studio import covers
 from studio.amending import amend
 from studio.archives import FREE, RATIO
@@ -199,8 +199,8 @@ def _take_one(library: Library, one: _One, scratch: Path) -> tuple[Entry, bool]:
 def _said_beside(sidecar: Path, entry: Entry) -> dict[str, str | None]:
     """What A1111's and Forge's `<name>.json` says and the file itself doesn't."""
     try:
-        said: Any = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        said: Any = parse_json(sidecar.read_bytes())
+    except (OSError, ValueError):
         return {}
     if not isinstance(said, dict):
         return {}

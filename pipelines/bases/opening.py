@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipelines.bases.structure import UNET_PREFIX
 from pipelines.bases.variants import PICKLES, choose_weights
 from pipelines.errors import BaseError
 from pipelines.families import FAMILIES, Family, family_of_pipeline
+from pipelines.plain_json import parse_json
 
 
 def open_folder(path: Path, ref: str, half: bool) -> Source:
@@ -192,12 +192,12 @@ def read_json(path: Path, ref: str, *, what: str = "base") -> dict[str, Any]:
     Raises: BaseError where it isn't there or no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise BaseError(
             f"{what} {ref!r} has no {path.name} in {path.parent.name}/; expected diffusers' layout"
         ) from None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         raise BaseError(
             f"{what} {ref!r}: {path.parent.name}/{path.name} isn't readable JSON; fetch it again"
         ) from None

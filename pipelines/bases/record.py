@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.errors import BaseError
 from pipelines.families import Family
+from pipelines.plain_json import parse_json
 
 RECORD = "pigment.base"
 """The key in a file's metadata."""
@@ -50,14 +51,14 @@ def read_record(metadata: Mapping[str, str], family: Family, shown: str) -> Reco
     if RECORD not in metadata:
         return None
     try:
-        found = json.loads(metadata[RECORD])
+        found = parse_json(metadata[RECORD])
         record = Record(index=found["index"], configs=found["configs"], tokenizers=found["tokenizers"])
         parts = {*family.components, "vae", "scheduler"}
         whole = parts <= set(record.configs) and all(isinstance(c, dict) for c in record.configs.values())
         files = [(name, text) for texts in record.tokenizers.values() for name, text in texts.items()]
         whole = whole and all(n in _TOKENIZER_FILES and isinstance(text, str) for n, text in files)
         whole = whole and isinstance(record.index, dict)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise BaseError(f"{shown!r} has a damaged record of its model ({RECORD}); fetch or write it again")

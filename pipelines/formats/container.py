@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError, StudioError
 from pipelines.files import write_atomic
+from pipelines.plain_json import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -117,8 +118,8 @@ def _refuse_other_kinds(start: bytes, shown: str, error: type[StudioError]) -> N
 
 def _parse(raw: bytes, shown: str, error: type[StudioError]) -> tuple[dict[str, Entry], dict[str, str]]:
     try:
-        header = json.loads(raw, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError):
+        header = parse_json(raw, _no_duplicates)
+    except ValueError:
         raise error(f"{shown!r} isn't a safetensors file: its header isn't JSON") from None
     if not isinstance(header, dict):
         raise error(f"{shown!r} isn't a safetensors file: its header holds no names")

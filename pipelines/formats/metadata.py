@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.adapter import Adapter
 from pipelines.families import FAMILIES
+from pipelines.plain_json import parse_json
 
 PIGMENT_KEY = "pigment"
 LYCORIS = "lycoris.kohya"
@@ -123,8 +124,8 @@ def about_of(raw: Mapping[str, str]) -> dict[str, Any]:
     if PIGMENT_KEY not in raw:
         return {}
     try:
-        about = json.loads(raw[PIGMENT_KEY])
-    except (ValueError, RecursionError):
+        about = parse_json(raw[PIGMENT_KEY])
+    except ValueError:
         return {}
     return about if isinstance(about, dict) else {}
 
@@ -134,8 +135,8 @@ def _sidecar(path: Path) -> dict[str, Any]:
     try:
         if beside.stat().st_size > _MAX_SIDECAR_BYTES:
             return {}
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = parse_json(beside.read_bytes())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -8,7 +8,6 @@ pipeline's components.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipelines.files import file_sha256
 from pipelines.formats.container import FLOATS, Header, read_header
 from pipelines.formats.keys import plain_unet_path
 from pipelines.methods import METHODS, Method
+from pipelines.plain_json import parse_json
 
 CONFIG = "adapter_config.json"
 MODEL = "adapter_model.safetensors"
@@ -108,10 +108,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
             raise AdapterError(f"{shown!r} has {size:,} bytes, at most {MAX_CONFIG_BYTES:,} are read")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except OSError as error:
         raise AdapterError(f"{shown!r} can't be read: {error.strerror or error}; check the path") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise AdapterError(f"{shown!r} isn't JSON; fetch it again") from None
     if not isinstance(found, dict):
         raise AdapterError(f"{shown!r} holds no settings; fetch it again")

@@ -1,0 +1,17 @@
+"""Adapter and base files that are hostile, broken or worn: refused in one line, or read as what they are."""
+
+from __future__ import annotations
+
+from tests.faults import model_files_mutated as mutated
+from tests.faults.suites import Check, Suite
+
+SUITE = Suite(
+    title="hostile and broken model files",
+    checks={
+        "mutated": Check(
+            title="adapter files spoilt by their structure",
+            run=mutated.run, unit="files", full=100_000, short=250, planted=400, plants=mutated.PLANTS,
+            needs=mutated.needs,
+        ),
+    },
+)  # fmt: skip
