@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
@@ -36,6 +41,18 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
+def sweep_temporaries(folder: Path, before: float = math.inf) -> None:
+    """Remove what `write_atomic` was writing in a folder, or below it, when its process was killed.
+
+    before: only what was last changed before that moment, in seconds since 1970, where others may write there.
+    """
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names if _TEMPORARY.fullmatch(name)):
+            with suppress(OSError):
+                if path.lstat().st_mtime < before:
+                    path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or unlink in `folder` last through a power cut. Does nothing on Windows."""
     if os.name == "nt":
@@ -45,6 +62,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, that last through a power cut; one that is there stays as it is.
+
+    Without this a file that is synced in a new folder may be gone with the folder's own name.
+
+    Raises: OSError as the system gives it.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
 
 
 def file_sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError, StudioError
-from pipelines.files import write_atomic
+from pipelines.files import make_folder, sweep_temporaries, write_atomic
 from trainers.config import TrainConfig
 from trainers.events import LOG_NAME
 from trainers.evidence.record import CANDIDATES, EVIDENCE, PICTURE_NAME, RECORD_NAME, REPORT_NAME
@@ -59,7 +59,8 @@ def open_run(config: TrainConfig, resume: bool, resolution: int = 512, *, writes
         return folder
     check_room(config, resolution)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        sweep_temporaries(folder)  # of a run that was killed: this process alone writes here
         if not resume:
             clear(folder)
         write_atomic(folder / CONFIG_NAME, [config.as_json().encode()])
