@@ -75,6 +75,16 @@ class Client:
             for path, file in zip(json.loads(found), files, strict=True)
         ]
 
+    def break_off(self) -> None:
+        """Begin an upload and leave in the middle of it."""
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="left.png"\r\n\r\n'
+        with closing(self.connect()) as connection:
+            connection.putrequest("POST", "/gradio_api/upload")
+            connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+            connection.putheader("Content-Length", str(1 << 20))
+            connection.endheaders(head + b"0" * (1 << 16))
+            time.sleep(0.3)  # it is being written by then
+
     def call(self, verb: str, **arguments: Any) -> Any:
         """Call one of the API's verbs, as Gradio's documentation says; returns its answer.
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.jobs import Jobs
+from studio.workspace import Workspace
 from tests.faults.load_client import Client
 from tests.faults.load_server import Studio, studio_of
 from tests.faults.long_run_orders import ORDERS, Desk
@@ -45,12 +47,16 @@ class Rows:
 
 
 def temporary(studio: Studio, scratch: Path) -> list[Path]:
-    """Files that nobody wants to keep: in the system's folder for them, uploads, imports, work begun."""
+    """Files that nobody wants to keep: in the system's folder for them, uploads, imports, work begun.
+
+    The files of an import that failed are wanted: for a day it can be tried again.
+    """
     cache = studio.workspace / "cache"
+    failed = {job.id for job in Jobs(Workspace(root=studio.workspace, lock=None)).find(states=("failed",))}
     begun = [path for path in studio.workspace.rglob("*") if path.name.startswith((".", "tmp"))]
     folders = (scratch, cache / "uploads", cache / "imports")
     inside = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
-    return [path for path in {*inside, *begun} if path.is_file()]
+    return [path for path in {*inside, *begun} if path.is_file() and path.parent.name not in failed]
 
 
 def measure(studio: Studio, scratch: Path, seconds: float = REST) -> dict[str, float]:
@@ -71,7 +77,7 @@ def measure(studio: Studio, scratch: Path, seconds: float = REST) -> dict[str, f
 
 
 def window(client: Client, ended: threading.Event) -> None:
-    """Stay on the page: look at the status, wait for parts, reload now and then."""
+    """Stay on the page: look at the status, wait for parts; now and then reload, and leave an upload."""
     rounds = 0
     while not ended.wait(LOOK):
         with suppress(OSError, RuntimeError):
@@ -80,6 +86,7 @@ def window(client: Client, ended: threading.Event) -> None:
             client.json("/parts?wait=1", asks)
             if rounds % RELOAD == 0:
                 client.look(*PARTS)
+                client.break_off()
         rounds += 1
 
 
@@ -99,7 +106,6 @@ def run(task: Task, tally: Tally) -> None:
     """Let a studio do `task.count` jobs, and look what it holds after each."""
     from studio.context import Context
     from studio.runner import Runner
-    from studio.workspace import Workspace
 
     root, ended, rows, begun = task.folder / "workspace", threading.Event(), Rows(), time.monotonic()
     with studio_of(task, root) as studio:
@@ -188,14 +194,47 @@ def _scratch_kept(patch: MonkeyPatch) -> None:
     import tempfile
 
     patch.setattr(tempfile.TemporaryDirectory, "cleanup", lambda self: None)
-    patch.setattr(tempfile.TemporaryDirectory, "__exit__", lambda self, *error: None)
-    patch.setattr(tempfile.TemporaryDirectory, "_cleanup", classmethod(lambda *_, **__: None), raising=False)
+    patch.setattr(tempfile.TemporaryDirectory, "_cleanup", classmethod(lambda *_, **__: None))
+
+
+def _uploads_kept(patch: MonkeyPatch) -> None:
+    """What was dropped stays where it was put, though it was taken."""
+    from studio import uploads
+
+    patch.setattr(uploads, "let_go", lambda workspace, paths: None)
+
+
+def _halves_kept(patch: MonkeyPatch) -> None:
+    """What came of an upload that broke off stays."""
+    from studio import uploads
+
+    patch.setattr(uploads, "keep_no_halves", lambda: None)
+
+
+def _never_asked_after(patch: MonkeyPatch) -> None:
+    """A child process that has ended isn't asked how, and so stays in the system's list."""
+    import psutil  # type: ignore[import-untyped]
+
+    from studio import processes
+
+    kept = []
+
+    def ended(process: Any, *, timeout: float = processes.POLL) -> tuple[bool, int | None]:
+        kept.append(process)
+        time.sleep(timeout)
+        gone = psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+        return gone, 0 if gone else None
+
+    patch.setattr(processes, "ended", ended)
 
 
 PLANTS: dict[str, Callable[[MonkeyPatch], None]] = {
     "log handles are closed": _handles_kept,
     "memory of ended jobs is let go": _memory_kept,
     "scratch folders are removed": _scratch_kept,
+    "uploads go once they are taken": _uploads_kept,
+    "halves of uploads go": _halves_kept,
+    "processes that ended are asked after": _never_asked_after,
 }
 
 
