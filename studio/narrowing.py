@@ -61,7 +61,11 @@ def narrow(app: Any) -> Any:
 
     processing_utils.async_ssrf_protected_get = _fetch_nothing
     mount: Any = next(route for route in reversed(app.routes) if isinstance(route, Mount))
-    functions = mount.app.get_blocks().fns.values()
+    blocks = mount.app.get_blocks()
+    # Gradio asks whether a file that is named was uploaded, but not where the page is mounted on another app:
+    # there it would copy any file of this machine into its folder, and go on with the copy.
+    blocks.has_launched = True
+    functions = blocks.fns.values()
     public = {own.api_name for own in functions if own.api_visibility == "public"}
     gradio, mount.app = mount.app, Narrowed(mount.app, public)
     return gradio

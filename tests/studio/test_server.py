@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from pipelines.errors import Busy, ConfigError
 from studio import server, teaching
@@ -208,12 +209,18 @@ def test_nothing_is_fetched_from_an_address(page: TestClient) -> None:
     assert asked == []
 
 
-def test_gradio_gives_no_file_of_this_machine(page: TestClient) -> None:
+def test_gradio_gives_no_file_of_this_machine(page: TestClient, tmp_path: Path) -> None:
     root = Path(os.environ["GRADIO_TEMP_DIR"]).parents[1]
     for wanted in ("/etc/hostname", f"{root}/pigment.sqlite3", f"{root}/workspace.lock"):
         assert page.get(f"/gradio_api/file={wanted}", auth=ANA).status_code in (403, 404)
-    file = {"path": wanted, "meta": {"_type": "gradio.FileData"}}
-    assert "event: error" in called(page, "generate", prompt="x", image=file, wait=0)
+    picture = tmp_path / "outside.png"
+    Image.new("RGB", (64, 64), "teal").save(picture)
+    for wanted in ("/etc/hostname", f"{root}/pigment.sqlite3", str(picture)):
+        file = {"path": wanted, "meta": {"_type": "gradio.FileData"}}
+        told = called(page, "generate", prompt="x", image=file, wait=0)
+        assert "event: error" in told
+        assert "was not uploaded by a user" in told
+    assert not [path for path in (root / "cache" / "uploads").rglob("*") if path.is_file()], "nor copies it"
 
 
 @pytest.mark.parametrize(
