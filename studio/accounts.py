@@ -65,6 +65,11 @@ class Accounts:
             raise ConfigError(f"--auth is neither user:password nor a file that is there ({auth[:80]!r})")
         return cls.of(dict([_pair(auth, "--auth")]))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whose they are, in the order in which they were named."""
+        return tuple(self._known)
+
     def know(self, name: str, password: str) -> bool:
         """Whether that is somebody's password; takes as long for a name that nobody has."""
         given = _digest(self._key, password)

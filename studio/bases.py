@@ -34,6 +34,7 @@ class BaseEntry:
         bytes: of its weight files. sha256: as `Source.sha256`.
         info: what `describe` found when it was added.
         created: seconds since 1970.
+        listed_for_all: by the machine's own person, and so seen by every account; only they take it away.
     """
 
     name: str
@@ -44,6 +45,7 @@ class BaseEntry:
     sha256: str
     info: dict[str, Any]
     created: float
+    listed_for_all: bool = False
 
     @property
     def kept(self) -> dict[str, str]:
@@ -118,20 +120,35 @@ class BaseOptions:
 
 @dataclass(frozen=True)
 class Bases:
-    """The bases of one workspace."""
+    """The bases of one workspace; in an account's room also those of the machine's own person."""
 
     workspace: Workspace
+
+    @property
+    def _for_all(self) -> Bases | None:
+        """The machine's, where this is a room."""
+        machine = self.workspace.machine
+        return None if machine is self.workspace else Bases(machine)
 
     def entries(self) -> list[BaseEntry]:
         """All bases, by name; the embedded one isn't among them."""
         with self.workspace.read() as db:
-            return [_entry(row) for row in db.execute("SELECT * FROM bases ORDER BY name COLLATE NOCASE")]
+            own = [_entry(row) for row in db.execute("SELECT * FROM bases ORDER BY name COLLATE NOCASE")]
+        if self._for_all is None:
+            return own
+        names = {entry.name for entry in own}
+        theirs = [entry for entry in self._for_all.entries() if entry.name not in names]
+        own += [replace(entry, listed_for_all=True) for entry in theirs]
+        return sorted(own, key=lambda entry: entry.name.casefold())
 
     def find(self, name: str) -> BaseEntry | None:
         """The base of that name; None when there is none."""
         with self.workspace.read() as db:
             row = db.execute("SELECT * FROM bases WHERE name = ?", (name,)).fetchone()
-        return None if row is None else _entry(row)
+        if row is not None:
+            return _entry(row)
+        found = None if self._for_all is None else self._for_all.find(name)
+        return None if found is None else replace(found, listed_for_all=True)
 
     def get(self, name: str) -> BaseEntry:
         """The base of that name.
@@ -242,9 +259,13 @@ class Bases:
         """Take a base off the list; its files stay.
 
         Raises:
-            BaseError: there is none of that name.
+            BaseError: there is none of that name, or it is listed for all accounts.
         """
         entry = self.get(name)
+        if entry.listed_for_all:
+            raise BaseError(
+                f"base {name!r} is listed for all accounts; ask whoever runs Pigment to take it off"
+            )
         with self.workspace.write() as db:
             db.execute("DELETE FROM bases WHERE name = ?", (name,))
         return entry

@@ -205,6 +205,8 @@ def waiting_for(context: Context, job: Job) -> str:
 
 def occupied(context: Context) -> str:
     """What has the device for long, in words such as: “Zib” is being taught, about 3 min left; else empty."""
+    if taken := context.runner.turns.elsewhere(context.workspace):
+        return taken
     for job in context.jobs.find(states=("running",), limit=20):
         kind = KINDS.get(job.kind)
         if kind is None or not kind.device or not kind.run:

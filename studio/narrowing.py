@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError
+from studio.apart import Apart, living
+from studio.misasked import Ended, forgive
 
 OPEN = re.compile(
     r"/|/(config|theme\.css|manifest\.json|robots\.txt|favicon\.ico)/?"
@@ -54,8 +57,8 @@ async def _fetch_nothing(url: str) -> Any:
     raise ConfigError("files are sent, not fetched from an address; upload it")
 
 
-def narrow(app: Any) -> Any:
-    """Narrow the Gradio app that was mounted last on `app`; returns it."""
+def narrow(app: Any, uploads: Path) -> Any:
+    """Narrow the Gradio app that was mounted last on `app`; returns it. uploads: its folder for them."""
     from gradio import processing_utils
     from starlette.routing import Mount
 
@@ -67,5 +70,7 @@ def narrow(app: Any) -> Any:
     blocks.has_launched = True
     functions = blocks.fns.values()
     public = {own.api_name for own in functions if own.api_visibility == "public"}
-    gradio, mount.app = mount.app, Narrowed(mount.app, public)
+    forgive(mount.app)
+    gradio, mount.app = mount.app, Narrowed(Apart(Ended(mount.app), uploads), public)
+    living(app, uploads)
     return gradio

@@ -1,8 +1,8 @@
 """Which folders and files of this machine may be named on the page, and by whom.
 
 Where nobody logs in, only whoever sits at the machine comes to the page, and may name what they can read.
-Accounts are for others: they name nothing outside of the workspace, and aren't told what is there. What they
-need of it, the machine's own person lists by the command line: `pigment base add`, `--base`.
+Accounts are for others: they name nothing outside of their own workspace, and aren't told what is there. What
+they need of it, the machine's own person lists by the command line: `pigment base add`, `--base`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import ConfigError
+from studio.workspace import ROOMS, Workspace
 
 if TYPE_CHECKING:
     from studio.context import Context
@@ -32,7 +33,7 @@ def named(context: Context, said: str, what: str) -> Path:
         raise ConfigError(
             f"{what}: {said[:80]!r} is no path; give a whole one, such as /home/me/it"
         ) from None
-    if not context.alone and not found.is_relative_to(context.workspace.root):
+    if not context.alone and not _inside(found, context.workspace):
         raise ConfigError(
             f"{what}: {said[:80]!r} isn't in the workspace, and who logs in names nothing else of this "
             "machine; ask whoever runs Pigment to list it"
@@ -40,6 +41,15 @@ def named(context: Context, said: str, what: str) -> Path:
     if not whole:
         raise ConfigError(f"{what}: {said[:80]!r} isn't a whole path; give one such as /home/me/it")
     return path
+
+
+def _inside(found: Path, workspace: Workspace) -> bool:
+    """Whether a path lies in a workspace, and not in the rooms of others that lie below it."""
+    if not found.is_relative_to(workspace.root):
+        return False
+    first = found.relative_to(workspace.root).parts[:1]
+    # Some disks take capitals and small letters for the same.
+    return not first or first[0].casefold() != ROOMS
 
 
 def check_ref(context: Context, ref: str, what: str) -> None:

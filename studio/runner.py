@@ -18,6 +18,7 @@ from pipelines.errors import StudioError
 from studio import processes
 from studio.bases import BaseOptions
 from studio.jobs import Job, Jobs
+from studio.turns import Turns
 from studio.warm import MakerProcess
 from studio.work import KINDS, keeping
 from studio.work.job import REASONS
@@ -45,12 +46,16 @@ class Runner:
         base: str = "pocket",
         options: BaseOptions | None = None,
         warm: bool = True,
+        turns: Turns | None = None,
     ) -> None:
-        """base, options: what pictures are drawn with, and how it is loaded. warm: before it is asked for."""
+        """base, options: what pictures are drawn with, and how it is loaded. warm: before it is asked for.
+        turns: with which other queues the device is shared; None: with none."""
         self.workspace = workspace
         self.base = base
         self.jobs = Jobs(workspace)
-        self.maker = MakerProcess(workspace, options or BaseOptions(), base)
+        self.turns = turns or Turns()
+        self.turns.join(self)
+        self.maker = MakerProcess(workspace, options or BaseOptions(), base, self.turns)
         self._closing = threading.Event()
         self._waking = threading.Condition()
         self._wakes = 0
@@ -141,6 +146,19 @@ class Runner:
 
     def _one(self, device: bool) -> bool:
         """Run the job whose turn it is to its end; False where none waits."""
+        if not device:
+            return self._next(device=False)
+        if not self._wanted():
+            return False
+        with self.turns.turn(self, self._wanted) as mine:
+            return mine and self._next(device=True)
+
+    def _wanted(self) -> bool:
+        """Whether a job waits for the device."""
+        return not self._closing.is_set() and self.jobs.next(device=True) is not None
+
+    def _next(self, *, device: bool) -> bool:
+        """As `_one`, for a queue that has its turn."""
         with nullcontext() if device else self._picking:  # this one alone has the device
             job = self.jobs.next(device=device)
             if job is None or self._closing.is_set():
@@ -174,10 +192,10 @@ class Runner:
     def _begin(self, job: Job, *, rests: bool) -> Any | None:
         """Start the process of a job; None where the job was taken away meanwhile.
 
-        rests: the drawing process gives its memory to this one first.
+        rests: the drawing processes give their memory to this one first.
         """
         if rests:
-            self.maker.rest()
+            self.turns.rest()
         folder = self.jobs.folder(job)
         folder.mkdir(parents=True, exist_ok=True)
         process = processes.spawn(

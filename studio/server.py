@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import re
@@ -17,13 +18,14 @@ from fastapi import FastAPI
 
 from pipelines.errors import Busy, ConfigError
 from studio.accounts import Accounts
+from studio.apart import keep_apart, uploads_in
 from studio.assets import Assets
-from studio.bases import BaseOptions, Bases
+from studio.bases import BaseOptions
 from studio.context import Context
 from studio.guard import Guard, Hosts, host_name, is_loopback
 from studio.login import Login, head
+from studio.rooms import Rooms
 from studio.routes import ROUTES
-from studio.runner import Runner
 from studio.starting import import_gradio
 from studio.workspace import Workspace
 
@@ -111,31 +113,36 @@ def bind(host: str, port: int, *, guarded: bool = False) -> socket.socket:
 def make_app(context: Context, root_path: str = "", *, accounts: bool = False) -> FastAPI:
     """The web application: files by id and the page at `/`. root_path: see `Doors`. accounts: whether people
     log in, and so may want to log out."""
-    os.environ["GRADIO_TEMP_DIR"] = str(context.workspace.uploads)
+    uploads = context.workspace.uploads
+    # What isn't done for a room has a folder that is nobody's, where there may be several.
+    nobodys = context.workspace.machine.folder("cache", "nobodys")
+    os.environ["GRADIO_TEMP_DIR"] = str(nobodys if accounts else uploads)
     gr = import_gradio()
     from studio.build import build, look
     from studio.narrowing import narrow
 
+    keep_apart()
     app = FastAPI(title="Pigment", docs_url=None, redoc_url=None, openapi_url=None)
     for add in ROUTES:
         add(app, context)
     shown = look()
     shown["head"] = head(accounts) + shown["head"]
-    gr.mount_gradio_app(
-        app,
-        build(context),
-        path="/",
-        footer_links=[],
-        max_file_size=MAX_UPLOAD,
-        show_error=True,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        run_history=False,
-        root_path=root_path or None,
-        **shown,
-    )
-    app.state.gradio = narrow(app)
+    with uploads_in(uploads):
+        gr.mount_gradio_app(
+            app,
+            build(context),
+            path="/",
+            footer_links=[],
+            max_file_size=MAX_UPLOAD,
+            show_error=True,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            run_history=False,
+            root_path=root_path or None,
+            **shown,
+        )
+    app.state.gradio = narrow(app, uploads)
     return app
 
 
@@ -144,16 +151,22 @@ def frontend() -> Path:
     return Path(str(import_gradio().__file__)).parent / "templates" / "frontend"
 
 
-def server(config: Any, context: Context, app: FastAPI) -> Any:
-    """uvicorn's server; when it ends it lets go those who wait, so that it needn't cut them off."""
+def server(config: Any, context: Context, app: FastAPI, rooms: Rooms | None = None) -> Any:
+    """uvicorn's server; when it ends it lets go those who wait, so that it needn't cut them off.
+
+    rooms: what ends with it, beside this context and its page.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             context.closing.set()
             app.state.gradio.stop_event.set()  # its streams to the pages
+            if rooms is not None:
+                rooms.stop_streams()
             # Who waits for the drawing process, waits in a thread, which has to end as well.
-            ending = asyncio.get_running_loop().run_in_executor(None, context.runner.begin_closing)
+            begin_closing = (rooms or context.runner).begin_closing
+            ending = asyncio.get_running_loop().run_in_executor(None, begin_closing)
             await super().shutdown(sockets)
             await ending
 
@@ -183,20 +196,21 @@ def serve(
         # uvicorn shuts down at a signal and then raises it again: without this, SIGTERM would end the process
         # before the child processes were ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        runner = Runner(opened, base=base or Bases(opened).in_use()[1], options=options)
+        rooms: Rooms | None = None
         try:
-            context = Context(opened, runner, base, options or BaseOptions(), alone=not guarded)
-            context.library.add_examples()
-            runner.start()  # the base loads while the page is built
-            app = make_app(context, doors.root_path.rstrip("/"), accounts=guarded)
+            make = functools.partial(make_app, root_path=doors.root_path.rstrip("/"), accounts=guarded)
+            names = login.accounts.names if login is not None else ()
+            rooms = Rooms(opened, make, names=names, base=base, options=options, note=address)
+            rooms.begin()  # the base loads while the page is built
+            rooms.machine.build()
             config = uvicorn.Config(
-                Guard(Assets(app, frontend()), hosts, login, doors.prefix),
+                Guard(Assets(rooms, frontend()), hosts, login, doors.prefix),
                 log_level="warning", access_log=False, timeout_graceful_shutdown=1, ws="auto", lifespan="on",
             )  # fmt: skip
             print(f"Pigment is at {address}   (workspace {opened.root}; Ctrl-C ends it)", flush=True)
             if not is_loopback(doors.host):
                 print("Passwords can be read on the way there: put a proxy with HTTPS in front", flush=True)
-            server(config, context, app).run(sockets=[listener])
+            server(config, rooms.machine.context, rooms.machine.app, rooms).run(sockets=[listener])
         except KeyboardInterrupt:
             pass
         finally:
@@ -205,6 +219,7 @@ def serve(
             print(
                 "\nPigment is ending; a running training keeps its last step and can be resumed", flush=True
             )
-            runner.close()
+            if rooms is not None:
+                rooms.close()
             opened.close()
     return 0

@@ -19,12 +19,14 @@ from pipelines.errors import Busy, StudioError
 from studio import processes
 from studio.bases import BaseOptions
 from studio.jobs import Jobs
+from studio.turns import Turns
 from studio.work import KINDS, keeping
 from studio.workspace import Workspace
 
 IDLE = "maker_idle_minutes"
 """The setting of the workspace: minutes without a request after which a card's memory is given back; 0 keeps
-it. Without a card the process stays, for it takes little and loads slowly."""
+it. Without a card the process stays, for it takes little and loads slowly; but not where accounts have one
+each."""
 IDLE_MINUTES = 10.0
 ON_DEVICE = frozenset({"live", "balance", "interference", "sentences"})
 """Verbs that aren't worth waiting for: they are refused while something else has the device."""
@@ -33,6 +35,7 @@ _BACK_AGAIN = frozenset({"warm", "generate"})  # after these nobody rests any mo
 _CUT_SHORT = frozenset({"warm", *ON_DEVICE})  # what `rest` doesn't wait for
 SOON = 60.0  # seconds; a thread of the server waits as long
 _HANDOVER = 10.0  # seconds from `rest` until the job that it makes room for must be there
+_KEPT = 60.0  # seconds since the last request that a process stays where another account wants the device
 
 Answered = Future[dict[str, Any]]
 
@@ -63,9 +66,13 @@ class MakerProcess:
     Any thread may ask; several requests may be under way.
     """
 
-    def __init__(self, workspace: Workspace, options: BaseOptions, base: str = "pocket") -> None:
-        """base: what is drawn with where a request doesn't say it."""
+    def __init__(
+        self, workspace: Workspace, options: BaseOptions, base: str = "pocket", turns: Turns | None = None
+    ) -> None:
+        """base: what is drawn with where a request doesn't say it. turns: with whom the device is shared."""
         self.workspace = workspace
+        self._turns = turns or Turns()
+        self._asked = time.monotonic()  # when the last request came
         self.options = options
         self.base = base
         self._child: _Child | None = None
@@ -100,7 +107,9 @@ class MakerProcess:
         Raises:
             StudioError: the studio is closing.
         """
+        self._turns.make_room(self)
         with self._lock:
+            self._asked = time.monotonic()
             return self._running().process
 
     def _running(self) -> _Child:
@@ -152,7 +161,10 @@ class MakerProcess:
             request.setdefault("base", self.base)
         if verb in ON_DEVICE and (reason := self.occupied()):
             raise Busy(reason)
+        if not self.alive:
+            self._turns.make_room(self)
         with self._lock:
+            self._asked = time.monotonic()
             if verb in _BACK_AGAIN:
                 self._resting = -_HANDOVER
             if self._idle is not None:
@@ -167,6 +179,8 @@ class MakerProcess:
 
     def occupied(self) -> str:
         """What else has the device for long, as one line; empty when nothing has."""
+        if taken := self._turns.elsewhere(self.workspace):
+            return f"{taken}; try again after it"
         running = Jobs(self.workspace).find(states=("running",), limit=20)
         for job in running:
             kind = KINDS.get(job.kind)
@@ -211,7 +225,8 @@ class MakerProcess:
 
     def _give_back_later(self, child: _Child) -> None:
         """End an idle process on a card after a while, so that its memory is free for others."""
-        if self._closed or str(child.loaded.get("device", "cpu")) == "cpu":
+        on_card = str(child.loaded.get("device", "cpu")) != "cpu"
+        if self._closed or not (on_card or self._turns.shared):
             return
         minutes = float(self.workspace.setting(IDLE, IDLE_MINUTES))
         if minutes > 0:
@@ -225,6 +240,14 @@ class MakerProcess:
                 return
             self._child = None
         processes.end_tree(child.process, grace=2)
+
+    def give_way(self) -> None:
+        """End the process where nobody has asked it for a while: another account's needs the memory."""
+        with self._lock:
+            child = self._child
+            if child is None or time.monotonic() - self._asked < _KEPT:
+                return
+        self._give_back(child)
 
     def rest(self) -> None:
         """End the process, and so give its memory to a job; the next request but those of `ON_DEVICE`

@@ -24,6 +24,7 @@ from pipelines.errors import StudioError
 from studio import processes
 from studio.jobs import Jobs
 from studio.locks import FileLock
+from studio.turns import ELSEWHERES, holder
 from studio.work import Ended, keeping, kind_of
 from studio.work.following import stopped
 from studio.work.job import REASONS, Job
@@ -75,7 +76,10 @@ def _handed_over(jobs: Jobs, job_id: str) -> Job | None:
 def _take_device(lock: FileLock, jobs: Jobs, job_id: str, stop: threading.Event) -> bool:
     """Wait for the device; False when the job was stopped meanwhile."""
     while not lock.acquire(note=f"job {job_id}"):
-        jobs.beat(job_id, message=f"Waiting: process {lock.owner().get('pid', '?')} is using the device")
+        has_it = holder(lock, jobs.workspace)
+        if has_it != ELSEWHERES:
+            has_it = f"process {lock.owner().get('pid', '?')}"
+        jobs.beat(job_id, message=f"Waiting: {has_it} is using the device")
         if stop.wait(0.5):
             return False
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sqlite3
 import time
@@ -19,6 +20,9 @@ from studio.locks import FileLock
 SCHEMA_VERSION = 4
 INDEX_NAME = "pigment.sqlite3"
 FOLDERS = ("pictures", "adapters", "runs", "images", "trash", "cache")
+ROOMS = "accounts"
+"""The folder of a machine's workspace that holds those of further accounts, by their ids (`studio.rooms`)."""
+_ROOM = re.compile(r"[0-9a-f]{16}")
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -197,9 +201,22 @@ class Workspace:
         return self.root / INDEX_NAME
 
     @property
+    def machine(self) -> Workspace:
+        """The workspace of the machine's own person: this one, or the one that this is a room of."""
+        rooms = self.root.parent
+        if rooms.name == ROOMS and _ROOM.fullmatch(self.root.name) and (rooms.parent / INDEX_NAME).is_file():
+            return Workspace(root=rooms.parent, lock=None)
+        return self
+
+    @property
+    def shared(self) -> bool:
+        """Whether other accounts have, or have had, rooms beside it."""
+        return (self.machine.root / ROOMS).is_dir()
+
+    @property
     def device_lock(self) -> Path:
-        """The lock file that whoever computes on the device holds meanwhile."""
-        return self.root / "device.lock"
+        """The lock file that whoever computes on the device holds meanwhile; one for all rooms."""
+        return self.machine.root / "device.lock"
 
     @property
     def uploads(self) -> Path:

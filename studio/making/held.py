@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipelines.errors import Busy
 from studio.bases import BaseOptions, Bases
 from studio.library import Entry, Library
 from studio.locks import FileLock
+from studio.turns import holder
 from studio.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
     from pipelines.mixer import Mixer
 
 KEPT_ADAPTERS = 16  # loaded adapters beyond which unused ones are dropped
+SHORT = ("the live preview", "weighing adapters", "comparing adapters")
+"""What another account's process has the device for that is worth waiting for."""
+PATIENCE = 5.0  # seconds
 
 
 class Device:
     """The lock of the device: taken once for all threads of this process, given back by the last of them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, workspace: Workspace | None = None) -> None:
+        """workspace: whose jobs may be named to those who wait."""
+        self._workspace = workspace
         self._lock = FileLock(path)
         self._counting = threading.Lock()
         self._holders = 0
@@ -50,13 +57,14 @@ class Device:
         """Hold it meanwhile.
 
         Raises:
-            Busy: another process has it.
+            Busy: another process has it, for more than a moment.
         """
-        if not self.take(note):
-            owner = self._lock.owner()
-            raise Busy(
-                f"the device is in use by {owner.get('note') or 'another process'}; try again after it"
-            )
+        patience = time.monotonic() + PATIENCE
+        while not self.take(note):
+            has_it = holder(self._lock, self._workspace)
+            if has_it not in SHORT or time.monotonic() > patience:
+                raise Busy(f"the device is in use by {has_it}; try again after it")
+            time.sleep(0.02)
         try:
             yield
         finally:
@@ -77,7 +85,7 @@ class Held:
     ) -> None:
         self.workspace = workspace
         self.options = options or BaseOptions()
-        self.device = Device(workspace.device_lock)
+        self.device = Device(workspace.device_lock, workspace)
         self._on_load = on_load
         self._lock = threading.Lock()
         self._ref = ""

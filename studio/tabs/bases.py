@@ -77,11 +77,14 @@ def _card(context: Context, entry: BaseEntry) -> str:
     }
     rows = "".join(f"<dt>{label}</dt><dd>{text(value)}</dd>" for label, value in more.items() if value)
     remove = markup.button("Remove", "remove-base", entry.name, style="small", title=f"Remove {entry.name}")
+    where = text(entry.ref)
+    if entry.listed_for_all:
+        remove, where = "", "Listed for all accounts"
     use = "" if entry.missing else _use(context, entry.ref, entry.name)
     return (
         f'<article class="lib-base" data-name="{text(entry.name)}"><div><h4>{text(entry.name)}</h4>'
         f'<p class="pg-sub">{text(" · ".join(said))}</p>'
-        f'<p class="pg-sub lib-where">{text(entry.ref)}</p>{gone if entry.missing else ""}'
+        f'<p class="pg-sub lib-where">{where}</p>{gone if entry.missing else ""}'
         f"{_memory(context, entry.ref)}<details class='lib-fold'><summary>More</summary>"
         f'<dl class="pg-facts">{rows}</dl></details></div><div class="pg-row">{use}{remove}</div></article>'
     )
