@@ -36,6 +36,17 @@ class WorkspaceError(StudioError):
     """The workspace folder or its index can't be used."""
 
 
+class NotFinite(StudioError):
+    """Numbers of a training stopped being numbers.
+
+    comes_again: whether the same comes of going on as it was.
+    """
+
+    def __init__(self, message: str, *, comes_again: bool = False) -> None:
+        super().__init__(message)
+        self.comes_again = comes_again
+
+
 class Busy(StudioError):
     """Something else holds what was asked for (device, workspace, port)."""
 

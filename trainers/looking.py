@@ -95,7 +95,7 @@ class Looks:
     def due(self, step: int) -> Iterator[TrainEvent]:
         """Yield what is seen after `step`; a preview that fails is a warning."""
         measure, draw = self._measures(step), self._due(self.config.run.preview_every, step)
-        if not (measure or draw):
+        if not self.asks(step):
             return
         events = []
         with ExitStack() as held:
@@ -105,6 +105,10 @@ class Looks:
             if draw:
                 events.append(self._draw(step))
         yield from events
+
+    def asks(self, step: int) -> bool:
+        """Whether anything is to be seen after `step`."""
+        return self._measures(step) or self._due(self.config.run.preview_every, step)
 
     def ended(self, step: int, processes: Processes) -> bool:
         """Whether the run is to end after `step`, though it has not learned all its steps; all agree."""

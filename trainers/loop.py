@@ -188,7 +188,10 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                         gradient_norm=one.norm, seconds=round(one.seconds, 4), memory_bytes=peak.bytes(),
                     )  # fmt: skip
                 yield from warnings(state.step, *precision.notes(), *stepper.notes())
-                if processes.main and (state.step % run.checkpoint_every == 0 or state.step == total):
+                saves = state.step % run.checkpoint_every == 0 or state.step == total
+                if read and (saves or looks.asks(state.step)) and (left := state.unsound()) is not None:
+                    raise conclusion.broken(injection, read[-1], drawn, minimised, committed, left)
+                if processes.main and saves:
                     path, committed = state.save(folder / CHECKPOINTS, run.keep_checkpoints), state.step
                     where = path.relative_to(folder).as_posix()
                     yield event("checkpoint", state.step, f"checkpoint {path.name}", path=where)

@@ -53,7 +53,11 @@ class Precision:
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
 
     def step(
-        self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], max_norm: float
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Iterable[torch.nn.Parameter],
+        max_norm: float,
+        losses: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Clip and take a step in the groups that learn; return the gradients' norm from before, unscaled.
 
@@ -61,19 +65,20 @@ class Precision:
 
         A step whose gradients aren't finite isn't taken: without scaling the norm says so, and with it
         `skipped` does, the scale is halved, and the norm is given as 0 (until the scale is so small that
-        it can't be the reason: then as it is).
+        it can't be the reason: then as it is). losses: of the step; where they aren't finite it isn't taken either.
         """
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        finite = bool(norm.isfinite())
+        finite, told = bool(norm.isfinite()), losses is None or bool(losses.isfinite().all())
         self.skipped = False
         if self._scaler is not None:
-            with learning_groups(optimizer):
-                self._scaler.step(optimizer)
+            if told:
+                with learning_groups(optimizer):
+                    self._scaler.step(optimizer)
             self._scaler.update()
             self.skipped = not finite and self._scaler.get_scale() > _SMALLEST_SCALE
-        elif finite:
+        elif finite and told:
             with learning_groups(optimizer):
                 optimizer.step()
         return torch.zeros_like(norm) if self.skipped else norm

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.adapter import Adapter
-from pipelines.errors import AdapterError
+from pipelines.errors import AdapterError, NotFinite
 from pipelines.formats import write_adapter
 from pipelines.formats.table import FORMATS
 from pipelines.formats.writing import unholdable
@@ -72,11 +72,11 @@ def not_finite(
     committed: int,
     processes: Processes,
     onset: Onset | None = None,
-) -> str:
-    """Keep the adapter as it was before a step whose loss is no number; say what there is and what to do.
+) -> NotFinite:
+    """Keep the adapter as it was before a step whose numbers broke; say what there is and what to do.
 
-    The step hasn't been taken. committed: the step of the last checkpoint, 0 where there is none. onset:
-    where it began, see `trainers.evidence.onset`.
+    The step hasn't been taken, or what it left isn't kept. committed: the step of the last checkpoint, 0
+    where there is none. onset: where it began, see `trainers.evidence.onset`.
     """
     kept = [f"the checkpoint at step {committed}"] if committed else []
     sound = all(bool(value.isfinite().all()) for value in injection.parameters.values())
@@ -85,5 +85,8 @@ def not_finite(
         write_smallest(adapter, config.run.output / LAST_FINITE)
         kept.append(f"the adapter of step {step - 1} as {LAST_FINITE}")
     said = f"kept: {' and '.join(kept)}" if kept else "nothing was saved"
+    what = "loss isn't" if onset is None or onset.phase != "update" else "numbers aren't"
     began = f", first in {onset.where} ({onset.phase})" if onset is not None else ""
-    return f"loss isn't finite at step {step} ({said}){began}; lower optimizer.learning_rate and start afresh"
+    again = onset is None or onset.repeated
+    cure = "lower optimizer.learning_rate and start afresh" if again else "run again to go on"
+    return NotFinite(f"{what} finite at step {step} ({said}){began}; {cure}", comes_again=again)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pipelines.errors import ConfigError, StudioError
+from pipelines.errors import ConfigError, NotFinite, StudioError
 from trainers import checkpoint
 from trainers.averages import Averages
 from trainers.batches import Stream
@@ -37,8 +38,37 @@ class RunState:
     data_sha256: str
     step: int = 0
 
+    def unsound(self) -> str | None:
+        """Name what of this moment holds a number that is none (NaN, infinity); None: nothing does.
+
+        A loss that is sound doesn't tell it: weights may break in the update after it, and what an optimizer
+        keeps may go unseen for long.
+        """
+        parameters = self.injection.parameters
+        kept = [value for state in self.optimizer.state.values() for value in _tensors(state)]
+        groups: dict[str, Sequence[torch.Tensor]] = {
+            "weights": [one.detach() for one in parameters.values()],
+            "averages of weights": list(self.averages.state().values()),
+            "numbers of the optimizer": kept,
+        }
+        for name, tensors in groups.items():
+            if not _finite(tensors):
+                places = (one for one, value in parameters.items() if not bool(value.isfinite().all()))
+                place = next(places, "") if name == "weights" else ""
+                return f"{name} at {place}" if place else name
+        return None
+
     def save(self, folder: Path, keep: int = checkpoint.KEEP) -> Path:
-        """Commit a checkpoint of this moment below `folder`, of which `keep` stay; return its folder."""
+        """Commit a checkpoint of this moment below `folder`, of which `keep` stay; return its folder.
+
+        Raises: NotFinite where it would hold numbers that are none; what was there before stays then.
+        """
+        if (broken := self.unsound()) is not None:
+            raise NotFinite(
+                f"{broken} aren't finite after step {self.step}, so no checkpoint was written and those "
+                "before are kept; lower optimizer.learning_rate and start afresh",
+                comes_again=True,
+            )
         random_tensors, random_values = checkpoint.random_state({})
         names = {id(parameter): name for name, parameter in self.injection.parameters.items()}
         streams = {
@@ -106,3 +136,23 @@ class RunState:
         for stream in self.streams:
             begin = f"{stream.name}."
             stream.load({key.removeprefix(begin): t for key, t in tensors.items() if key.startswith(begin)})
+
+
+def _tensors(state: Mapping[Any, Any]) -> Iterator[torch.Tensor]:
+    """Every tensor that an optimizer keeps for a parameter, however deep."""
+    for value in state.values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value)
+        elif isinstance(value, list | tuple):
+            yield from _tensors(dict(enumerate(value)))
+
+
+def _finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether all of them hold numbers only; each device is waited for once."""
+    flags: dict[torch.device, list[torch.Tensor]] = {}
+    for value in tensors:
+        if value.is_floating_point():
+            flags.setdefault(value.device, []).append(value.isfinite().all())
+    return all(bool(torch.stack(found).all()) for found in flags.values())

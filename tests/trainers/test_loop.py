@@ -14,13 +14,15 @@ import torch
 import trainers.looking
 import trainers.loop
 from pipelines.base import Base
-from pipelines.errors import BaseError, ConfigError, PictureError, StudioError
+from pipelines.errors import BaseError, ConfigError, NotFinite, PictureError, StudioError
 from pipelines.formats import read_adapter
 from tests.tiny import weights_of
 from trainers.config import TrainConfig
 from trainers.events import TrainEvent
+from trainers.evidence.record import read_record
 from trainers.loop import train
 from trainers.run_folder import CHOICES_NAME
+from trainers.stepping import Stepper
 
 Make = Callable[..., TrainConfig]
 
@@ -268,6 +270,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_sound(
         assert torch.equal(factors.parts["up"], kept.factors[name].parts["up"]), name
     run(config, resume=False)
     assert not (config.run.output / "last-finite.safetensors").exists()
+
+
+def test_numbers_that_break_in_an_update_are_never_saved(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradients of the step are sound, and the next step would notice only after the checkpoint."""
+    real, steps = Stepper.take, iter(range(1, 100))
+
+    def take(self: Stepper, losses: torch.Tensor) -> torch.Tensor:
+        found = real(self, losses)
+        if next(steps) == 4:
+            next(iter(self._injection.parameters.values())).data.view(-1)[0] = math.inf
+        return found
+
+    monkeypatch.setattr(Stepper, "take", take)
+    config = make_config(evaluate_every=0, steps=6)
+    with pytest.raises(NotFinite, match=r"numbers aren't finite at step 4 \(kept: the checkpoint at step 2\)"):
+        run(config)
+    assert [path.name for path in (config.run.output / "checkpoints").iterdir()] == ["step-000002"]
+    record = read_record(config.run.output)
+    assert record is not None and record.onset is not None and record.onset.phase == "update"
 
 
 def test_a_preview_that_fails_is_a_warning(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,16 @@ def test_what_no_scale_helps_shows_in_the_norm() -> None:
     assert parameter.item() == 1.0 and not plain.skipped
 
 
+@pytest.mark.parametrize("mode", [None, "fp16"])
+def test_no_step_is_taken_by_a_loss_that_is_none_though_its_gradients_are(mode: str | None) -> None:
+    chosen = precision(mode)
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    chosen.backward(parameter.sum())
+    assert chosen.step(optimizer, [parameter], 1.0, torch.tensor([float("nan")])).isfinite()
+    assert parameter.item() == 1.0
+
+
 def test_the_scale_comes_back_from_a_checkpoint() -> None:
     first = precision("fp16")
     model = Adapted(torch.float32)

@@ -21,7 +21,7 @@ from trainers.batches import Batch
 from trainers.bundle import Told, write_bundle
 from trainers.events import TrainEvent
 from trainers.evidence.candidates import Kept
-from trainers.evidence.onset import Forward, find_onset
+from trainers.evidence.onset import Forward, after_update, find_onset
 from trainers.evidence.provenance import machine, versions
 from trainers.evidence.record import PICTURE_NAME, Choice, Onset, Record, write_record
 from trainers.evidence.rules import verdict
@@ -96,22 +96,27 @@ class Conclusion:
         drawn: Sequence[Batch],
         forward: Forward,
         committed: int,
+        left: str | None = None,
     ) -> StudioError:
         """Find where the numbers of a step broke, keep what was sound, and write down what is known.
 
         drawn: the step's batches, of all processes. forward: batch → what is minimised. committed: the step
-        of the last checkpoint, 0 where there is none. Returns: what the run ends with; it can't go on.
+        of the last checkpoint, 0 where there is none. left: what the step, sound as it was, has left that is
+        no number. Returns: what the run ends with; it can't go on.
         """
         onset: Onset | None = None
         config, step = self.told.config, reading.step
         if self.processes.main:
             with self._part("onset"):
                 batches = [part.to(self.told.base.device) for part in self.processes.part(drawn)]
-                onset = find_onset(injection, reading, batches, forward)
+                if left is None:
+                    onset = find_onset(injection, reading, batches, forward)
+                else:
+                    onset = after_update(reading, left)
             with self._part("record"):
                 choice = self.kept.choice(list(self.kept.files()))
                 self._write(self._record(onset=onset, choice=choice))
-        return StudioError(not_finite(injection, config, step, committed, self.processes, onset))
+        return not_finite(injection, config, step, committed, self.processes, onset)
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:

@@ -46,7 +46,15 @@ def find_onset(injection: Injection, reading: Reading, batches: Sequence[Batch],
     broken = sorted(name for name, value in reading.losses.items() if not _finite(value))
     where, phase = ("loss", "forward") if broken else ("gradient", "backward")
     why = "its {where} was none, which didn't come again when the step was repeated"
-    return _onset(reading, where, phase, why)
+    return _onset(reading, where, phase, why, repeated=False)
+
+
+def after_update(reading: Reading, where: str) -> Onset:
+    """Say what the step of `reading` left that is no number: `where`, see `RunState.unsound`.
+
+    Loss and gradients were sound, so that going on from before would come to it again.
+    """
+    return _onset(reading, where, "update", "it left {where} that are none")
 
 
 def layer_of(name: str) -> str:
@@ -61,9 +69,9 @@ def _seat(parameter: str) -> str:
     return parameter if parameter.startswith(PREFIX) else parameter.rpartition(".")[0]
 
 
-def _onset(reading: Reading, where: str, phase: str, why: str) -> Onset:
+def _onset(reading: Reading, where: str, phase: str, why: str, repeated: bool = True) -> Onset:
     words = f"The numbers broke at step {reading.step}: {why.format(where=where)}."
-    return Onset(step=reading.step, where=where, phase=phase, words=words)
+    return Onset(step=reading.step, where=where, phase=phase, words=words, repeated=repeated)
 
 
 def _unsound(batch: Batch) -> str | None:

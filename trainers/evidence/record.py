@@ -176,12 +176,13 @@ class Finding(_Part):
 
 class Onset(_Part):
     """Where numbers stopped being numbers. step: the first bad one. where: module, or "loss", "gradient".
-    phase: "forward", "backward" or "update"."""
+    phase: "forward", "backward" or "update". repeated: whether it came again when the step was repeated."""
 
     step: int
     where: str
     phase: str
     words: str
+    repeated: bool = True
 
 
 class Record(_Part):

@@ -161,7 +161,7 @@ class Stepper:
         """
         self._processes.sum_gradients(self.gradients.parameters)
         if not self._guarded:
-            return self._precision.step(self._optimizer, self.gradients.parameters, self._max_norm)
+            return self._precision.step(self._optimizer, self.gradients.parameters, self._max_norm, losses)
         given = {"losses": losses}
         found = self._take((), given) if self._optimize is None else self._optimize((), given)
         return found["norm"]
