@@ -105,7 +105,5 @@ def test_an_upload_is_its_accounts_alone(
     told = called(page, other, "generate", prompt="x", image=file, wait=0)
     assert "event: error" in told
     assert "not uploaded by a user" in told
-    assert counted == [
-        room.context.jobs.counts()["queued"] for room in (rooms.room("ana"), rooms.room("ben"))
-    ]
+    assert waiting(rooms) == before
     assert "event: complete" in called(page, owner, "generate", prompt="x", image=file, wait=0)
