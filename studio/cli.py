@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 
 from pipelines.errors import ConfigError, StudioError
 from studio.commands import (
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="pigment", description="Teach a Stable Diffusion model, mix what it learned, take it away."
     )
+    parser.add_argument("--version", action="version", version=f"Pigment {version('pigment-studio')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = shared_options()
     studio = commands.add_parser("studio", parents=[shared], help="open the page")
