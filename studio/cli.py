@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from pipelines.errors import ConfigError, StudioError
 from studio.commands import (
@@ -95,12 +95,19 @@ FORWARDED: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
 """Commands with parsers of their own."""
 
 
+def _version() -> str:
+    try:
+        return version("pigment-studio")
+    except PackageNotFoundError:  # the folder as it is, not installed
+        return "of a folder"
+
+
 @functools.cache  # some hundred options, and nothing in it changes
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="pigment", description="Teach a Stable Diffusion model, mix what it learned, take it away."
     )
-    parser.add_argument("--version", action="version", version=f"Pigment {version('pigment-studio')}")
+    parser.add_argument("--version", action="version", version=f"Pigment {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = shared_options()
     studio = commands.add_parser("studio", parents=[shared], help="open the page")
