@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ConfigError
-from pipelines.files import file_sha256, write_atomic
+from pipelines.files import file_sha256, make_folder, write_atomic
 from trainers import events
 from trainers.bundle_format import (
     BUNDLE,
@@ -92,7 +92,7 @@ def write_bundle(folder: Path, told: Told, step: int) -> Path:
         config=plain_config(config),
         data=data_of(told),
     )
-    (folder / BUNDLE).mkdir(exist_ok=True)
+    make_folder(folder / BUNDLE)
     _write_recipe(folder / BUNDLE / RECIPE_NAME, adapter, bundle, config)
     write_atomic(path, [bundle.as_toml().encode()])
     return path

@@ -26,7 +26,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from pipelines.errors import StudioError
-from pipelines.files import file_sha256, sync_folder
+from pipelines.files import file_sha256, make_folder, sync_folder
 
 KEEP = 2
 _MANIFEST = "MANIFEST.json"
@@ -74,7 +74,7 @@ def commit(
     temporary = folder / f"{_TEMPORARY}{step:06d}-{os.getpid()}"
     aside = folder / f"{_TEMPORARY}old-{step:06d}-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         contents = {f"{name}.safetensors": _serialise(part) for name, part in tensors.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipelines.base import Base
+from pipelines.files import make_folder
 from trainers.averages import Averages
 from trainers.bundle import Told
 from trainers.conditions import PromptEncoder
@@ -144,7 +145,7 @@ class Looks:
         measured = Measured(step=step, losses=losses, drift=moved.get("class"), moved=moved)
         if step and self.config.evidence.candidates:
             path = self.kept.candidate(step)
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             self.result.write(path, step)
         self.kept.add(step, measured)
         self.kept.prune()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipelines.base import Base
-from pipelines.files import write_atomic
+from pipelines.files import make_folder, write_atomic
 from pipelines.generate import GenerationConfig, generate_prompts
 from trainers.config import TrainConfig
 from trainers.prior import drawn_at_once
@@ -56,7 +56,7 @@ def draw_previews(base: Base, config: TrainConfig, folder: Path, step: int) -> d
         pictures = generate_prompts(
             base, [prompt for prompt, _ in asked], [seed for _, seed in asked], settings, batch_size=at_once
         )
-    (folder / PREVIEWS).mkdir(exist_ok=True)
+    make_folder(folder / PREVIEWS)
     files = []
     for index, picture in enumerate(pictures):
         name = f"{PREVIEWS}/step-{step:06d}-{index:02d}.png"

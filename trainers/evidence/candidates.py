@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.files import write_atomic
+from pipelines.files import make_folder, write_atomic
 from trainers.evidence.choice import choose
 from trainers.evidence.record import CANDIDATES, EVIDENCE, Choice, Measured, Record, Seen
 from trainers.room import CANDIDATE_BYTES
@@ -66,7 +66,7 @@ class Kept:
             name: one.model_dump(mode="json") for name, one in of_step.items() if one is not None
         }
         found["curve"] = self._since[step]
-        self._path(step).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path(step).parent)
         write_atomic(self._path(step), [json.dumps(found, allow_nan=False).encode()])
 
     def read(self, until: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pipelines.errors import StudioError
-from pipelines.files import file_sha256, write_atomic
+from pipelines.files import write_atomic
 from pipelines.formats import read_adapter
 from pipelines.methods import TUNINGS
 from pipelines.mixer import Mixer
@@ -45,10 +44,9 @@ def take(kept: Kept, written: dict[str, Any], last: int) -> tuple[dict[str, Any]
     if choice is None or kept.config.take == "last" or choice.step == last or choice.step not in files:
         return {**written, "step": last}, choice
     path = kept.folder / ADAPTER_NAME
-    temporary = path.with_name(f".{path.name}.taken")
-    shutil.copyfile(files[choice.step], temporary)
-    temporary.replace(path)
-    said = {**written, "sha256": file_sha256(path), "rank": read_adapter(path).rank}
+    with files[choice.step].open("rb") as read:
+        sha256 = write_atomic(path, iter(lambda: read.read(1 << 20), b""))
+    said = {**written, "sha256": sha256, "rank": read_adapter(path).rank}
     return {**said, "step": choice.step}, choice
 
 

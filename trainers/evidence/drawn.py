@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from pipelines.base import Base
-from pipelines.files import write_atomic
+from pipelines.files import make_folder, write_atomic
 from pipelines.generate import GenerationConfig, generate_prompts
 from pipelines.mixer import Mixer
 from trainers.config import DataConfig, TrainConfig
@@ -166,7 +166,7 @@ def _settings(base: Base, config: TrainConfig) -> GenerationConfig:
 
 def _write(folder: Path, kind: str, pictures: Sequence[Image.Image]) -> tuple[str, ...]:
     """Write pictures into a run's folder; return their names below it, with "/" between."""
-    (folder / EVIDENCE).mkdir(parents=True, exist_ok=True)
+    make_folder(folder / EVIDENCE)
     names = []
     for index, picture in enumerate(pictures):
         encoded = io.BytesIO()

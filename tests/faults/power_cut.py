@@ -1,0 +1,16 @@
+"""The power goes, and what wasn't synced goes with it: nothing that was told as done is lost."""
+
+from __future__ import annotations
+
+from tests.faults import power_cut_run
+from tests.faults.suites import Check, Suite
+
+SUITE = Suite(
+    title="Power cut",
+    checks={
+        "training": Check(
+            title="Power cut during a training", run=power_cut_run.run, unit="power cuts", full=150,
+            short=24, plants=power_cut_run.PLANTS, planted=40,
+        ),
+    },
+)  # fmt: skip
