@@ -46,7 +46,7 @@ def test_a_stream_that_has_failed_ends(said: str, ends: bool) -> None:
     asked = Ended(stream)({"type": "http"}, receive, send)
     if not ends:
         with pytest.raises(RuntimeError):
-            asyncio.run(asked)  # type: ignore[arg-type]
+            asyncio.run(asked)
         return
-    asyncio.run(asked)  # type: ignore[arg-type]
+    asyncio.run(asked)
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
