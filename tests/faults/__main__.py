@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.files import write_atomic
 from tests.faults.performing import Done, perform_apart
 from tests.faults.suites import ROOT, SUITES, Suite, suite
+from tests.faults.table import as_markdown
 from trainers.evidence.provenance import machine, versions
 
 RESULTS = ROOT / "tests" / "bench" / "results" / "faults.json"
@@ -27,6 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
     parser.add_argument("--no-planted", action="store_true", help="don't repeat with safeguards taken away")
     parser.add_argument("--only-planted", action="store_true", help="only with safeguards taken away")
+    parser.add_argument("--table", action="store_true", help="print the README's table of what is recorded")
     options = parser.parse_args(argv)
     if unknown := set(options.suites) - set(SUITES):
         parser.error(f"unknown suite {unknown.pop()!r}; choose from {', '.join(SUITES)}")
@@ -68,6 +70,7 @@ def run_suite(name: str, found: Suite, options: argparse.Namespace) -> dict[str,
             print(f"  planted {one}/{plant}: {words}: {why[:160]}", flush=True)
     ran = [row for row in rows.values() if "skipped" not in row]
     return {
+        "title": found.title,
         "tried": sum(row.get("tried", 0) for row in ran),
         "survived": sum(row.get("survived", 0) for row in ran),
         "passed": all(row.get("passed", False) for row in ran),
@@ -103,6 +106,9 @@ def green(row: dict[str, Any], options: argparse.Namespace) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run the suites; 0 where all is as it should be."""
     options = parse(argv)
+    if options.table:
+        print(as_markdown(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return 0
     rows = {}
     for name in options.suites or SUITES:
         rows[name] = run_suite(name, suite(name), options)
