@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError
 from pipelines.methods import METHODS
+from pipelines.methods.tensors import UNFIT, bias_misfit
 from pipelines.places import places, weight_shape
 
 if TYPE_CHECKING:
@@ -116,8 +117,15 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """The size that people know the method by; 0 where it has none."""
-        return METHODS[self.method].rank(self)
+        """The size that people know the method by; 0 where it has none.
+
+        Raises: AdapterError for shapes or options out of a file that can't be.
+        """
+        try:
+            return METHODS[self.method].rank(self)
+        except UNFIT:
+            said = f"{METHODS[self.method].label} with options {str(dict(self.options))[:80]!r}"
+            raise AdapterError(f"{said} and tensors that don't belong together; fetch it again") from None
 
     @property
     def weight_shape(self) -> tuple[int, ...] | None:
@@ -161,7 +169,7 @@ class Factors:
         """Say why it can't belong to a weight of `shape`, or None."""
         row = METHODS[self.method]
         if row.misfit is not None:
-            return row.misfit(self, shape)
+            return row.misfit(self, shape) or bias_misfit(self, shape)
         found = self.weight_shape
         return None if found == shape else f"it is {found} and the base has {shape}"
 

@@ -25,6 +25,7 @@ from pipelines.formats.peft_folder import (
 )
 from pipelines.formats.peft_writing import write_peft
 from pipelines.formats.recognition import Clues, Ghost
+from pipelines.methods.tensors import UNFIT
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def read_peft(path: str | Path, *, family: str | None = None) -> Adapter:
             if stated.removeprefix("0x") != actual:
                 raise AdapterError(
                     f"{folder.shown!r} is damaged: its numbers have SHA-256 {actual[:12]}…, it states "
-                    f"{stated.removeprefix('0x')[:12]}…; fetch it again"
+                    f"{stated.removeprefix('0x')[:12]!r}…; fetch it again"
                 )
         tensors = read_tensors(folder.model)
         if tensors.keys() != folder.header.tensors.keys():
@@ -146,6 +147,12 @@ def _stated(folder: PeftFolder, path: str, parts: Mapping[str, Any]) -> tuple[fl
         return row.from_peft(folder.config, path, parts)
     except AdapterError as error:
         raise AdapterError(f"{folder.shown!r}: {error}") from None
+    except UNFIT:
+        raise AdapterError(_unfit(folder, path)) from None
+
+
+def _unfit(folder: PeftFolder, path: str) -> str:
+    return f"{folder.shown!r} has tensors and settings that don't belong together at {path}; fetch it again"
 
 
 def _factor(folder: PeftFolder, path: str, tensors: Mapping[str, torch.Tensor]) -> AnyFactors:
@@ -153,7 +160,10 @@ def _factor(folder: PeftFolder, path: str, tensors: Mapping[str, torch.Tensor]) 
     parts: Mapping[str, Any] = {part: tensors[key] for part, key in folder.parts[path].items()}
     alpha, options = _stated(folder, path, parts)
     if row.parts_from_peft is not None:
-        parts = row.parts_from_peft(parts, options)
+        try:
+            parts = row.parts_from_peft(parts, options)
+        except UNFIT:
+            raise AdapterError(_unfit(folder, path)) from None
         options = {name: value for name, value in options.items() if name not in parts}
     if row.id == LowRank.method:
         return LowRank(down=parts["down"], up=parts["up"], alpha=alpha)

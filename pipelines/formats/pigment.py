@@ -19,6 +19,7 @@ from pipelines.methods import METHODS
 
 _TOKENS = "tokens"
 _LONGEST = 100  # characters of an option's value
+_LONGEST_TOKEN = 256  # characters, as of a tensor's name
 
 
 @cache
@@ -96,8 +97,8 @@ def problem(about: Mapping[str, Any]) -> str | None:
     if not isinstance(stated, list):
         return "has groups of modules that aren't a list"
     for group in stated:
-        if not isinstance(group, dict) or group.get("method") not in METHODS:
-            method = group.get("method") if isinstance(group, dict) else group
+        method = group.get("method") if isinstance(group, dict) else group
+        if not isinstance(group, dict) or not isinstance(method, str) or method not in METHODS:
             return f"states the method {str(method)[:40]!r}, which isn't known; update Pigment"
         options = group.get("options", {})
         if not isinstance(options, dict):
@@ -117,4 +118,7 @@ def token_name(about: Mapping[str, Any], number: str) -> str | None:
     if not isinstance(names, list) or int(number) >= len(names):
         return None
     name = names[int(number)]
-    return name if isinstance(name, str) and name else None
+    plain = (
+        isinstance(name, str) and 0 < len(name) <= _LONGEST_TOKEN and all(ord(sign) >= 32 for sign in name)
+    )
+    return name if plain else None

@@ -82,7 +82,7 @@ def load(path: Path, found: Recognised) -> Adapter:
         if stated.removeprefix("0x") != actual:
             raise AdapterError(
                 f"{path.name!r} is damaged: its numbers have SHA-256 {actual[:12]}…, it states "
-                f"{stated.removeprefix('0x')[:12]}…; fetch it again"
+                f"{stated.removeprefix('0x')[:12]!r}…; fetch it again"
             )
     tensors = read_tensors(path)
     if tensors.keys() != found.header.tensors.keys():
@@ -99,6 +99,8 @@ def load(path: Path, found: Recognised) -> Adapter:
         }
         for token, keys in found.parsed.tokens.items()
     }
+    if len(tokens) != len(found.parsed.tokens):
+        raise AdapterError(f"{path.name!r} gives two of its tokens one name; resave it")
     return Adapter(
         name=name,
         family=found.family.id,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError
 from pipelines.methods.method import Method, Part
-from pipelines.methods.tensors import base_weight, misfit, take
+from pipelines.methods.tensors import base_weight, misfit, shaped, take
 from pipelines.methods.tuning import Tuning, tuned
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _delta(factors: AnyFactors, weight: torch.Tensor | None) -> torch.Tensor:
 
 def _bias_delta(factors: AnyFactors, bias: torch.Tensor) -> torch.Tensor | None:
     own = take(factors, bias).get("ln_bias")
-    return None if own is None else own - base_weight(bias)
+    return None if own is None else shaped(own, bias) - base_weight(bias)
 
 
 def _from_peft(

@@ -23,9 +23,14 @@ _MOST_TERMS = 100
 
 
 def skew(vectors: torch.Tensor, block: int) -> torch.Tensor:
-    """Return skew-symmetric matrices (n, block, block) of their upper triangles, row by row."""
+    """Return skew-symmetric matrices (n, block, block) of their upper triangles (n, block·(block − 1)/2).
+
+    Raises: ValueError for other shapes, which torch only finds out where there are numbers.
+    """
     import torch
 
+    if vectors.ndim != 2 or vectors.shape[1] != block * (block - 1) // 2:
+        raise ValueError(f"{tuple(vectors.shape)} are no triangles of side {block}")
     rows, columns = torch.triu_indices(block, block, 1, device=vectors.device)
     matrix = vectors.new_zeros(vectors.shape[0], block, block)
     matrix[:, rows, columns] = vectors

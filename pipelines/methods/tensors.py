@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pipelines.methods.method import AnyFactors, Shape
 
 
+UNFIT = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError, ArithmeticError)
+"""What comes of arithmetic with tensors and options that don't belong together."""
+
+
 def take(factors: AnyFactors, weight: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Return the parts in fp32, on the weight's device where there is one."""
     import torch
@@ -46,12 +50,26 @@ def misfit(factors: AnyFactors, shape: Shape) -> str | None:
 
     try:
         change = factors.delta(torch.empty(shape, device="meta"))
-    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        why = str(error).splitlines()[0] if isinstance(error, ValueError) else "its factors don't fit"
+    except UNFIT as error:
+        said = str(error).splitlines() if isinstance(error, ValueError) else []
+        why = said[0] if said else "its factors don't fit"
         stated = ", ".join(f"{name} {tuple(part.shape)}" for name, part in factors.parts.items())
         return f"{why[:80]} ({stated[:100]}; the base has {shape})"
     found = tuple(change.shape)
     return None if found == shape else f"it is {found} and the base has {shape}"
+
+
+def bias_misfit(factors: AnyFactors, shape: Shape) -> str | None:
+    """Say why what factors add to a bias can't belong to a weight of `shape`, or None."""
+    import torch
+
+    try:
+        change = factors.bias_delta(torch.empty(shape[0], device="meta"))
+    except UNFIT as error:
+        return f"its bias doesn't fit: {(str(error).splitlines() or ['other sides'])[0][:80]}"
+    if change is None or tuple(change.shape) == shape[:1]:
+        return None
+    return f"its bias is {tuple(change.shape)} and the base has {shape[:1]}"
 
 
 def tucker(core: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

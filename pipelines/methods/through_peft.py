@@ -122,7 +122,8 @@ def row_through_peft(
         return (merged(tuner, factors, base.cpu(), None)[0] - base.cpu()).to(base.device)
 
     def bias_delta(factors: AnyFactors, bias: torch.Tensor) -> torch.Tensor | None:
-        own = base_weight(bias).cpu()
+        own = base_weight(bias)
+        own = own.new_zeros(own.shape, device="cpu") if own.is_meta else own.cpu()  # as in `delta`
         changed = merged(tuner, factors, own.new_zeros(own.shape[0], 1), own)[1]
         return None if changed is None else (changed - own).to(bias.device)
 

@@ -30,6 +30,7 @@ BATCH = 250  # files that one process is given
 SECONDS, MEGABYTES = 1.0, 200.0  # of the processor and of memory, that any reader may take for a file
 HANGS = 300.0  # seconds for a batch
 LONGEST = 400  # characters of a refusal
+OFTEN = 3  # times, that files of words are taken for one of another kind: their names are free
 SIDE = 0.02  # of the files, that have a spoilt sidecar beside them and are sound
 WHOLE = 5000  # files, from which on other families' are among them
 
@@ -119,7 +120,7 @@ def _batch(found: tuple[Seed, ...], task: Task, numbers: range, answers: Path) -
         Workspace.open(space, own=False)
         for number in numbers:
             chance = random.Random(f"{task.seed} {number}")
-            seed = chance.choice(found)
+            seed = chance.choices(found, [OFTEN if one.name.endswith("words") else 1 for one in found])[0]
             files, done, must = _spoilt(seed, chance)
             row = _tried(
                 Path(scratch) / str(number), files, f"file {number}, {seed.name}: {done}", must, space
