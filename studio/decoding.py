@@ -47,19 +47,15 @@ def decode(path: Path, preview: Path | None) -> dict[str, Any]:
     Returns: sha256, bytes, width and height upright, notes, suffix of its format, `brightest` 0 … 255.
     Raises: PictureError for what isn't a picture that is read.
     """
-    from PIL import Image
+    from trainers.images import look_at
 
-    from trainers.images import decode_picture
-
-    source, picture, _ = decode_picture(path)
-    with Image.open(path) as opened:
-        suffix, _ = STORED[str(opened.format)]
-    brightest = max(int(high) for _, high in picture.convert("RGB").getextrema())  # type: ignore[misc]
+    seen = look_at(path, small=PREVIEW)
+    source, (suffix, _) = seen.source, STORED[seen.format]
     if preview is not None:
-        write_preview(picture, preview, PREVIEW)
+        write_preview(seen.small, preview, PREVIEW)
     return {
         "sha256": source.sha256, "bytes": path.stat().st_size, "width": source.size[0],
-        "height": source.size[1], "notes": list(source.notes), "suffix": suffix, "brightest": brightest,
+        "height": source.size[1], "notes": list(source.notes), "suffix": suffix, "brightest": seen.brightest,
     }  # fmt: skip
 
 

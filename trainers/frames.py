@@ -18,7 +18,7 @@ from pipelines.errors import ConfigError, PictureError
 from trainers.buckets import Size, covering, nearest_shape, shapes
 from trainers.colours import PLAIN, Colours, coloured
 from trainers.config import DataConfig
-from trainers.images import MAX_PIXELS
+from trainers.decoded import MAX_PIXELS
 
 if TYPE_CHECKING:
     from trainers.dataset import Item

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from pipelines.errors import PictureError
+from trainers.decoded import decode
+from trainers.rgb import PART, converter, parts
 from trainers.settings.data import BACKGROUNDS
 
 if TYPE_CHECKING:
@@ -27,25 +29,21 @@ OTHER_SUFFIXES = (
     ".psd", ".xcf", ".svg", ".jxl", ".jp2", ".tga", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".pdf",
 )  # fmt: skip
 """Pictures too, but not read: a person is told so."""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
-"""Formats by Pillow's name that are read, whatever a file is called; HEIC needs a package of its own."""
-MAX_PIXELS = 64_000_000
-"""Pixels of a picture, by its header; larger ones are refused before they are decoded."""
 MAX_BYTES = 512_000_000
 """Bytes of a picture's file."""
 MASK = ".mask"
 """End of the stem of a file that is a mask and no picture: "a.mask.png" of "a.png"."""
 
-# Brands of the container that HEIC and AVIF share (ISO/IEC 23008-12), with the package that reads them.
-_PLUGINS = {
-    b"heic": ("HEIC", "pillow_heif", "register_heif_opener"),
-    b"heix": ("HEIC", "pillow_heif", "register_heif_opener"),
-    b"hevc": ("HEIC", "pillow_heif", "register_heif_opener"),
-    b"mif1": ("HEIC", "pillow_heif", "register_heif_opener"),
-    b"msf1": ("HEIC", "pillow_heif", "register_heif_opener"),
-    b"avif": ("AVIF", "pillow_avif", ""),
-    b"avis": ("AVIF", "pillow_avif", ""),
-}
+# What makes a picture upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_ORIENTATION = 0x0112
+_ON_THEIR_SIDE = (5, 6, 7, 8)
+_LOOK = 1024
+"""Pixels of the longer side that a picture is looked at with at least."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,31 @@ class Source:
 
         Raises: PictureError where the file is gone or another one.
         """
-        content = _content(self.path)
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            if self.forget is not None:
-                self.forget()
-            raise PictureError(f"picture {self.path.name!r} was changed while it was in use; start again")
-        rgb, alpha, _ = _to_rgb(_decode(self.path.name, content), self.background)
+        with _opened(self.path) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.sha256:
+                if self.forget is not None:
+                    self.forget()
+                raise PictureError(f"picture {self.path.name!r} was changed while it was in use; start again")
+            decoded = decode(self.path.name, file)
+        turn = _TURNS.get(_orientation(decoded.image))
+        rgb, alpha = _whole(self.path.name, decoded.image, self.background)
+        if turn is not None:
+            rgb, alpha = rgb.transpose(turn), None if alpha is None else alpha.transpose(turn)
         return rgb, alpha
+
+
+@dataclass(frozen=True)
+class Look:
+    """A picture that was read and found good, with what was seen.
+
+    small: RGB, upright, about as large as was asked for, or larger. brightest: its largest value, 0 … 255.
+    format: by Pillow's name.
+    """
+
+    source: Source
+    small: Image.Image
+    brightest: int
+    format: str
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -133,127 +149,93 @@ def read_picture(path: Path, background: str = "white") -> Source:
 
     Raises: PictureError naming the file, for what isn't a picture, is damaged, animated or too large.
     """
-    return decode_picture(path, background)[0]
+    return look_at(path, background).source
 
 
-def decode_picture(path: Path, background: str = "white") -> tuple[Source, Image.Image, Image.Image | None]:
-    """Read a picture as `read_picture` does, and return what `Source.layers` would decode anew.
+def look_at(path: Path, background: str = "white", small: int = _LOOK) -> Look:
+    """Read a picture as `read_picture` does, and keep a smaller one of it.
+
+    Its pixels are held once, as they are stored, and converted part by part: see `decoded.MAX_MEMORY`.
+    small: pixels of the longer side that are wanted.
 
     Raises: PictureError as `read_picture`.
     """
-    content = _content(path)
-    image, alpha, notes = _to_rgb(_decode(path.name, content), background)
-    digest = hashlib.sha256(content).hexdigest()
-    return Source(path, image.size, notes, digest, alpha is not None, background), image, alpha
+    with _opened(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        decoded = decode(path.name, file, look=2 * small)
+    image, orientation = decoded.image, _orientation(decoded.image)
+    factor = max(1, max(image.size) // (2 * small))
+    seen = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    brightest, clear = 0, False
+    for top, rgb, alpha in _converted(path.name, image, background, factor):
+        brightest = max(brightest, *(int(high) for _, high in rgb.getextrema()))  # type: ignore[misc]
+        clear = clear or alpha is not None
+        seen.paste(rgb.reduce(factor) if factor > 1 else rgb, (0, top // factor))
+    if orientation in _TURNS:
+        seen = seen.transpose(_TURNS[orientation])
+    size = decoded.size[::-1] if orientation in _ON_THEIR_SIDE else decoded.size
+    notes = (f"transparent parts were made {background}",) if clear else ()
+    return Look(Source(path, size, notes, digest, clear, background), seen, brightest, decoded.format)
 
 
-def _content(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """Open a picture's file. Raises: PictureError where it can't be read or has more than MAX_BYTES."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PictureError(f"picture {path.name!r} has more than {MAX_BYTES} bytes; make it smaller")
-        return path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise PictureError(f"picture {path.name!r} can't be read ({error.strerror}); put it back") from None
+    with file:
+        yield file
 
 
-def _decode(name: str, content: bytes) -> Image.Image:
-    """Decode a picture's bytes in its own mode, upright."""
+def _orientation(image: Image.Image) -> int:
+    """How a picture is to be turned, by EXIF; 1: not at all, also where what it says can't be read."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures; the cap below is ours.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with _open(name, content) as opened:
-                _check_header(name, opened)
-                upright = ImageOps.exif_transpose(opened)
-                upright.load()
-                return upright
-    except PictureError:
-        raise
-    except UnidentifiedImageError:
-        raise PictureError(f"picture {name!r} isn't a picture; remove it or save it again") from None
-    except Image.DecompressionBombError:
-        raise PictureError(f"picture {name!r} is too large; expected at most {_megapixels()}") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PictureError(f"picture {name!r} is damaged ({reason}); remove it or save it again") from None
+            warnings.simplefilter("ignore")
+            said = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow raises nearly anything on damaged metadata.
+        return 1
+    return said if isinstance(said, int) else 1
 
 
-def _open(name: str, content: bytes) -> Image.Image:
-    """Open with Pillow, and where it doesn't know HEIC or AVIF, with the package that adds them."""
-    Image.init()
-    # Of what Pillow knows besides, some starts other programs (EPS).
-    formats = [name for name in FORMATS if name in Image.OPEN]
+def _whole(name: str, image: Image.Image, background: str) -> tuple[Image.Image, Image.Image | None]:
+    """Convert a picture to RGB, and keep its opacity (L) where there is any."""
+    rgb, alpha = Image.new("RGB", image.size), Image.new("L", image.size, 255)
+    clear = False
+    for top, part, opacity in _converted(name, image, background):
+        rgb.paste(part, (0, top))
+        if opacity is not None:
+            clear = True
+            alpha.paste(opacity, (0, top))
+    return rgb, alpha if clear else None
+
+
+def _converted(
+    name: str, image: Image.Image, background: str, multiple: int = 1
+) -> Iterator[tuple[int, Image.Image, Image.Image | None]]:
+    """Yield a picture in parts: first row, the part as RGB, its opacity (L) or None where all is opaque.
+
+    multiple: the rows of all parts but the last are one of it.
+    Raises: PictureError naming the picture where its colours can't be told.
+    """
+    rows = max(1, PART // (image.width * multiple)) * multiple
     try:
-        return Image.open(io.BytesIO(content), formats=formats)
-    except UnidentifiedImageError:
-        brand = content[8:12] if content[4:8] == b"ftyp" else b""
-        if brand not in _PLUGINS:
-            raise
-    kind, package, register = _PLUGINS[brand]
-    try:
-        module = importlib.import_module(package)
-    except ImportError:
-        raise PictureError(
-            f"picture {name!r} is {kind}, which needs the package {package.replace('_', '-')}; "
-            "install it, or save the picture as JPEG or PNG"
-        ) from None
-    if register:
-        getattr(module, register)()
-    return Image.open(io.BytesIO(content))
-
-
-def _check_header(name: str, image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(
-            f"picture {name!r} has {image.width}×{image.height} pixels; expected at most {_megapixels()}"
-        )
-    frames = getattr(image, "n_frames", 1)
-    # Phones put a small second picture into their JPEGs, which Pillow then calls MPO.
-    if frames > 1 and image.format != "MPO":
-        raise PictureError(f"picture {name!r} is animated ({frames} frames); save the one that is meant")
-
-
-def _megapixels() -> str:
-    return f"{MAX_PIXELS // 1_000_000} million pixels"
-
-
-def _to_rgb(image: Image.Image, background: str) -> tuple[Image.Image, Image.Image | None, tuple[str, ...]]:
-    """Convert any mode to RGB, keep the opacity (L) where there is any, and say what changed the look."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _eight_bits(image).convert("RGB"), None, ()
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layers = _to_srgb(image.convert("RGBA"))
-        alpha = layers.getchannel("A")
-        if alpha.getextrema()[0] == 255:
-            return layers.convert("RGB"), None, ()
-        behind = Image.new("RGBA", layers.size, BACKGROUNDS.get(background, background))
-        note = f"transparent parts were made {background}"
-        return Image.alpha_composite(behind, layers).convert("RGB"), alpha, (note,)
-    return _to_srgb(image).convert("RGB"), None, ()
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 or 32 bits a pixel to 8: 65535 is white, or the largest value where that is more."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    largest = max(float(values.max(initial=0.0)), 1.0)
-    top = largest if image.mode == "F" else max(largest, 65535.0)
-    return Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8))
-
-
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Convert the colours of an RGB or CMYK picture by its own profile; without one it stays as it is."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    mode = "RGB" if image.mode == "CMYK" else image.mode
-    try:
-        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode == "CMYK" or "sRGB" not in ImageCms.getProfileDescription(own):
-            changed = ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
-            return changed or image
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        pass  # A damaged profile, or one of another mode, says nothing of the pixels.
-    return image
+        convert = converter(image)
+        for top, part in parts(image, rows):
+            done = convert(part)
+            if done.mode == "RGB" or done.getchannel("A").getextrema()[0] == 255:
+                yield top, done.convert("RGB"), None
+                continue
+            behind = Image.new("RGBA", done.size, BACKGROUNDS.get(background, background))
+            yield top, Image.alpha_composite(behind, done).convert("RGB"), done.getchannel("A")
+    except MemoryError:
+        raise PictureError(f"picture {name!r} takes too much memory to decode; save it smaller") from None
+    except (ValueError, OSError) as error:
+        raise PictureError(f"picture {name!r} is damaged ({error}); remove it or save it again") from None
 
 
 def to_pixels(pictures: list[Image.Image]) -> torch.Tensor:

@@ -25,6 +25,7 @@ PICTURES, HASHES = "pictures.json", "hashes.json"
 """Files below the cache folder."""
 
 _VERSION = 1
+_READ = 2  # counts up whenever another picture is made of the same file
 
 
 class Known:
@@ -32,7 +33,7 @@ class Known:
 
     def __init__(self, folder: Path | None) -> None:
         path = None if folder is None else folder / PICTURES
-        self._files = Unchanged(path, f"{_VERSION} {PIL.__version__}")
+        self._files = Unchanged(path, f"{_READ} {PIL.__version__}")
 
     def read(self, path: Path, background: str = "white") -> Source:
         """Return what `read_picture` does, without decoding a file that is known.

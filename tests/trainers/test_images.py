@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 
 from pipelines.errors import PictureError
 from trainers import images
-from trainers.images import MAX_PIXELS, find_pictures, read_picture, to_pixels, unread
+from trainers.decoded import MAX_PIXELS
+from trainers.images import find_pictures, read_picture, to_pixels, unread
 
 
 def test_pictures_are_found_by_name_and_nothing_else(tmp_path: Path) -> None:
