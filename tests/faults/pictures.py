@@ -3,7 +3,7 @@ or refused with one line that names it, and none of its neighbours is lost."""
 
 from __future__ import annotations
 
-from tests.faults.pictures_files import FILES, FILE_PLANTS, drop, folder
+from tests.faults.pictures_files import FILE_PLANTS, FILES, drop, folder
 from tests.faults.suites import Check, Suite
 
 SUITE = Suite(

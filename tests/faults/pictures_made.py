@@ -48,7 +48,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(
-    size: tuple[int, int], bits: int, colour: int, data: bytes, *more: bytes, late: bytes = b"", woven: int = 0
+    size: tuple[int, int],
+    bits: int,
+    colour: int,
+    data: bytes,
+    *more: bytes,
+    late: bytes = b"",
+    woven: int = 0,
 ) -> bytes:
     """A PNG. size: that the header says. colour: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGB and alpha.
     data: rows, each with its filter in front, not yet deflated. more: chunks before, late: after them."""
@@ -86,7 +92,9 @@ def flat_png(width: int, height: int, bits: int = 8, colour: int = 2, *more: byt
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + body + chunk(b"IEND", b"")
 
 
-def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: bytes, order: str = "<", next_at: int = 0) -> bytes:
+def tiff(
+    tags: dict[int, tuple[int, Sequence[int]]], data: bytes, order: str = "<", next_at: int = 0
+) -> bytes:
     """A TIFF of one strip. tags: number → (type 3 short, 4 long …, values); the strip's place (273) and
     bytes (279) are added where they aren't given. next_at: where the next picture is said to lie."""
     kinds = {1: "B", 3: "H", 4: "I", 12: "d"}
@@ -106,9 +114,12 @@ def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: bytes, order: str = "
     return head + data + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + ending
 
 
-def tiff_of(samples: Pixels, photometric: int, *, kind: int = 1, more: dict[int, Any] | None = None) -> bytes:
+def tiff_of(
+    samples: Pixels, photometric: int, *, kind: int = 1, more: dict[int, Any] | None = None, data: bytes = b""
+) -> bytes:
     """Samples (H, W) or (H, W, C) as an uncompressed TIFF. photometric: 0 white is zero, 1 black is zero,
-    2 RGB, 5 CMYK, 8 Lab. kind: 1 unsigned, 2 signed, 3 floating point."""
+    2 RGB, 5 CMYK, 8 Lab. kind: 1 unsigned, 2 signed, 3 floating point. data: the
+    samples as they are stored, where they aren't whole bytes."""
     height, width, *rest = samples.shape
     channels = rest[0] if rest else 1
     bits = [samples.dtype.itemsize * 8] * channels
@@ -117,7 +128,7 @@ def tiff_of(samples: Pixels, photometric: int, *, kind: int = 1, more: dict[int,
         256: (4, [width]), 257: (4, [height]), 258: (3, bits), 259: (3, [1]), 262: (3, [photometric]),
         277: (3, [channels]), 278: (4, [height]), 339: (3, [kind] * channels), **(more or {}),
     }  # fmt: skip
-    return tiff(tags, samples.tobytes(), order)
+    return tiff(tags, data or samples.tobytes(), order)
 
 
 def bmp(width: int, height: int, bits: int, data: bytes, palette: bytes = b"", packing: int = 0) -> bytes:
@@ -138,7 +149,9 @@ def gif(screen: tuple[int, int], frame: tuple[int, int], data: bytes = b"\x02\x0
 
 def jpeg_says(content: bytes, width: int, height: int) -> bytes:
     """A JPEG with other sizes in its header."""
-    at = next(i for i in range(len(content) - 1) if content[i] == 0xFF and content[i + 1] in (0xC0, 0xC1, 0xC2))
+    at = next(
+        i for i in range(len(content) - 1) if content[i] == 0xFF and content[i + 1] in (0xC0, 0xC1, 0xC2)
+    )
     return content[: at + 5] + struct.pack(">HH", height, width) + content[at + 9 :]
 
 

@@ -11,7 +11,21 @@ from PIL import Image, ImageCms
 
 from tests.faults.pictures_case import Case
 from tests.faults.pictures_made import (
-    HIGH, WIDE, Pixels, art, bmp, chunk, flat_png, gif, png, rows, saved, three, tiff_of, with_segment, woven,
+    HIGH,
+    WIDE,
+    Pixels,
+    art,
+    bmp,
+    chunk,
+    flat_png,
+    gif,
+    png,
+    rows,
+    saved,
+    three,
+    tiff_of,
+    with_segment,
+    woven,
 )  # fmt: skip
 
 WHITE = "transparent parts were made white"
@@ -25,7 +39,18 @@ TURNED: dict[int, Callable[[Pixels], Pixels]] = {
 
 def odd() -> list[Case]:
     """All of them."""
-    parts = (_turned, _depths, _opacity, _tiffs, _tiffs_of_other_colours, _jpegs, _bmps, _others, _profiles, _shapes)
+    parts = (
+        _turned,
+        _depths,
+        _opacity,
+        _tiffs,
+        _tiffs_of_other_colours,
+        _jpegs,
+        _bmps,
+        _others,
+        _profiles,
+        _shapes,
+    )
     return [one for part in parts for one in part()]
 
 
@@ -52,7 +77,9 @@ def _turned() -> Iterator[Case]:
     for said in (0, 9, 65535):
         name = f"turned by {said}.png"
         yield Case(
-            name=name, make=lambda n=name, s=said: saved(art(n), "PNG", exif=_exif(s)), pixels=lambda n=name: art(n)
+            name=name,
+            make=lambda n=name, s=said: saved(art(n), "PNG", exif=_exif(s)),
+            pixels=lambda n=name: art(n),
         )
 
 
@@ -151,11 +178,13 @@ def _opacity() -> Iterator[Case]:
 
 def _keyed() -> Iterator[Case]:
     """One colour of a PNG is said to be clear, and colours of a palette by their opacity."""
-    for bits in (2, 8, 16):
+    for bits in (1, 2, 4, 8, 16):
         name, top = f"a clear gray of {bits} bits.png", 2**bits - 1
 
         def levels(n: str = name, t: int = top) -> Pixels:
-            return np.rint(art(n, channels=1)[..., 0] / 255.0 * t).astype(np.uint16)
+            found = np.rint(art(n, channels=1)[..., 0] / 255.0 * t).astype(np.uint16)
+            found[0, 0] = max(1, found[0, 0])  # zero is the same in any number of bits
+            return found
 
         def seen(lv: Callable[[], Pixels] = levels, t: int = top) -> Pixels:
             return three(np.where(lv() == lv()[0, 0], 255, np.rint(lv() * (255 / t))))
@@ -174,6 +203,15 @@ def _keyed() -> Iterator[Case]:
         name=name,
         make=lambda: png((WIDE, HIGH), 8, 2, rows(art(name), 8), chunk(b"tRNS", key.astype(">u2").tobytes())),
         pixels=lambda: np.where(clear, 255, art(name)), note=WHITE,
+    )  # fmt: skip
+    wide = art("wide clear").astype(np.uint16) * 257
+    first = (wide == wide[0, 0]).all(axis=2, keepdims=True)
+    yield Case(
+        name="a clear colour of 16 bits.png",
+        make=lambda: png(
+            (WIDE, HIGH), 16, 2, rows(wide, 16), chunk(b"tRNS", wide[0, 0].astype(">u2").tobytes())
+        ),
+        pixels=lambda: np.where(first, 255, art("wide clear")), within=1, note=WHITE,
     )  # fmt: skip
     veils = np.array([0, 51, 255, 102])
     colours = _palette("veiled palette", 4).astype(np.float64)
@@ -223,6 +261,14 @@ def _tiffs() -> Iterator[Case]:
         make=lambda: tiff_of((65535 - art("w1", channels=1)[..., 0].astype(np.uint16) * 257).astype("<u2"), 0),
         pixels=lambda: three(art("w1", channels=1)[..., 0]), within=1,
     )  # fmt: skip
+    pairs = (gray.astype(np.uint32) * 4095 // 255).reshape(-1, 2)
+    packed = np.stack(
+        [pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1
+    )
+    yield Case(
+        name="12 bits.tif", pixels=lambda: three(gray), within=1,
+        make=lambda: tiff_of(gray, 1, more={258: (3, [12])}, data=packed.astype(np.uint8).tobytes()),
+    )  # fmt: skip
     light = gray / 255.0
     for name, values in {
         "light of 0 to 1.tif": light / light.max(),
@@ -243,7 +289,9 @@ def _tiffs() -> Iterator[Case]:
     for packing in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma"):
         name = f"packed by {packing}.tif"
         yield Case(
-            name=name, make=lambda n=name, p=packing: saved(art(n), "TIFF", compression=p), pixels=lambda n=name: art(n)
+            name=name,
+            make=lambda n=name, p=packing: saved(art(n), "TIFF", compression=p),
+            pixels=lambda n=name: art(n),
         )
 
 
@@ -336,13 +384,17 @@ def _bmps() -> Iterator[Case]:
     yield Case(name="plain.bmp", make=lambda: bmp(WIDE, HIGH, 24, rgb), pixels=lambda: picture)
     down = art("down.bmp")
     yield Case(
-        name="from above.bmp", make=lambda: bmp(WIDE, -HIGH, 24, down[:, :, ::-1].tobytes()), pixels=lambda: down
+        name="from above.bmp",
+        make=lambda: bmp(WIDE, -HIGH, 24, down[:, :, ::-1].tobytes()),
+        pixels=lambda: down,
     )
     colours = _palette("bmp", 16)
     table = np.hstack([colours[:, ::-1], np.zeros((16, 1), np.uint8)]).tobytes()
     flat = _indices(16).astype(np.uint8)
     yield Case(
-        name="palette.bmp", make=lambda: bmp(WIDE, HIGH, 8, flat[::-1].tobytes(), table), pixels=lambda: colours[flat]
+        name="palette.bmp",
+        make=lambda: bmp(WIDE, HIGH, 8, flat[::-1].tobytes(), table),
+        pixels=lambda: colours[flat],
     )
     packed = b"".join(b"".join(bytes([1, v]) for v in row) + b"\0\0" for row in flat[::-1]) + b"\0\1"
     dark = (colours // 2).astype(np.uint8)
@@ -353,9 +405,14 @@ def _bmps() -> Iterator[Case]:
 
 
 def _others() -> Iterator[Case]:
-    yield Case(name="plain.webp", make=lambda: saved(art("wp"), "WEBP", lossless=True), pixels=lambda: art("wp"))
     yield Case(
-        name="lossy.webp", make=lambda: saved(art("wl"), "WEBP", quality=98), pixels=lambda: art("wl"), within=16
+        name="plain.webp", make=lambda: saved(art("wp"), "WEBP", lossless=True), pixels=lambda: art("wp")
+    )
+    yield Case(
+        name="lossy.webp",
+        make=lambda: saved(art("wl"), "WEBP", quality=98),
+        pixels=lambda: art("wl"),
+        within=16,
     )
     yield Case(
         name="plain.avif", make=lambda: saved(art("av"), "AVIF", quality=100, subsampling="4:4:4"),
@@ -371,7 +428,9 @@ def _others() -> Iterator[Case]:
         return content.getvalue()
 
     yield Case(name="still.gif", make=still, pixels=lambda: _palette("still.gif", 16)[flat])
-    yield Case(name="one pixel by hand.gif", make=lambda: gif((1, 1), (1, 1)), pixels=lambda: np.full((1, 1, 3), 255))
+    yield Case(
+        name="one pixel by hand.gif", make=lambda: gif((1, 1), (1, 1)), pixels=lambda: np.full((1, 1, 3), 255)
+    )
     for end, format in {
         "jpg": "PNG", "png": "JPEG", "webp": "PNG", "gif": "BMP", "bmp": "WEBP", "tif": "PNG", "avif": "TIFF",
         "heic": "JPEG", "jpeg": "AVIF", "PNG": "GIF",
@@ -393,7 +452,9 @@ def _profiles() -> Iterator[Case]:
     for name, profile in wrong.items():
         file = f"{name} profile.png"
         yield Case(
-            name=file, make=lambda n=file, p=profile: saved(art(n), "PNG", icc_profile=p), pixels=lambda n=file: art(n)
+            name=file,
+            make=lambda n=file, p=profile: saved(art(n), "PNG", icc_profile=p),
+            pixels=lambda n=file: art(n),
         )
     straight = _straight(srgb)
     for mode in ("RGB", "P"):
@@ -437,9 +498,9 @@ def _shapes() -> Iterator[Case]:
         )  # fmt: skip
     yield Case(
         name="much to say.png",
-        make=lambda: png((WIDE, HIGH), 8, 2, rows(art("mts"), 8), *[chunk(b"tEXt", b"k\0" + b"x" * 500)] * 400),
+        make=lambda: png(
+            (WIDE, HIGH), 8, 2, rows(art("mts"), 8), *[chunk(b"tEXt", b"k\0" + b"x" * 500)] * 400
+        ),
         pixels=lambda: art("mts"),
     )
-    yield Case(
-        name="black.png", make=lambda: flat_png(300, 200), pixels=lambda: np.zeros((200, 300, 3))
-    )
+    yield Case(name="black.png", make=lambda: flat_png(300, 200), pixels=lambda: np.zeros((200, 300, 3)))
