@@ -1,13 +1,14 @@
-"""Many browsers, windows that close, a second studio, jobs that are stopped: the queue and its owner stay whole."""
+"""Many browsers, closed windows, second studios, stopped jobs: the queue and its owner stay whole."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from tests.faults.load_clients import CLIENTS_CHECK
+from tests.faults.load_owners import OWNERS_CHECK
 from tests.faults.suites import Suite
 
-CHECKS = {"clients": CLIENTS_CHECK}
+CHECKS = {"clients": CLIENTS_CHECK, "owners": OWNERS_CHECK}
 
 
 def _figure(figures: Mapping[str, Mapping[str, float]]) -> str:
@@ -20,4 +21,4 @@ def _figure(figures: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-SUITE = Suite(title="many clients, closed windows, second studios, stopped jobs", checks=CHECKS, figure=_figure)
+SUITE = Suite(title="clients, closed windows, second studios, stopped jobs", checks=CHECKS, figure=_figure)
