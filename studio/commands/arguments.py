@@ -75,6 +75,9 @@ def adapter_file(ref: str, args: argparse.Namespace) -> Path:
         raise AdapterError(
             f"no adapter {ref!r} in the library{nearest(ref, [one.short for one in library.entries()])}"
         )
+    from studio.amending import check
+
+    check(entry)
     return entry.path
 
 

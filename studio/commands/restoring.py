@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError, ConfigError, nearest
 from pipelines.mixing.weights import Weights
+from studio.amending import check
 from studio.commands.arguments import place, the_library
 from studio.commands.uses import Use, add_uses, uses_of
 
@@ -86,6 +87,7 @@ def _named(
             )
         if sha256 and not entry.sha256.startswith(sha256.lower()):
             notes.append(f"adapter {entry.name!r} is taken by its name; its file is another one")
+        check(entry)
         found = add_uses(found, [Use(entry.name, entry.path, weights)])
     return found
 
@@ -121,6 +123,7 @@ def adapters_tagged(tags: Sequence[Tag], args: argparse.Namespace) -> list[Use]:
                 f"the prompt names the adapter {tag.name[:80]!r}, which isn't in the library"
                 f"{nearest(tag.name, [one.short for one in entries])}"
             )
+        check(entry)
         found.append(Use(entry.name, entry.path, Weights(unet=tag.weight, text=tag.text_weight)))
     return found
 

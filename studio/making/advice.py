@@ -11,6 +11,7 @@ from pipelines.errors import AdapterError
 from studio.library import Entry, Library
 from studio.making.held import Held
 from studio.mixing import MixPart
+from studio.whole import read_whole
 
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
@@ -74,11 +75,10 @@ def interference(held: Held, base: str, mix: Sequence[MixPart]) -> dict[str, Any
 def blocks(held: Held, ids: Iterable[str]) -> dict[str, Any]:
     """The blocks that adapters reach, by their ids, in the model's order; needs no base."""
     from pipelines.families import block_of
-    from pipelines.formats import read_adapter
 
     library, found = Library(held.workspace), {}
     for adapter_id in ids:
-        adapter = read_adapter(library.get(adapter_id).path)
+        adapter = read_whole(library, library.get(adapter_id))
         reached = {block_of(module) for module in adapter.factors}
         reached |= {encoder for vectors in adapter.tokens.values() for encoder in vectors}
         found[adapter_id] = sorted(reached, key=_place)
@@ -96,13 +96,11 @@ def _place(block: str) -> tuple[int, str]:
 
 def _two(held: Held, mix: Sequence[MixPart]) -> tuple[dict[str, Entry], dict[str, Adapter]]:
     """The library's entries by id, and the adapters by name; two or more."""
-    from pipelines.formats import read_adapter
-
     if len({part.id for part in mix}) != len(mix) or len(mix) < 2:
         raise AdapterError(f"got {len(mix)} adapters to compare; put two or more into the mix, each once")
     library = Library(held.workspace)
     entries = {part.id: library.get(part.id) for part in mix}
-    return entries, {entry.name: read_adapter(entry.path) for entry in entries.values()}
+    return entries, {entry.name: read_whole(library, entry) for entry in entries.values()}
 
 
 def in_words(report: Interference) -> list[str]:

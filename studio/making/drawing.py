@@ -14,6 +14,7 @@ from studio.jobs import Job, Jobs
 from studio.library import Entry, Library
 from studio.making.held import Held
 from studio.making.sources import Sources
+from studio.whole import read_whole
 
 if TYPE_CHECKING:
     from pipelines.base import Base
@@ -96,7 +97,6 @@ class Drawing:
 
     def _grid(self, mixer: Mixer, request: mixing.Request) -> None:
         """One picture of all combinations of the axes' values."""
-        from pipelines.formats import read_adapter
         from pipelines.grid_drawing import draw_grid
         from pipelines.stage import Stage
 
@@ -106,7 +106,7 @@ class Drawing:
         config = config.model_copy(update={"adapters": tuple(uses_of(request, entries).values())})
         axes = mixing.axes_of(request, entries)
         mixer.restore()
-        adapters = [read_adapter(entry.path) for entry in entries.values()]
+        adapters = [read_whole(library, entry) for entry in entries.values()]
         with Stage(
             mixer.base, adapters, inputs=inputs or _no_inputs(), load=self._other(mixer.base)
         ) as stage:

@@ -14,6 +14,7 @@ from studio.bases import BaseOptions, Bases
 from studio.library import Entry, Library
 from studio.locks import FileLock
 from studio.turns import holder
+from studio.whole import read_whole
 from studio.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -143,14 +144,12 @@ class Held:
         Raises:
             AdapterError: one is gone, damaged or doesn't fit the base.
         """
-        from pipelines.formats import read_adapter
-
         library = Library(self.workspace)
         entries = {adapter_id: library.get(adapter_id) for adapter_id in ids}
         make_room(mixer, set(entries))
         for adapter_id, entry in entries.items():
             if adapter_id not in mixer.names:
-                mixer.add(adapter_id, read_adapter(entry.path))
+                mixer.add(adapter_id, read_whole(library, entry))
         return entries
 
 

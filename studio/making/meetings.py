@@ -11,6 +11,7 @@ from pipelines.errors import AdapterError
 from studio.library import Entry, Library
 from studio.making.held import Held
 from studio.mixing import MixPart
+from studio.whole import read_whole
 
 if TYPE_CHECKING:
     from pipelines.adapter import Adapter
@@ -54,9 +55,8 @@ class Meetings:
     def _meeting(self, base: str, entries: Mapping[str, Entry]) -> Meeting:
         key = (base, *(f"{one} {entry.sha256}" for one, entry in entries.items()))
         if key not in self._met:
-            from pipelines.formats import read_adapter
-
-            adapters = {one: read_adapter(entry.path) for one, entry in entries.items()}
+            library = Library(self._held.workspace)
+            adapters = {one: read_whole(library, entry) for one, entry in entries.items()}
             met = self._compared(base, adapters)
             effects = {one: self._effect(base, entries, one) for one in adapters}
             self._met[key] = replace(met, effects=effects)

@@ -23,6 +23,7 @@ from studio.exporting import (
 from studio.jobs import Jobs
 from studio.library import Library
 from studio.locks import FileLock
+from studio.whole import read_whole
 from studio.work import Ended
 from studio.work.following import stopped
 from studio.work.job import Job
@@ -35,7 +36,6 @@ STAGES = ("Reading the adapter", "Loading the base", "Writing and checking")
 
 def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     """Export what the job says. Raises: StudioError where a check fails; no file is kept then."""
-    from pipelines.formats import read_adapter
     from pipelines.tools import half
 
     jobs, library = Jobs(workspace), Library(workspace)
@@ -43,7 +43,7 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     entry = library.get(request.adapter)
     request = checked(request, entry)
     _tell(jobs, job, 0)
-    adapter = replace(read_adapter(entry.path, family=entry.family or None), name=entry.name)
+    adapter = replace(read_whole(library, entry, family=entry.family or None), name=entry.name)
     adapter = with_cover(adapter, cover_file(workspace, entry))
     if request.only:
         adapter = half(adapter, request.only)

@@ -13,6 +13,7 @@ from studio.entries import Entry
 from studio.jobs import Jobs
 from studio.library import NAME_LENGTH, Library
 from studio.reworking import ConvertRequest, MergeRequest, ResizeRequest
+from studio.whole import read_whole
 from studio.work import Ended
 from studio.work.following import stopped
 from studio.work.job import Job
@@ -65,13 +66,11 @@ def merge(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
 
 
 def _read(workspace: Workspace, job: Job, ids: list[str]) -> tuple[list[Entry], list[Any]]:
-    from pipelines.formats import read_adapter
-
     _tell(workspace, job, 0, "Reading")
     library = Library(workspace)
     entries = [library.get(one) for one in ids]
     return entries, [
-        replace(read_adapter(entry.path, family=entry.family or None), name=entry.name) for entry in entries
+        replace(read_whole(library, entry, family=entry.family or None), name=entry.name) for entry in entries
     ]
 
 
@@ -101,7 +100,8 @@ def _keep(
         if stop.is_set():
             return stopped(workspace, job)
         entry, new = library.add(path, name=named.name, origin="made", job=job.id)
-    if new:
+    # Also where it is there: the process may have been killed before it had its cover.
+    if new or (entry.origin == "made" and entry.cover is None):
         library.tag(entry.id, [tag for tag in sources[0].tags if all(tag in one.tags for one in sources)])
         if cover := cover_file(workspace, sources[0]):
             set_cover(library, entry.id, cover)
