@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from pipelines.errors import AdapterError, Busy, StudioError
 from studio import processes, warm
 from studio.bases import BaseOptions
 from studio.jobs import Jobs
+from studio.turns import Turns
 from studio.warm import MakerProcess
 from studio.workspace import Workspace
 
@@ -116,6 +119,34 @@ def test_an_idle_process_on_a_card_gives_its_memory_back(maker: MakerProcess, wo
     maker.ask("warm", device="cuda:0")
     time.sleep(0.4)
     assert maker.alive
+
+
+def test_where_accounts_share_the_device_an_idle_process_gives_way(
+    maker: MakerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, room = Turns(), Workspace.open(tmp_path / "another", own=False)
+    maker._turns, other = shared, MakerProcess(room, BaseOptions(), "the base", shared)
+    for one in (maker, other):
+        queue: Any = SimpleNamespace(workspace=one.workspace, jobs=Jobs(one.workspace), maker=one)
+        shared.join(queue)
+    first = maker.ask("warm")["pid"]
+    other.ask("warm")
+    assert maker.ask("blocks")["pid"] == first, "it was asked a moment ago"
+    other.rest()
+    monkeypatch.setattr(warm, "_KEPT", 0.0)
+    slow = maker.submit("blocks", seconds=0.5)
+    other.ask("warm")
+    assert slow.result()["pid"] == first, "it isn't idle while it is asked something"
+    until(lambda: not maker._child.asked)  # type: ignore[union-attr]
+    other.ask("warm")
+    assert maker.alive, "nothing had to be begun"
+    other.rest()
+    other.ask("warm")
+    assert not maker.alive
+    room.remember(warm.IDLE, 0.2 / 60)
+    other.ask("warm")
+    until(lambda: not other.alive)  # also without a card: there may be one for each account
+    other.close()
 
 
 def test_a_closing_studio_starts_nothing(maker: MakerProcess) -> None:
