@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipelines.base import Base
+from pipelines.errors import BaseError
 from pipelines.files import make_folder
 from trainers.averages import Averages
 from trainers.bundle import Told
@@ -131,8 +132,7 @@ class Looks:
         began = time.perf_counter()
         if not self._of_base:
             with self.injection.disabled() if step else nullcontext():  # before the first step it is
-                for name, one in self.prepared.fixed.sets.items():
-                    self._of_base[name] = one.predictions(self.base, self.encode)
+                self._of_base.update(self._predicted_by_base())
         if step:
             losses, moved = measure_sets(sets, self.base, self.encode, self._of_base)
         else:
@@ -160,6 +160,18 @@ class Looks:
             shown = {"loss": held_out.mean}
             events.insert(0, TrainEvent(kind="held_out", step=step, total=total, message=message, data=shown))
         return events
+
+    def _predicted_by_base(self) -> dict[str, list[torch.Tensor]]:
+        """What the base itself predicts, by set. Raises: BaseError where that is no number."""
+        found = {
+            name: one.predictions(self.base, self.encode) for name, one in self.prepared.fixed.sets.items()
+        }
+        if not all(bool(part.isfinite().all()) for parts in found.values() for part in parts):
+            raise BaseError(
+                f"base {self.base.ref!r} predicts no numbers (NaN) in {str(self.base.dtype)[6:]}: it is "
+                "damaged, or too large for that; fetch it again, or set run.precision to 'bf16' or 'fp32'"
+            )
+        return found
 
     def _draw(self, step: int) -> TrainEvent:
         run = self.config.run

@@ -181,6 +181,9 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                     injection.after_step(state.step, total)
                     averages.after_step(injection.pruned())
                 stepper.clear()
+                saves = state.step % run.checkpoint_every == 0 or state.step == total
+                if read and (saves or looks.asks(state.step)) and (left := state.unsound()) is not None:
+                    raise conclusion.broken(injection, read[-1], drawn, minimised, committed, left)
 
                 for one in read:
                     yield event(
@@ -188,9 +191,6 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
                         gradient_norm=one.norm, seconds=round(one.seconds, 4), memory_bytes=peak.bytes(),
                     )  # fmt: skip
                 yield from warnings(state.step, *precision.notes(), *stepper.notes())
-                saves = state.step % run.checkpoint_every == 0 or state.step == total
-                if read and (saves or looks.asks(state.step)) and (left := state.unsound()) is not None:
-                    raise conclusion.broken(injection, read[-1], drawn, minimised, committed, left)
                 if processes.main and saves:
                     path, committed = state.save(folder / CHECKPOINTS, run.keep_checkpoints), state.step
                     where = path.relative_to(folder).as_posix()

@@ -65,7 +65,7 @@ class Precision:
 
         A step whose gradients aren't finite isn't taken: without scaling the norm says so, and with it
         `skipped` does, the scale is halved, and the norm is given as 0 (until the scale is so small that
-        it can't be the reason: then as it is). losses: of the step; where they aren't finite it isn't taken either.
+        it can't be the reason: then as it is). losses: of the step; none is taken where they aren't.
         """
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)

@@ -89,4 +89,6 @@ def not_finite(
     began = f", first in {onset.where} ({onset.phase})" if onset is not None else ""
     again = onset is None or onset.repeated
     cure = "lower optimizer.learning_rate and start afresh" if again else "run again to go on"
+    if again and step == 1:  # no rate has been at work
+        cure = "it is the base that breaks: fetch it again, or set run.precision to 'bf16' or 'fp32'"
     return NotFinite(f"{what} finite at step {step} ({said}){began}; {cure}", comes_again=again)

@@ -32,7 +32,8 @@ class Store:
     """A folder of entries that runs and processes share, one safetensors file each.
 
     An entry is whole or not there (see `write_atomic`), and is read only where the SHA-256 over its
-    tensors is the one written with it: a damaged, foreign or half-written one is as one that is missing.
+    tensors is the one written with it, and all are numbers: a damaged, foreign or half-written one is as one
+    that is missing.
     Two that write the same entry write the same thing. The folder may be removed at any time, in part or
     whole: `tidy` does so with the longest unused entries above a limit.
 
@@ -60,7 +61,7 @@ class Store:
             tensors = load(data)
             length = int.from_bytes(data[:8], "little")
             said = json.loads(data[8 : 8 + length])["__metadata__"][_SEAL]
-            whole = said == _seal(key, tensors)
+            whole = said == _seal(key, tensors) and _finite(tensors)
         except (SafetensorError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -78,10 +79,13 @@ class Store:
         return path.is_file()
 
     def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep an entry; where the disk doesn't take it, say so in `failed` and go on."""
+        """Keep an entry; where the disk doesn't take it, say so in `failed` and go on.
+
+        One with numbers that are none isn't kept: what made it may be well the next time.
+        """
         from safetensors.torch import save
 
-        if self.failed is not None:
+        if self.failed is not None or not _finite(tensors):
             return
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = save(whole, {_SEAL: _seal(key, whole)})
@@ -125,6 +129,10 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}{_SUFFIX}"
+
+
+def _finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(one.isfinite().all()) for one in tensors.values() if one.is_floating_point())
 
 
 def _seal(key: str, tensors: Mapping[str, torch.Tensor]) -> str:

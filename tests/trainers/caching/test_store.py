@@ -87,6 +87,20 @@ def test_entries_of_others_that_can_only_be_read_are_there(
     assert not store.has(key_of(1))
 
 
+def test_numbers_that_are_none_are_neither_kept_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept once, they would break every later run on the same pictures."""
+    store, key = Store(tmp_path), key_of("one")
+    broken = {"mean": torch.tensor([1.0, float("inf")])}
+    store.write(key, broken)
+    assert not store.has(key)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainers.caching.store._finite", lambda tensors: True)
+        store.write(key, broken)
+    assert store.has(key) and store.read(key) is None and store.damaged == 1
+
+
 def test_the_hash_sees_names_shapes_and_types() -> None:
     zeros = torch.zeros(4)
     hashes = {
