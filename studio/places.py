@@ -44,12 +44,11 @@ def named(context: Context, said: str, what: str) -> Path:
 
 
 def _inside(found: Path, workspace: Workspace) -> bool:
-    """Whether a path lies in a workspace, and not in the rooms of others that lie below it."""
-    if not found.is_relative_to(workspace.root):
+    """Whether a path lies in a workspace; not it as a whole, nor the rooms of others that lie below it."""
+    if found == workspace.root or not found.is_relative_to(workspace.root):
         return False
-    first = found.relative_to(workspace.root).parts[:1]
     # Some disks take capitals and small letters for the same.
-    return not first or first[0].casefold() != ROOMS
+    return found.relative_to(workspace.root).parts[0].casefold() != ROOMS
 
 
 def check_ref(context: Context, ref: str, what: str) -> None:

@@ -11,6 +11,8 @@
     const button = document.createElement('button');
     button.className = 'pg-btn small';
     button.textContent = 'Sign out';
+    // What the Mix tab keeps in this browser isn't for whoever signs in next.
+    form.addEventListener('submit', () => localStorage.clear());
     form.append(button);
     brand.append(form);
   };

@@ -203,7 +203,7 @@ def test_nobody_names_what_lies_in_anothers_room(two: Rooms) -> None:
         assert places.named(context, str(root / "pictures" / "x"), "it")
     theirs = ben.workspace.root / "pictures"
     (ana.workspace.root / "link").symlink_to(ben.workspace.root)
-    for said in (theirs, ana.workspace.root / "link", ana.workspace.root / "ACCOUNTS" / "x", "/etc"):
+    for said in (theirs, ana.workspace.root, *(ana.workspace.root / name for name in ("link", "ACCOUNTS/x"))):
         with pytest.raises(ConfigError, match="isn't in the workspace"):
             places.named(ana, str(said), "it")
     for said in (ana.workspace.root, ana.workspace.root / "pictures", theirs / ".." / ".." / "x"):
