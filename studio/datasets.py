@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import PictureError, WorkspaceError, nearest
-from pipelines.files import write_atomic
+from pipelines.files import make_folder, sync_folder, write_atomic
 from studio.dropped import Refused
 from studio.examples import example_sets
 from studio.pictures import Pictures
@@ -252,7 +252,7 @@ class Datasets:
             PictureError: the file of a picture is gone.
         """
         dataset, pictures = self.get(dataset_id), self.pictures
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         called = {}
         for number, item in enumerate(dataset.items):
             source = pictures.get(item.sha256).path
@@ -264,6 +264,7 @@ class Datasets:
             if item.mask:
                 mask = pictures.get(item.mask).path
                 _place(mask, folder / f"{number:03d}.mask{mask.suffix}")
+        sync_folder(folder)
         return called
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.errors import AdapterError, ConfigError, nearest
+from pipelines.files import sync_folder, sync_tree
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS
 from studio.covers import cover_file as cover_file
@@ -210,7 +211,9 @@ def write(
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     archive.write(file, file.relative_to(folder.parent).as_posix())
+        sync_tree(trial)
         trial.replace(target)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return report

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipelines.errors import AdapterError, ConfigError, StudioError
-from pipelines.files import write_atomic
+from pipelines.files import make_folder, sync_tree, write_atomic
 from studio.attached import attach
 from studio.context import Context
 from studio.entries import Entry
@@ -85,9 +85,10 @@ def _from_checkpoint(context: Context, job: Job, step: int, title: str) -> Job:
     details = {**kept_details, "taken_from": job.id}
     try:
         # The config goes before the checkpoint: a checkpoint without one couldn't be gone on from.
-        folder.mkdir()
+        make_folder(folder)
         write_atomic(folder / CONFIG_NAME, [config.as_json().encode()])
         shutil.copytree(source, folder / CHECKPOINTS / source.name)
+        sync_tree(folder)
         again = context.jobs.submit("train", title, config.model_dump(mode="json"), details=details, id=taken)
     except BaseException:  # the queue or the disk is full, or the run has just been removed
         shutil.rmtree(folder, ignore_errors=True)

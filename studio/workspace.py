@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import Busy, WorkspaceError
+from pipelines.files import make_folder
 from studio.locks import FileLock
 
 SCHEMA_VERSION = 4
@@ -146,9 +147,8 @@ class Workspace:
         """
         path = Path(root).expanduser().resolve() if root is not None else default_root().resolve()
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            for name in FOLDERS:
-                (path / name).mkdir(exist_ok=True)
+            for folder in (path, *(path / name for name in FOLDERS)):
+                make_folder(folder)
             lock = FileLock(path / "workspace.lock") if own else None
             taken = lock is None or lock.acquire(note=note)
         except OSError as error:

@@ -35,7 +35,7 @@ from pipelines.bases.streaming import SPELLINGS, Planned, write_stream
 from pipelines.bases.write_report import LAYOUTS, WriteReport
 from pipelines.device import DTYPES
 from pipelines.errors import BaseError, nearest
-from pipelines.files import sync_folder
+from pipelines.files import sync_folder, sync_tree
 
 DISK_MARGIN = 64 << 20  # bytes that must stay free beside what is written
 
@@ -87,6 +87,7 @@ def write_base(
             changed=model.changed, adapters={name: weights.pair for name, weights in fold.weights.items()},
             published=layout != "file" or recognise(TensorFile(trial).header, trial).other_sizes is None,
         )  # fmt: skip
+        sync_tree(trial)
         os.rename(trial, path)
         sync_folder(path.parent)
     except OSError as error:

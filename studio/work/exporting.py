@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import AdapterError, BaseError
+from pipelines.files import make_folder
 from studio.bases import BaseOptions
 from studio.exporting import (
     ExportRequest,
@@ -54,7 +55,7 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         if stop.is_set():
             return stopped(workspace, job)
         _tell(jobs, job, 2)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             report = write(
                 adapter, target, request.format, base, _rule(request), dtype=request.dtype,

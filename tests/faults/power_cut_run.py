@@ -134,7 +134,7 @@ def run(task: Task, tally: Tally) -> None:
     root.mkdir()
     ended: TrainEvent | None = None
     with watching(root) as disk:
-        promises = Promises(disk, [nothing_half])
+        promises = Promises(disk, nothing_half)
         # An early step is taken for the better one, so that the run's file is taken from a candidate.
         for event in train(tiny_config(root, learning_rate=1.0)):
             events.append(root / "run", event)

@@ -39,3 +39,13 @@ def test_what_a_killed_process_was_writing_is_swept_and_nothing_else(tmp_path: P
     os.utime(young, (2e9, 2e9))
     sweep_temporaries(tmp_path, before=1.9e9)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*kept, young])
+
+
+def test_a_tree_is_synced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("b")
+    (tmp_path / "a" / "b.txt").chmod(0o444)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    files.sync_tree(tmp_path)
+    assert set(synced) == {path.stat().st_ino for path in (tmp_path, *tmp_path.rglob("*"))}
