@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pipelines.errors import AdapterError
 from pipelines.files import file_sha256
 from pipelines.formats import edit_metadata, inspect_adapter
 from studio.entries import Entry, columns_of
-from studio.library import Library, copy_file
+from studio.library import Library
 
 OFFERED: dict[str, tuple[str, str]] = {
     "triggers": ("Trigger words", "with commas between; other tools show them too"),
@@ -41,8 +43,8 @@ def offered(info: Mapping[str, Any]) -> dict[str, str]:
 def amend(library: Library, adapter_id: str, changes: Mapping[str, str | None]) -> Entry:
     """Change what an adapter's file says about itself.
 
-    One that comes with Pigment is copied into the workspace first. Pictures drawn before name the file by its
-    older SHA-256, which is remembered.
+    One that comes with Pigment is copied into the workspace. Pictures drawn before name the file by its older
+    SHA-256, which is remembered.
 
     Args:
         changes: as `edit_metadata` takes them; a text that is the same is no change.
@@ -52,15 +54,20 @@ def amend(library: Library, adapter_id: str, changes: Mapping[str, str | None]) 
     entry = library.get(adapter_id)
     if not changes:
         return entry
-    path, file = entry.path, {}
-    if entry.path.parent != library.workspace.folder("adapters"):
-        path = library.workspace.folder("adapters", f"{entry.id}.safetensors")
-        copy_file(entry.path, path)
-        file = {"file": f"workspace:adapters/{path.name}"}
-    sha256 = edit_metadata(path, changes)
-    info = inspect_adapter(path, family=entry.family or None)
-    info["former"] = list(dict.fromkeys([*entry.former, entry.sha256]))[-8:]
-    library.update(entry.id, sha256=sha256, **file, **columns_of(info))
+    # A file of its own, which the index turns to: whenever this process is killed, what is listed is whole.
+    path = library.workspace.folder("adapters", f"{entry.id}.{secrets.token_hex(4)}.safetensors")
+    try:
+        sha256 = edit_metadata(entry.path, changes, path)
+        info = inspect_adapter(path, family=entry.family or None)
+        info["former"] = list(dict.fromkeys([*entry.former, entry.sha256]))[-8:]
+        file = f"workspace:adapters/{path.name}"
+        library.update(entry.id, sha256=sha256, file=file, **columns_of(info))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    if entry.path.parent == path.parent:
+        with suppress(OSError):  # open elsewhere, on Windows
+            entry.path.unlink(missing_ok=True)
     return library.get(entry.id)
 
 

@@ -78,11 +78,12 @@ def set_cover(library: Library, adapter_id: str, source: str | Path | bytes) -> 
         source = found
     address = keep_copy(library.workspace, entry.id, source)
     library.update(entry.id, cover=address)
+    clear_copies(library.workspace, entry.id, address)
     return address
 
 
 def keep_copy(workspace: Workspace, adapter_id: str, source: Path | bytes) -> str:
-    """Keep a small copy of a picture as an adapter's cover, in the place of an older one; its address.
+    """Keep a small copy of a picture as an adapter's cover, beside an older one; its address.
 
     Raises:
         AdapterError: it can't be read.
@@ -91,12 +92,16 @@ def keep_copy(workspace: Workspace, adapter_id: str, source: Path | bytes) -> st
 
     small = cover_jpeg(source, SIDE)
     name = hashlib.sha256(small).hexdigest()[:12]
-    folder = workspace.folder("adapters")
-    write_atomic(folder / f"{adapter_id}.{name}.jpg", [small])
-    for old in folder.glob(f"{adapter_id}.*.jpg"):
-        if old.name != f"{adapter_id}.{name}.jpg":
-            old.unlink(missing_ok=True)
+    write_atomic(workspace.folder("adapters", f"{adapter_id}.{name}.jpg"), [small])
     return f"cover/{adapter_id}/{name}"
+
+
+def clear_copies(workspace: Workspace, adapter_id: str, address: str) -> None:
+    """Remove an adapter's older covers, once the index says which one it has now: address."""
+    kept = f"{adapter_id}.{address.rpartition('/')[2]}.jpg"
+    for old in workspace.folder("adapters").glob(f"{adapter_id}.*.jpg"):
+        if old.name != kept:
+            old.unlink(missing_ok=True)
 
 
 def embedded(metadata: dict[str, str]) -> bytes | None:

@@ -237,10 +237,11 @@ class Library:
         Of a picture that may be thrown away, a drawn one, a small copy is kept.
         """
         if (cover or "").startswith(("image/", "picture/")):
-            from studio.covers import address_file, keep_copy
+            from studio.covers import address_file, set_cover
 
-            found = address_file(self.workspace, str(cover))
-            cover = cover if found is None else keep_copy(self.workspace, adapter_id, found)
+            if (found := address_file(self.workspace, str(cover))) is not None:
+                set_cover(self, adapter_id, found)
+                return
         self.update(adapter_id, cover=cover)
 
     def trash(self, adapter_id: str) -> Entry:

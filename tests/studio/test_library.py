@@ -264,6 +264,33 @@ def test_what_a_file_says_is_changed_in_it(
         check(amended)
 
 
+def test_what_ends_between_a_file_and_its_row_leaves_what_was_there(
+    library: Library, make_adapter: MakeAdapter, tmp_path: Path, pictures: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    entry = library.add(make_adapter(tmp_path / "1.safetensors"))[0]
+    set_cover(library, entry.id, pictures[0])
+    there = library.get(entry.id)
+
+    class Killed(BaseException):
+        """Neither kind of `except` of ours handles it."""
+
+    def killed(*arguments: object, **more: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "update", killed)
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)  # nothing is tidied up either
+        for change in (lambda: amend(library, entry.id, {"triggers": "ink"}), lambda: set_cover(
+            library, entry.id, pictures[1]
+        )):  # fmt: skip
+            with pytest.raises(Killed):
+                change()
+    assert library.get(entry.id) == there
+    check(there)
+    assert cover_file(library.workspace, there) is not None
+
+
 def test_an_edited_example_is_a_persons_own(library: Library) -> None:
     library.add_examples()
     entry = library.get("example-mascot")
