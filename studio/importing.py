@@ -76,12 +76,7 @@ def start(context: Context, files: Sequence[Dropped]) -> Job:
     job_id = new_id()
     kept = context.workspace.folder("cache", "imports")
     kept.mkdir(parents=True, exist_ok=True)
-    waiting = {
-        folder_of(context.workspace, job).name for job in context.jobs.find(kind="import", states=ACTIVE)
-    }
-    for old in kept.iterdir():  # of imports that failed and that nobody tried again
-        if old.name not in waiting and old.stat().st_mtime < time.time() - KEPT_FOR:
-            shutil.rmtree(old, ignore_errors=True)
+    clear_old(context.workspace)
     folder = kept / job_id
     folder.mkdir()
     for number, (path, name) in enumerate(files):
@@ -92,6 +87,17 @@ def start(context: Context, files: Sequence[Dropped]) -> Job:
     job = context.jobs.submit("import", title[:80], config, id=job_id)
     context.runner.wake()
     return job
+
+
+def clear_old(workspace: Workspace) -> None:
+    """Remove what was dropped, of imports that failed or were killed and that nobody tried again."""
+    from studio.jobs import Jobs
+
+    waiting = {folder_of(workspace, job).name for job in Jobs(workspace).find(kind="import", states=ACTIVE)}
+    for old in workspace.folder("cache", "imports").glob("*"):
+        with suppress(OSError):
+            if old.name not in waiting and old.stat().st_mtime < time.time() - KEPT_FOR:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def folder_of(workspace: Workspace, job: Job) -> Path:
@@ -185,15 +191,16 @@ def _take_one(library: Library, one: _One, scratch: Path) -> tuple[Entry, bool]:
     stated = str(info.get("title") or "")
     name = stem if not stated or stated == one.path.stem else stated
     entry, new = library.add(path, name=" ".join(name.split())[:NAME_LENGTH] or "adapter")
-    if not new:
-        return entry, False
+    if entry.origin != "imported":
+        return entry, new
+    # Also where it is there: its import may have been killed before it had what lay beside it.
     if one.sidecar is not None and (changes := _said_beside(one.sidecar, entry)):
         entry = amend(library, entry.id, changes)
     picture = one.picture or covers.embedded(info.get("metadata") or {})
-    if picture is not None:
+    if picture is not None and (new or entry.cover is None):
         with suppress(StudioError):  # an adapter without a cover is better than none
             covers.set_cover(library, entry.id, picture)
-    return library.get(entry.id), True
+    return library.get(entry.id), new
 
 
 def _said_beside(sidecar: Path, entry: Entry) -> dict[str, str | None]:

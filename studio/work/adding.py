@@ -25,6 +25,10 @@ def adapters(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     """Take dropped files into the library; fails only where none of them could be taken."""
     jobs = Jobs(workspace)
     folder = folder_of(workspace, job)
+    before: dict[str, Any] = job.details.get("imported", {})
+    if before and _there(workspace, before["adapters"]):  # killed before the index said that it was done
+        shutil.rmtree(folder, ignore_errors=True)
+        return "done", before
 
     def tell(done: int, of: int) -> None:
         jobs.beat(job.id, step=done, total=of, message="Reading every number")
@@ -37,12 +41,20 @@ def adapters(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         return stopped(workspace, job)
     if not taken.entries:
         raise AdapterError("; ".join(f"{name}: {reason}" for name, reason in taken.refused[:3]))
-    shutil.rmtree(folder, ignore_errors=True)
-    return "done", {
+    result = {
         "adapters": [entry.id for entry, _ in taken.entries],
         "known": [entry.name for entry, new in taken.entries if not new],
         "refused": taken.refused,
     }
+    jobs.note(job.id, imported=result)  # what was dropped goes now, and can't be read again
+    shutil.rmtree(folder, ignore_errors=True)
+    return "done", result
+
+
+def _there(workspace: Workspace, ids: list[str]) -> bool:
+    """Whether all these adapters are in the library."""
+    there = {entry.id for entry in Library(workspace).entries()}
+    return there.issuperset(ids)
 
 
 def base(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:

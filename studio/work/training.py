@@ -47,7 +47,8 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     entry, new = library.add(folder / "adapter.safetensors", name=job.title, origin="trained", job=job.id)
     if new or attached.kept_record(workspace, entry.id) is None:
         attach(workspace, entry.id, folder)
-    if new and (cover := cover_of(folder)):
+    # Also where it is there: the process may have been killed before it had its cover.
+    if (new or (entry.job == job.id and entry.cover is None)) and (cover := cover_of(folder)):
         library.set_cover(entry.id, f"preview/{job.id}/{cover}")
     return "done", {"adapter": entry.id}
 

@@ -77,6 +77,24 @@ def test_what_lies_beside_comes_along(
     assert [name for name, _ in taken.refused] == ["b.png"]
 
 
+def test_an_import_that_was_killed_gets_what_lies_beside_when_it_is_tried_again(
+    context: Context, file: Path, tmp_path: Path, pictures: list[Path]
+) -> None:
+    edit_metadata(file, {"triggers": None})
+    sidecar = tmp_path / "a.json"
+    sidecar.write_text(json.dumps({"activation text": "zuv disc"}))
+    take(context.library, [(file, "a.safetensors")])  # and no further
+    files = [(file, "a.safetensors"), (sidecar, "a.json"), (pictures[0], "a.png")]
+    [(entry, new)] = take(context.library, files).entries
+    assert not new and entry.triggers == ["zuv disc"] and cover_file(context.workspace, entry) is not None
+    context.library.set_cover(entry.id, None)
+    job = importing.start(context, files)
+    _, result = adding.adapters(context.workspace, job, threading.Event())
+    assert not importing.folder_of(context.workspace, job).exists()
+    # Killed before the index said so: what was dropped is gone, and the answer is there.
+    assert adding.adapters(context.workspace, context.jobs.get(job.id), threading.Event()) == ("done", result)
+
+
 def test_the_picture_inside_becomes_the_cover(context: Context, file: Path, pictures: list[Path]) -> None:
     edit_metadata(file, {"cover": str(pictures[0])})
     [(entry, _)] = take(context.library, [(file, "a.safetensors")]).entries
