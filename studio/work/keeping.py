@@ -6,13 +6,14 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import WorkspaceError
-from pipelines.files import write_atomic
+from pipelines.files import sweep_temporaries, write_atomic
 from studio.work.job import ACTIVE, Job, job_of
 from studio.workspace import Workspace
 
@@ -40,10 +41,19 @@ def sweep(workspace: Workspace) -> None:
 
     Called by the workspace's owner before anybody can drop anything.
     """
+    from studio.importing import clear_old
+    from studio.work.unlisted import sweep_unlisted
+
     shutil.rmtree(workspace.uploads, ignore_errors=True)  # the pages that dropped it are gone
-    begin, cache = time.time(), workspace.folder("cache")
-    _clear(cache.glob("tmp*"), begin - SCRATCH_KEPT)
-    _clear(workspace.folder("trash").glob("run-*"), begin - TRASH_KEPT, by=_ROW)
+    begin, cache, trash = time.time(), workspace.folder("cache"), workspace.folder("trash")
+    _settle_all(workspace)
+    for scratch in ("tmp*", "pictures/drop-*", "class_pictures/.writing-*"):
+        _clear(cache.glob(scratch), begin - SCRATCH_KEPT)
+    sweep_temporaries(workspace.root, begin - SCRATCH_KEPT)
+    clear_old(workspace)
+    sweep_unlisted(workspace, begin - SCRATCH_KEPT)
+    _clear(trash.glob("run-*"), begin - TRASH_KEPT, by=_ROW)
+    _clear(trash.glob("unlisted-*"), begin - TRASH_KEPT)
     with suppress(OSError):
         if (cache / MAKER_LOG).stat().st_size > MAKER_LOG_BYTES:
             (cache / MAKER_LOG).unlink()
@@ -85,6 +95,44 @@ def _trashed(workspace: Workspace, job_id: str) -> Path:
     return workspace.folder("trash", f"run-{job_id}")
 
 
+def _settle(workspace: Workspace, job_id: str, listed: bool) -> None:
+    """Let a run's folder lie where the index has its job: a process may have been killed between the two."""
+    folder, trash = workspace.folder("runs", job_id), _trashed(workspace, job_id)
+    if listed and trash.exists() and not folder.exists():
+        trash.rename(folder)
+    elif not listed and (folder / _ROW).exists() and not trash.exists():
+        folder.rename(trash)
+
+
+def _settle_all(workspace: Workspace) -> None:
+    """`_settle` every run; and of those in the trash, keep the pictures that adapters have as covers."""
+    with workspace.write() as db:  # nobody removes or restores one meanwhile
+        listed = {row["id"] for row in db.execute("SELECT id FROM jobs")}
+        trashed = {path.name.removeprefix("run-") for path in workspace.folder("trash").glob("run-*")}
+        homeless = {path.parent.name for path in workspace.folder("runs").glob(f"*/{_ROW}")}
+        for job_id in {*trashed, *homeless}:
+            with suppress(OSError):
+                _settle(workspace, job_id, job_id in listed)
+        for job_id in trashed - listed:
+            _keep_covers(workspace, job_id, _covers_of(db, job_id))
+
+
+def _covers_of(db: sqlite3.Connection, job_id: str) -> set[str]:
+    """The names of a run's previews that adapters have as their covers."""
+    covers = db.execute("SELECT cover FROM adapters WHERE cover LIKE ?", (f"preview/{job_id}/%",))
+    return {str(one["cover"]).split("/")[2] for one in covers}
+
+
+def _keep_covers(workspace: Workspace, job_id: str, names: Iterable[str]) -> None:
+    """Let pictures of a run that lies in the trash be where it lay, too."""
+    folder, trash = workspace.folder("runs", job_id, "previews"), _trashed(workspace, job_id) / "previews"
+    for name in names:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / name).exists():
+                _link(trash / name, folder / name)
+
+
 def remove(workspace: Workspace, job_id: str) -> Job:
     """Take an ended job off the list, its folder into the trash, and with it what the index said.
 
@@ -101,17 +149,14 @@ def remove(workspace: Workspace, job_id: str) -> Job:
         job = job_of(row)
         if job.state in ACTIVE:
             raise WorkspaceError(f"job {job.title!r} is {job.state}; stop it first")
-        covers = db.execute("SELECT cover FROM adapters WHERE cover LIKE ?", (f"preview/{job_id}/%",))
-        kept = {str(one["cover"]).split("/")[2] for one in covers}
+        kept = _covers_of(db, job_id)
+        _settle(workspace, job_id, listed=True)
         shutil.rmtree(trash, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / _ROW, [json.dumps(dict(row)).encode()])
         folder.rename(trash)
         db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-    for name in kept:
-        with suppress(OSError):
-            (folder / "previews").mkdir(parents=True, exist_ok=True)
-            _link(trash / "previews" / name, folder / "previews" / name)
+    _keep_covers(workspace, job_id, kept)
     return job
 
 
@@ -134,6 +179,10 @@ def restore(workspace: Workspace, job_id: str) -> None:
     if not re.fullmatch(r"[0-9A-Za-z-]+", job_id):
         raise missing
     try:
+        if not trash.exists():
+            with workspace.read() as db:
+                listed = db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            _settle(workspace, job_id, listed is not None)
         row = json.loads((trash / _ROW).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise missing from None

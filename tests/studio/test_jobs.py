@@ -206,6 +206,30 @@ def test_what_is_removed_lies_in_the_trash_and_comes_back(jobs: Jobs) -> None:
             jobs.restore(gone)
 
 
+def test_a_run_lies_where_its_job_is_listed_also_after_a_kill_between_the_two(jobs: Jobs) -> None:
+    job = run(jobs, jobs.submit("train", "zib", {"a": 1}))
+    jobs.finish(job.id, "failed", error="why")
+    folder, trash = jobs.folder(job), jobs.workspace.folder("trash", f"run-{job.id}")
+    (folder / "previews").mkdir(parents=True)
+    (folder / "previews" / "last.png").write_bytes(b"last")
+    before = jobs.get(job.id)
+    jobs.remove(job.id)
+    row = (trash / "job.json").read_bytes()
+    trash.rename(folder)  # as restoring does before the index has the job
+    keeping.sweep(jobs.workspace)
+    assert not folder.exists() and trash.is_dir()
+    trash.rename(folder)
+    assert jobs.restore(job.id) == before, "also where nobody has swept in between"
+
+    (folder / "job.json").write_bytes(row)
+    folder.rename(trash)  # as removing does while the index has it
+    keeping.sweep(jobs.workspace)
+    assert (folder / "previews" / "last.png").is_file() and not trash.exists()
+    folder.rename(trash)
+    jobs.remove(job.id)
+    assert (trash / "previews" / "last.png").is_file(), "removed again, it isn't thrown away"
+
+
 def test_what_can_be_done_with_a_job_can_be_done(jobs: Jobs) -> None:
     calls = {
         "stop": jobs.stop, "pause": jobs.pause, "resume": jobs.resume, "retry": jobs.retry,
