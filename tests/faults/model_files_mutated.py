@@ -15,7 +15,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,12 @@ from tests.faults.suites import Tally, Task
 if TYPE_CHECKING:
     from pytest import MonkeyPatch
 
+    from studio.library import Library
+
 BATCH = 250  # files that one process is given
 SECONDS, MEGABYTES = 1.0, 200.0  # of the processor and of memory, that any reader may take for a file
-HANGS = 300.0  # seconds for a batch
+AT_ONCE = 2  # processes
+HANGS = 600.0  # seconds for a batch
 LONGEST = 400  # characters of a refusal
 OFTEN = 3  # times, that files of words are taken for one of another kind: their names are free
 SIDE = 0.02  # of the files, that have a spoilt sidecar beside them and are sound
@@ -46,13 +50,11 @@ def run(task: Task, tally: Tally) -> None:
     found = seeds(("sd15", *OTHERS) if task.count >= WHOLE else ("sd15",))
     _warm(found, task.folder)
     worst: Counter[str] = Counter()
-    for begin in range(0, task.count, BATCH):
-        numbers = range(begin, min(task.count, begin + BATCH))
-        for row in _apart(found, task, numbers):
-            tally.happened(row["what"], row["problem"])
-            for name in ("seconds", "megabytes"):
-                worst[name] = max(worst[name], row[name])
-            worst["read"] += row["read"]
+    for row in _rows(found, task):
+        tally.happened(row["what"], row["problem"])
+        for name in ("seconds", "megabytes"):
+            worst[name] = max(worst[name], row[name])
+        worst["read"] += row["read"]
     tally.measured("longest (s)", worst["seconds"], most=SECONDS)
     tally.measured("most memory (MB)", worst["megabytes"], most=MEGABYTES)
     tally.measured("still read", worst["read"])
@@ -60,22 +62,38 @@ def run(task: Task, tally: Tally) -> None:
 
 def _warm(found: tuple[Seed, ...], folder: Path) -> None:
     """Read each seed once, so that what is imported and cached at first use counts for no file."""
+    from studio.library import Library
     from studio.workspace import Workspace
 
-    Workspace.open(folder / "warm", own=False)
+    library = Library(Workspace.open(folder / "warm", own=False))
     for number, seed in enumerate(found):
-        row = _tried(folder / "warm" / str(number), seed.files, "", MAY, folder / "warm")
+        row = _tried(folder / "warm" / str(number), seed.files, "", MAY, library)
         if row["problem"] or not row["read"]:
             raise AssertionError(f"the sound file {seed.name} isn't read: {row['problem']}")
     shutil.rmtree(folder / "warm")
 
 
-def _apart(found: tuple[Seed, ...], task: Task, numbers: range) -> list[dict[str, Any]]:
-    """Try some files in a child process with little room to grow; one row for each, the child's own end
-    included.
-    """
-    answers = task.folder / "answers.jsonl"
-    answers.unlink(missing_ok=True)
+def _rows(found: tuple[Seed, ...], task: Task) -> Iterator[dict[str, Any]]:
+    """Try all files in child processes, some at a time; a row for each."""
+    batches = [range(first, min(task.count, first + BATCH)) for first in range(0, task.count, BATCH)]
+    for first in range(0, len(batches), AT_ONCE):
+        now = [_begun(found, task, numbers) for numbers in batches[first : first + AT_ONCE]]
+        for begun in now:
+            yield from _ended(begun)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A child process, the files that it tries, and where it writes what came of them."""
+
+    child: int
+    numbers: range
+    answers: Path
+
+
+def _begun(found: tuple[Seed, ...], task: Task, numbers: range) -> _Begun:
+    """Try some files in a child process with little room to grow."""
+    answers = task.folder / f"answers-{numbers[0]}.jsonl"
     child = os.fork()
     if not child:
         try:
@@ -85,18 +103,25 @@ def _apart(found: tuple[Seed, ...], task: Task, numbers: range) -> list[dict[str
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    ended, until = 0, time.monotonic() + HANGS
+    return _Begun(child, numbers, answers)
+
+
+def _ended(begun: _Begun) -> list[dict[str, Any]]:
+    """Wait for a child process: a row for each of its files, its own end included where that was no good."""
+    child, numbers, answers = begun.child, begun.numbers, begun.answers
+    ended, status, until = 0, 0, time.monotonic() + HANGS
     while not ended and time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0 if ended else 0.005)
+        time.sleep(0 if ended else 0.01)
     if not ended:
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
     rows = [json.loads(line) for line in answers.read_text().splitlines()] if answers.is_file() else []
-    if status:
-        what = f"file {numbers[len(rows)] if len(rows) < len(numbers) else '?'} of seed {task.seed}"
+    if status or len(rows) != len(numbers):
+        what = f"file {numbers[min(len(rows), len(numbers) - 1)]}"
         problem = f"the reading process ended with {os.waitstatus_to_exitcode(status)}"
         rows.append({"what": what, "problem": problem, "seconds": 0.0, "megabytes": 0.0, "read": 0})
+    answers.unlink(missing_ok=True)
     return rows
 
 
@@ -109,6 +134,7 @@ def _limited() -> None:
 
 
 def _batch(found: tuple[Seed, ...], task: Task, numbers: range, answers: Path) -> None:
+    from studio.library import Library
     from studio.workspace import Workspace
 
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # the disk isn't what is measured here
@@ -116,15 +142,13 @@ def _batch(found: tuple[Seed, ...], task: Task, numbers: range, answers: Path) -
         tempfile.TemporaryDirectory(dir=shared, prefix="pigment-mutated-") as scratch,
         answers.open("w") as out,
     ):
-        space = Path(scratch) / "workspace"
-        Workspace.open(space, own=False)
+        library = Library(Workspace.open(Path(scratch) / "workspace", own=False))
         for number in numbers:
             chance = random.Random(f"{task.seed} {number}")
             seed = chance.choices(found, [OFTEN if one.name.endswith("words") else 1 for one in found])[0]
             files, done, must = _spoilt(seed, chance)
-            row = _tried(
-                Path(scratch) / str(number), files, f"file {number}, {seed.name}: {done}", must, space
-            )
+            what = f"file {number}, {seed.name}: {done}"
+            row = _tried(Path(scratch) / str(number), files, what, must, library)
             out.write(json.dumps(row) + "\n")
             out.flush()
 
@@ -142,14 +166,14 @@ def _spoilt(seed: Seed, chance: random.Random) -> tuple[dict[str, bytes], str, s
     return {**seed.files, seed.main: raw}, done, must
 
 
-def _tried(place: Path, files: Mapping[str, bytes], what: str, must: str, space: Path) -> dict[str, Any]:
+def _tried(place: Path, files: Mapping[str, bytes], what: str, must: str, library: Library) -> dict[str, Any]:
     """Give one adapter to every reader: a row with what was wrong with that, None where nothing was."""
     for name, raw in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(raw)
     path = place / MODEL if MODEL in files else place
     row: dict[str, Any] = {"what": what, "problem": None, "seconds": 0.0, "megabytes": 0.0, "read": 0}
-    for door, ask in (("inspect", _inspect), ("read", _read), ("import", lambda one: _import(one, space))):
+    for door, ask in (("inspect", _inspect), ("read", _read), ("import", lambda one: _import(one, library))):
         before, began = _memory(reset=True), time.process_time()
         problem, passed = _asked(ask, path)
         row["seconds"] = max(row["seconds"], time.process_time() - began)
@@ -238,15 +262,12 @@ def _on_base(adapter: Any) -> str | None:
     return None
 
 
-def _import(path: Path, space: Path) -> str | None:
+def _import(path: Path, library: Library) -> str | None:
     """Take an adapter into a library; what is kept is the file as it came."""
     from pipelines.errors import AdapterError
     from pipelines.files import file_sha256
     from studio.importing import beside, take, take_folder
-    from studio.library import Library
-    from studio.workspace import Workspace
 
-    library = Library(Workspace.open(space, own=False))
     taken = take_folder(library, path) if path.is_dir() else take(library, beside(path))
     for _, reason in taken.refused:
         raise AdapterError(reason)
