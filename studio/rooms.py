@@ -58,7 +58,9 @@ def open_room(machine: Workspace, name: str, note: str = "") -> Workspace:
     rooms = machine.root / ROOMS
     rooms.mkdir(mode=0o700, exist_ok=True)
     opened = Workspace.open(rooms / room_id(name), note=note)
-    (rooms / f"{room_id(name)}.txt").write_text(f"{name}\n", encoding="utf-8")
+    told = rooms / f"{room_id(name)}.txt"
+    if not told.exists():
+        told.write_text(f"{name}\n", encoding="utf-8")
     return opened
 
 
@@ -82,9 +84,9 @@ class Room:
     def begin(self) -> None:
         """Begin with the queue."""
         if not self._begun:
-            self._begun = True
             self.context.library.add_examples()
             self.context.runner.start()
+            self._begun = True
 
     def build(self) -> None:
         """Build the page."""
