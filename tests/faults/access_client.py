@@ -38,7 +38,7 @@ class Ask:
 
 @dataclass
 class Answer:
-    """What came back. status: 0 where nothing did; of a web socket 101, or 403. broke: an exception's line."""
+    """What came back. status: 0 where nothing did; of a web socket 101 or 403. broke: an exception's line."""
 
     status: int = 0
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -90,8 +90,9 @@ def scope_of(ask: Ask, address: str) -> dict[str, Any]:
         headers.append((b"content-length", str(len(ask.body)).encode()))
     scope = {
         "type": ask.kind, "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
-        "scheme": "ws" if ask.kind == "websocket" else "http", "path": unquote(raw.decode("ascii", "replace")),
-        "raw_path": raw, "query_string": query, "root_path": "", "headers": headers,
+        "scheme": "ws" if ask.kind == "websocket" else "http",
+        "path": unquote(raw.decode("ascii", "replace")), "raw_path": raw,
+        "query_string": query, "root_path": "", "headers": headers,
         "client": (address, 40000), "server": ("127.0.0.1", 7860), "state": {}, "extensions": {},
     }  # fmt: skip
     return {**scope, "subprotocols": []} if ask.kind == "websocket" else {**scope, "method": ask.method}

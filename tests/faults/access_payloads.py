@@ -62,12 +62,15 @@ CODED: dict[str, Way] = {
     "NUL": lambda path: path.replace("/", "%2f") + "%00.png",
 }
 """Ways that are on the wire as they are written here."""
+WHOLE, SOME = 5, ("as it is", "climbing", "percent", "absolute")
 ODD = (
     "", ".", "..", "...", "/", "//", "\\", "*", "?", "%", "%zz", "~", "-", "--help", "nul", "CON", "AUX.png",
-    "\x7f", "\u202egnp.exe", "\u0130", "\ufeff", "𝟎", "A" * 300, "A" * 9000, "0", "-1", "1e400", "NaN", "null",
+    "\x7f", "\u202egnp.exe", "\u0130", "\ufeff", "𝟎", "A" * 300, "A" * 9000, "0", "-1", "1e400", "NaN",
+    "null",
     "true", "[]", "{}", "' OR 1=1 --", '" OR ""="', "'; DROP TABLE jobs; --", "<script>alert(1)</script>",
     "${7*7}", "{{7*7}}", "$(id)", "`id`", "|id", "%s%s%s%n", "http://127.0.0.1:1/", "//evil.example/x",
-    "javascript:alert(1)", "data:text/html,x", "\r\nSet-Cookie: pigment=x", "\ud800", "__proto__", "constructor",
+    "javascript:alert(1)", "data:text/html,x", "\r\nSet-Cookie: pigment=x", "\ud800", "__proto__",
+    "constructor",
 )  # fmt: skip
 
 
@@ -79,14 +82,17 @@ def wired(text: str) -> str:
 def payloads(targets: Sequence[Path | str], ids: Sequence[str]) -> list[tuple[str, str]]:
     """(as text, as on the wire) of everything that is tried.
 
-    targets: files that nobody may have, each written in every way. ids: of others' things.
+    targets: files that nobody may have, the first written in every way, those after `WHOLE` in some. ids: of
+    others' things.
     """
     found: dict[tuple[str, str], None] = {}
-    for target in map(str, targets):
-        for way in RAW.values():
-            found[way(target), wired(way(target))] = None
-        for way in CODED.values():
-            found[way(target), way(target)] = None
+    for number, target in enumerate(map(str, targets)):
+        for name, way in RAW.items():
+            if number < WHOLE or name in SOME:
+                found[way(target), wired(way(target))] = None
+        for name, way in CODED.items():
+            if number < WHOLE or name in SOME:
+                found[way(target), way(target)] = None
     for odd in (*ODD, *ids):
         found[odd, wired(odd)] = None
     return list(found)

@@ -18,7 +18,8 @@ Word = tuple[str, str]
 """What is put there: as text, and as on the wire."""
 API = "/gradio_api"
 QUERY = (
-    "path", "file", "url", "ids", "search", "page", "size", "name", "wait", "session_hash", "upload_id", "deep_link",
+    "path", "file", "url", "ids", "search", "page", "size", "name", "wait", "session_hash", "upload_id",
+    "deep_link",
     "view", "__theme", "key",
 )  # fmt: skip
 HEADERS = (
@@ -30,15 +31,22 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for words. make: a word → the request. streams: whether its answer comes by the queue's stream."""
+    """A place for words.
+
+    Attributes:
+        make: a word → the request.
+        among: places of that name are dealt the words between them; empty: this one is put all of them.
+        streams: whether its answer comes by the queue's stream.
+    """
 
     name: str
     make: Callable[[Word], Ask]
+    among: str = ""
     streams: bool = False
 
 
 def routes(found: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(method, path) of every route, those of what is mounted and included as well; of a web socket "SOCKET"."""
+    """(method, path) of every route, of what is mounted and included as well; of a web socket "SOCKET"."""
     for route in found:
         inner = route
         while hasattr(inner, "app") and not hasattr(inner, "methods"):
@@ -68,7 +76,8 @@ def _usual(template: str, things: Things) -> dict[str, str]:
     ids = things.ids
     known = {
         "image_id": ids["image"], "job_id": ids["run"], "job_ids": ids["run"], "adapter_id": ids["adapter"],
-        "recipe_id": ids["recipe"], "sha256": ids["picture"], "size": "320", "set_id": "mascot", "number": "0",
+        "recipe_id": ids["recipe"], "sha256": ids["picture"], "size": "320", "set_id": "mascot",
+        "number": "0",
         "name": COVER if "cover" in template else "000010.png", "api_name": "generate", "event_id": "x",
     }  # fmt: skip
     if "export" in template:
@@ -90,7 +99,11 @@ def path_slots(method: str, template: str, things: Things) -> Iterator[Slot]:
         return re.sub(r"\{(\w+)(?::\w+)?\}", value, template)
 
     for place in places:
-        yield Slot(f"{method} {template} {place}", lambda word, place=place: _ask(method, filled(word, place)))  # type: ignore[misc]
+
+        def there(word: Word, place: str = place) -> Ask:
+            return _ask(method, filled(word, place))
+
+        yield Slot(f"{method} {template} {place}", there)
     plain = filled(None, "")
     if not places:
         yield Slot(f"{method} {template} behind", lambda word: _ask(method, f"{plain.rstrip('/')}/{word[1]}"))
@@ -100,7 +113,7 @@ def path_slots(method: str, template: str, things: Things) -> Iterator[Slot]:
         query = "&".join(f"{name}={value}" for name in QUERY)
         return _ask(method, f"{plain}?{query}").but(*((name, _header(word[0])) for name in HEADERS))
 
-    yield Slot(f"{method} {template} around", around)
+    yield Slot(f"{method} {template} around", around, f"{method} {template}")
 
 
 def file_of(text: str) -> dict[str, Any]:
@@ -113,14 +126,24 @@ def _mixed(text: str) -> dict[str, Any]:
     return {"mix": [part], "adapters": [part], "prompt": text, "image": text, "mask": text, "base": text}
 
 
+def _drawn(text: str) -> dict[str, Any]:
+    """A wish for a picture that is drawn over another."""
+    return {"mix": [], "generation": {"prompt": "a"}, "image": text, "mask": text}
+
+
 BODIES: dict[str, tuple[Callable[[str], Any], ...]] = {
     "/mix/recipes": (
         lambda text: {"name": text, "prompt": text, "mix": [{"id": text}]},
         lambda text: {"pigment_recipe": 1, "name": text, "base": {"ref": text}, "adapters": [{"name": text}]},
     ),
-    "/live": (lambda text: {"client": "w", "request": _mixed(text)}, lambda text: {"client": text, "request": text}),
+    "/live": (
+        lambda text: {"client": "w", "request": _mixed(text)}, lambda text: {"client": text, "request": text},
+    ),
     **{
-        f"/mix/{name}": (_mixed, lambda text: {"mix": text}, lambda text: {"mix": [{"id": "example-mascot"}], "image": {"path": text}})
+        f"/mix/{name}": (
+            _mixed, lambda text: {"mix": text}, lambda text: _drawn(f"image/{text}"),
+            lambda text: _drawn(f"picture/{text}"),
+        )
         for name in ("generate", "balance", "interference", "sentences")
     },
     f"{API}/reset": (lambda text: {"event_id": text},),
@@ -147,20 +170,31 @@ def body_slots(method: str, template: str, parts: Iterable[str]) -> Iterator[Slo
         kind = ("content-type", "application/json")
         return Ask(method, target, (kind,), word[0].encode("utf-8", "surrogatepass"))
 
-    yield Slot(f"{method} {template} body", raw)
+    among = f"{method} {template}"
+    yield Slot(f"{method} {template} body", raw, among)
     for number, shape in enumerate((*ANY_BODY, *BODIES.get(template.rstrip("/"), ()))):
         yield Slot(
             f"{method} {template} body {number}",
             lambda word, shape=shape: posted(target, shape(word[0]), method=method),  # type: ignore[misc]
+            among,
         )
     if template.rstrip("/") in (f"{API}/upload", "/mix/picture"):
         content = b"\x89PNG"
-        yield Slot(f"{method} {template} name", lambda word: upload(target, _name(word[0]), content))
+        yield Slot(f"{method} {template} name", lambda word: upload(target, _name(word[0]), content), among)
     if template == "/parts":
         for part in parts:
-            yield Slot(f"part {part}", lambda word, part=part: _part(part, word[0]))  # type: ignore[misc]
-            for key in ("open", "job", "id", "search", "a"):
-                yield Slot(f"part {part} {key}", lambda word, part=part, key=key: _part(part, json.dumps({key: word[0]})))  # type: ignore[misc]
+            yield from _part_slots(part)
+
+
+def _part_slots(part: str) -> Iterator[Slot]:
+    """A word as what a part of the page is about, and in each place of it."""
+    yield Slot(f"part {part}", lambda word: _part(part, word[0]), f"part {part}")
+    for key in ("open", "job", "id", "search", "a"):
+
+        def asked(word: Word, key: str = key) -> Ask:
+            return _part(part, json.dumps({key: word[0]}))
+
+        yield Slot(f"part {part} {key}", asked, f"part {part}")
 
 
 def _part(part: str, key: str) -> Ask:
@@ -182,14 +216,26 @@ def function_slots(blocks: Any, acts: Iterable[str]) -> Iterator[Slot]:
         def joined(word: Word, number: int = number, names: list[str] = names) -> Ask:
             """`data` for the inputs; what a click says of its button, which is what most act by."""
             text, session = word[0], f"s{next(_numbers)}"
-            value = {"dataset": text, "captions": {text: text}, "chosen": text, "changes": {"data.captioner": text}}
-            data = [value if name == "HTML" else text for name in names]
+            value = {
+                "dataset": text,
+                "captions": {text: text},
+                "chosen": text,
+                "changes": {"data.captioner": text},
+            }
+            data: list[Any] = [value if name == "HTML" else text for name in names]
             if names and names[0] == "Api":
                 data[:2] = [[file_of(text)] if number % 2 else text, text]
             files = [{"path": text, "name": text}]
             event = {"act": next(verbs), "id": text, "ids": [text], "form": next(verbs), "about": [text],
-                     "files": files, "values": {"name": text}, "step": text, "rank": text, "rule": text}  # fmt: skip
-            body = {"fn_index": number, "data": data, "session_hash": session, "event_data": event, "trigger_id": 1}
+                     "files": files, "values": {"name": text}, "step": text,
+                     "rank": text, "rule": text}  # fmt: skip
+            body = {
+                "fn_index": number,
+                "data": data,
+                "session_hash": session,
+                "event_data": event,
+                "trigger_id": 1,
+            }
             return posted(f"{API}/queue/join", body)
 
         yield Slot(f"function {number} {function.api_name}", joined, streams=True)
@@ -216,7 +262,16 @@ def slots(app: Any, things: Things) -> list[Slot]:
     from studio.tabs import jobs_pieces, library, teach_run
 
     blocks = app.state.gradio.get_blocks()
-    acts = [*library.ACTS, *library.FORMS, *teach_run.VERBS, *jobs_pieces.ACTS, "open", "page", "mix", "trash"]
+    acts = [
+        *library.ACTS,
+        *library.FORMS,
+        *teach_run.VERBS,
+        *jobs_pieces.ACTS,
+        "open",
+        "page",
+        "mix",
+        "trash",
+    ]
     found: list[Slot] = []
     for method, template in sorted(set(routes(app.routes))):
         found += path_slots(method, template, things)

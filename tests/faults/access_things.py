@@ -89,9 +89,11 @@ def fill(root: Path, who: str) -> Things:
     things.addresses.update({
         "image": f"/files/image/{ids['image']}", "small image": f"/files/image/{ids['image']}/{_size()}",
         "preview": f"/files/preview/{ids['run']}/000010.png", "report": f"/files/report/{ids['run']}",
-        "evidence": f"/files/evidence/{ids['run']}/drawn-00.png", "taught": f"/files/taught/{ids['run']}/001.png",
+        "evidence": f"/files/evidence/{ids['run']}/drawn-00.png",
+        "taught": f"/files/taught/{ids['run']}/001.png",
         "export": f"/files/export/{ids['export']}", "job": f"/api/jobs/{ids['run']}",
-        "picture": f"/files/picture/{ids['picture']}/0", "small picture": f"/files/picture/{ids['picture']}/320",
+        "picture": f"/files/picture/{ids['picture']}/0",
+        "small picture": f"/files/picture/{ids['picture']}/320",
         "adapter": f"/files/adapter/{ids['adapter']}", "cover": f"/files/cover/{ids['adapter']}/{COVER}",
         "adapter's report": f"/files/report/adapter/{ids['adapter']}",
         "recipe": f"/mix/recipes/{ids['recipe']}/file",
@@ -120,25 +122,30 @@ def _rows(workspace: Workspace, ids: dict[str, str], word: str) -> None:
     now = time.time()
     settings = {"generation": {"prompt": f"a {word}", "width": 48, "height": 40}}
     pictures = str(workspace.folder("pictures", ids["run"]))
-    jobs = (
+    jobs: tuple[tuple[str, str, Any, Any], ...] = (
         (ids["run"], "train", {"data": {"instance_images": pictures}}, {}),
         (ids["export"], "export", {"adapter": "x", "format": "pigment"}, {"file": "x.safetensors"}),
     )
-    base, one = {"ref": "pocket", "family": "pocket", "sha256": "0" * 64}, {"name": word, "sha256": "1" * 64, "bytes": 9}
+    base, one = (
+        {"ref": "pocket", "family": "pocket", "sha256": "0" * 64},
+        {"name": word, "sha256": "1" * 64, "bytes": 9},
+    )
     recipe = {"pigment_recipe": 1, "name": f"r {word}", "prompt": word, "base": base, "adapters": [one]}
     with workspace.write() as db:
         db.execute(
-            "INSERT INTO images (id, file, seed, settings, created, words, width, height) VALUES (?,?,?,?,?,?,?,?)",
+            "INSERT INTO images (id, file, seed, settings, created, words, width, height) "
+            "VALUES (?,?,?,?,?,?,?,?)",
             (ids["image"], f"images/{ids['image']}.png", 1, json.dumps(settings), now, f"a {word} 1", 48, 40),
         )
         for job_id, kind, config, result in jobs:
             db.execute(
-                "INSERT INTO jobs (id, kind, title, state, config, result, created, started, finished, position) "
-                "VALUES (?,?,?,'done',?,?,?,?,?,?)",
+                "INSERT INTO jobs (id, kind, title, state, config, result, created, started, finished, "
+                "position) VALUES (?,?,?,'done',?,?,?,?,?,?)",
                 (job_id, kind, f"{kind} {word}", json.dumps(config), json.dumps(result), now, now, now, now),
             )
         db.execute(
-            "INSERT INTO recipes VALUES (?,?,?,?,?)", (ids["recipe"], f"r {word}", json.dumps(recipe), now, now)
+            "INSERT INTO recipes VALUES (?,?,?,?,?)",
+            (ids["recipe"], f"r {word}", json.dumps(recipe), now, now),
         )
 
 
@@ -195,7 +202,9 @@ def links(root: Path, secret: Path, run: str, adapter_id: str) -> dict[str, str]
         "previews": (root / "runs" / run / "previews" / "link.png", f"/files/preview/{run}/link.png"),
         "evidence": (root / "runs" / run / "evidence" / "link.png", f"/files/evidence/{run}/link.png"),
         "taught": (root / "pictures" / run / "002.png", f"/files/taught/{run}/002.png"),
-        "cover": (root / "adapters" / f"{adapter_id}.aaaaaaaaaaaa.jpg", f"/files/cover/{adapter_id}/aaaaaaaaaaaa"),
+        "cover": (
+            root / "adapters" / f"{adapter_id}.aaaaaaaaaaaa.jpg", f"/files/cover/{adapter_id}/aaaaaaaaaaaa",
+        ),
         "uploads": (root / "cache" / "uploads" / "link.png", ""),
     }  # fmt: skip
     for link, _ in places.values():
@@ -234,3 +243,19 @@ def _dump(root: Path) -> Iterator[bytes]:
         for table in sorted(row[0] for row in tables):
             for row in db.execute(f"SELECT * FROM {table} ORDER BY rowid"):
                 yield repr((table, tuple(row))).encode()
+
+
+def strays(root: Path, words: dict[str, str], *, without: str = "") -> str | None:
+    """What of others' has come into a workspace, as one line; None: nothing. words: by what it is."""
+    for path in _files(root):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink() or name.startswith(INDEX_NAME) or (without and name.startswith(f"{without}/")):
+            continue
+        content = path.read_bytes()
+        for what, word in words.items():
+            if word.encode() in content:
+                return f"{what} was copied to {name}"
+    rows = b"".join(_dump(root))
+    return next(
+        (f"{what} was copied into the index" for what, word in words.items() if word.encode() in rows), None
+    )
