@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.faults import model_files_mutated as mutated
+from tests.faults import model_files_refused as refused
 from tests.faults.suites import Check, Suite
 
 SUITE = Suite(
@@ -12,6 +13,10 @@ SUITE = Suite(
             title="adapter files spoilt by their structure",
             run=mutated.run, unit="files", full=100_000, short=250, planted=400, plants=mutated.PLANTS,
             needs=mutated.needs,
+        ),
+        "refused": Check(
+            title="bad adapters of many kinds, base unchanged",
+            run=refused.run, unit="refusals", full=279, short=31, planted=93, plants=refused.PLANTS,
         ),
     },
 )  # fmt: skip
