@@ -15,8 +15,10 @@ from typing import Any
 
 from pipelines.errors import PictureError
 
-MEMORY = 4 << 30
-"""Bytes of addresses: a picture of the most pixels in 16 bits takes 2.5 of them."""
+MEMORY = 300_000_000
+"""Bytes that decoding may take beside what the process has: see `trainers.decoded.MAX_MEMORY`."""
+ADDRESSES = 4 << 30
+"""Bytes of addresses, for systems that can't bound what is written of them."""
 STORED = {
     "PNG": (".png", "image/png"), "JPEG": (".jpg", "image/jpeg"), "MPO": (".jpg", "image/jpeg"),
     "WEBP": (".webp", "image/webp"), "BMP": (".bmp", "image/bmp"), "TIFF": (".tif", "image/tiff"),
@@ -28,12 +30,16 @@ PREVIEW = 1024
 
 
 def limit(memory: int = MEMORY) -> None:
-    """Bound what this process can take, where the system lets it: addresses, files, no core dumps."""
+    """Bound what this process can take, where the system lets it: memory, files, no core dumps."""
     try:
         import resource
-    except ImportError:  # Windows: the picture's own cap of pixels remains
+    except ImportError:  # Windows: the caps of pixels and of memory by formats remain
         return
-    bounds = {resource.RLIMIT_AS: memory, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20}
+    bounds = {resource.RLIMIT_AS: ADDRESSES, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 64 << 20}
+    with suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        had = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+        bounds[resource.RLIMIT_DATA] = had + memory
     for name, bound in bounds.items():
         with suppress(ValueError, OSError):
             _, hard = resource.getrlimit(name)
@@ -100,6 +106,10 @@ def main() -> int:
     import trainers.images  # noqa: F401 (before the limit: libraries reserve more than they take)
 
     Image.init()
+    with suppress(ImportError, AttributeError):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each has buffers of its own
     limit(int(os.environ.get("PIGMENT_DECODING_BYTES", MEMORY)))
     for line in sys.stdin.buffer:
         print(json.dumps(answer(json.loads(line))), file=answers, flush=True)

@@ -149,7 +149,7 @@ def reason_of(error: Exception) -> str:
 
 def read_tables(rest: Sorted, folder: Path) -> dict[str, str]:
     """Read the tables of captions among some files: captions by what their picture is shown as."""
-    from trainers.tables import read_table
+    from trainers.tables import MAX_TABLE_BYTES, read_table
 
     found: dict[str, str] = {}
     for number, one in enumerate(rest.tables):
@@ -157,6 +157,8 @@ def read_tables(rest: Sorted, folder: Path) -> dict[str, str]:
         inside = {folder / p.shown[len(begin) :]: p for p in rest.pictures if p.shown.startswith(begin)}
         path = folder / f"table{number}{one.suffix}"
         try:
+            if one.path.stat().st_size > MAX_TABLE_BYTES:
+                raise PictureError(f"has more than {MAX_TABLE_BYTES} bytes; make it smaller")
             write_atomic(path, [one.path.read_bytes()])
             rows, notes = read_table(path, list(inside))
         except (PictureError, OSError) as error:

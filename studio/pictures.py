@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from studio.workspace import Workspace
 SIZES = (64, 128, 256, 512, PREVIEW)
 """Longer sides in pixels that small pictures come in; another one that is asked for is rounded up."""
 MEDIA = dict(STORED.values())
+_ONE_AT_A_TIME = threading.Lock()  # of the previews that are made anew: a page may ask for a hundred
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -116,6 +118,16 @@ class Pictures:
         """Where the WebP lies that smaller ones are made from; it may not be there."""
         return self.workspace.folder("cache", "pictures", f"{sha256}-{PREVIEW}.webp")
 
+    def _make_preview(self, picture: Picture, target: Path) -> None:
+        """Make it anew, in a process of bounded memory. Raises: PictureError where the file is damaged."""
+        from studio.decoder import decoder
+
+        with _ONE_AT_A_TIME, decoder(self.workspace) as by:
+            if target.is_file():  # another thread was first
+                return
+            if "error" in (said := by.ask(picture.path, target)):
+                raise PictureError(f"picture {picture.name!r} {said['error']}")
+
     def small(self, sha256: str, size: int) -> Path:
         """A WebP of the picture, upright, at least `size` pixels on its longer side; made where missing.
 
@@ -133,11 +145,9 @@ class Pictures:
         picture = self.get(sha256)
         from PIL import Image
 
-        from trainers.images import read_picture
-
         large = self.preview(sha256)
         if not large.is_file():
-            write_preview(read_picture(picture.path).image, large, PREVIEW)
+            self._make_preview(picture, large)
         if wanted != PREVIEW:
             with Image.open(large) as opened:
                 write_preview(opened.convert("RGB"), target, wanted)

@@ -23,6 +23,8 @@ MAX_MEMORY = 280_000_000
 """Bytes that decoding may take, by what is known of the format; more is refused before it is decoded."""
 BYTES_PER_PIXEL = {"WEBP": 16.5, "AVIF": 11.0, "HEIF": 11.0}
 """What decoding takes where it is more than the pixels: these hold copies. Measured with Pillow 12."""
+MAX_METADATA = 16_000_000
+"""Bytes of a PNG's file that say something beside the pixels; Pillow reads them whole."""
 LARGE = 8_000_000
 """Pixels from which on a JPEG that only needs looking at is decoded at a part of its size."""
 
@@ -59,6 +61,7 @@ def decode(name: str, file: BufferedReader, *, look: int = 0) -> Decoded:
         with warnings.catch_warnings():
             # Pillow warns of large pictures, and of metadata that nobody asks for.
             warnings.simplefilter("ignore")
+            check_metadata(name, file)
             opened = _open(name, file)
             check_size(name, opened)
             check_frames(name, opened)
@@ -113,6 +116,21 @@ def _open(name: str, file: BufferedReader) -> Image.Image:
         getattr(module, register)()
     file.seek(0)
     return Image.open(file, formats=[format])
+
+
+def check_metadata(name: str, file: BufferedReader) -> None:
+    """Refuse a PNG that says more than MAX_METADATA beside its pixels."""
+    file.seek(0)
+    said, begin = 0, file.read(8)
+    while begin == b"\x89PNG\r\n\x1a\n" and len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4])
+        said += length if head[4:] != b"IDAT" else 0
+        file.seek(length + 4, io.SEEK_CUR)
+    if said > MAX_METADATA:
+        raise PictureError(
+            f"picture {name!r} has {said / 1e6:.0f} MB of words beside its pixels; expected at most "
+            f"{MAX_METADATA / 1e6:.0f}, save it without"
+        )
 
 
 def check_size(name: str, image: Image.Image) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.errors import PictureError
-from trainers.decoded import decode
+from trainers.decoded import LARGE, decode
 from trainers.rgb import PART, converter, parts
 from trainers.settings.data import BACKGROUNDS
 
@@ -164,7 +165,8 @@ def look_at(path: Path, background: str = "white", small: int = _LOOK) -> Look:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         decoded = decode(path.name, file, look=2 * small)
     image, orientation = decoded.image, _orientation(decoded.image)
-    factor = max(1, max(image.size) // (2 * small))
+    room = 1 if math.prod(image.size) > LARGE else 2
+    factor = max(1, max(image.size) // (room * small))
     seen = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     brightest, clear = 0, False
     for top, rgb, alpha in _converted(path.name, image, background, factor):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-PART = 1 << 20
+PART = 1 << 18
 """Pixels that are converted at a time, so that only the picture itself takes its memory."""
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipelines.errors import PictureError, nearest
 
@@ -24,6 +23,8 @@ COLUMNS = {
 """Names that a column may have, by what it holds."""
 MAX_TABLE_BYTES = 20_000_000
 MAX_CAPTION_BYTES = 10_000
+MAX_LINE = 200_000
+"""Characters of one line, or of the lines that make one row: a caption in \\u0000 signs, and room."""
 MAX_REPEATS = 1000
 
 
@@ -65,14 +66,19 @@ def read_table(path: Path, pictures: Sequence[Path]) -> tuple[dict[Path, Row], l
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise PictureError(f"table {path.name!r} has more than {MAX_TABLE_BYTES} bytes; make it smaller")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _rows(path, file, pictures)
     except UnicodeDecodeError:
         raise PictureError(f"table {path.name!r} isn't UTF-8 text; save it again as UTF-8") from None
+
+
+def _rows(path: Path, file: TextIO, pictures: Sequence[Path]) -> tuple[dict[Path, Row], list[str]]:
+    """As `read_table`, of the opened file."""
     known = {picture.relative_to(path.parent).as_posix(): picture for picture in pictures}
     rows: dict[Path, Row] = {}
     unused: dict[str, None] = {}
     reader = _json_rows if path.suffix.lower() == ".jsonl" else _csv_rows
-    for line, values in reader(path.name, text):
+    for line, values in reader(path.name, file):
         place = f"table {path.name!r} line {line}"
         name = str(_value(values, "file", place) or "").replace("\\", "/").removeprefix("./")
         if name not in known:
@@ -127,9 +133,21 @@ def _value(values: dict[str, Any], kind: str, place: str) -> Any:
     return values[found[0]] if found else None
 
 
-def _json_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, values) of a JSONL text; empty lines are passed over."""
-    for line, content in enumerate(text.split("\n"), start=1):
+def _lines(name: str, file: TextIO) -> Iterator[str]:
+    """Yield the lines of a table, none of them too long to be held."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise PictureError(
+                f"table {name!r} line {number} is longer than {MAX_LINE} characters; write one picture a line"
+            )
+        yield line
+
+
+def _json_rows(name: str, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, values) of a JSONL file; empty lines are passed over."""
+    for line, content in enumerate(_lines(name, file), start=1):
         if not content.strip():
             continue
         try:
@@ -141,17 +159,28 @@ def _json_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield line, values
 
 
-def _csv_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, values) of a CSV text whose first line names the columns, in any case of letters.
+def _csv_rows(name: str, file: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, values) of a CSV file whose first line names the columns, in any case of letters.
 
     What is between columns is the first of comma, semicolon and tab that the first line has.
     """
-    first = text.split("\n", 1)[0]
+    first = next(_lines(name, file), "")
+    file.seek(0)
     # Some spreadsheets write ";" where a comma is part of numbers.
     delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True
-    )
+    fed = 0  # characters since the last row: one in quotes may have many lines
+
+    def lines() -> Iterator[str]:
+        nonlocal fed
+        for line in _lines(name, file):
+            fed += len(line)
+            if fed > MAX_LINE:
+                raise PictureError(
+                    f"table {name!r} has a row of more than {MAX_LINE} characters; is a quote left open?"
+                )
+            yield line
+
+    reader = csv.DictReader(lines(), strict=True, delimiter=delimiter, skipinitialspace=True)
     try:
         columns = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         if not set(columns) & set(COLUMNS["file"]):
@@ -161,6 +190,7 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if len(set(columns)) < len(columns):
             raise PictureError(f"table {name!r} names a column twice; leave one out")
         for values in reader:
+            fed = 0
             if None in values or None in values.values():
                 raise PictureError(
                     f"table {name!r} line {reader.line_num} has more or fewer columns than the first; "

@@ -194,6 +194,29 @@ def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "memory" in said.lower() or "broke the decoder" in said
 
 
+def test_a_table_that_is_too_large_is_not_read(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("was read"))
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(21_000_000)
+    datasets = Datasets(workspace)
+    taken = datasets.take(datasets.new().id, [(tmp_path / "a", "metadata.jsonl")])
+    assert [one.line() for one in taken.refused] == [
+        "metadata.jsonl: has more than 20000000 bytes; make it smaller"
+    ]
+
+
+def test_small_pictures_are_made_anew_in_the_decoder(
+    dropped: tuple[Datasets, Dataset, Taken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets, dataset, _ = dropped
+    sha256 = next(item.sha256 for item in dataset.items if item.name == "plain.png")
+    datasets.pictures.preview(sha256).unlink()
+    monkeypatch.setattr("trainers.images.look_at", lambda *_, **__: pytest.fail("was decoded here"))
+    assert Image.open(datasets.pictures.small(sha256, 128)).size == (24, 16)
+
+
 def test_time_is_limited_and_the_next_picture_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(png())

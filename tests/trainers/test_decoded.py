@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import PictureError
-from tests.faults.pictures_made import HIGH, WIDE, art, flat_png, jpeg_says, png, rows, saved, woven
+from tests.faults.pictures_made import HIGH, WIDE, art, chunk, flat_png, jpeg_says, png, rows, saved, woven
 from trainers import decoded
 from trainers.images import look_at, read_picture
 
@@ -76,3 +76,11 @@ def test_damaged_avif_is_damaged_and_needs_no_package(tmp_path: Path) -> None:
     assert "isn't a picture" in refusal(tmp_path / "a.avif", saved(art("a"), "AVIF")[:100])
     content = io.BytesIO(saved(art("a"), "AVIF"))
     assert decoded.decode("a", io.BufferedReader(content)).format == "AVIF"
+
+
+def test_words_without_end_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded, "MAX_METADATA", 5_000)
+    content = png((WIDE, HIGH), 8, 2, rows(art("a"), 8), chunk(b"eXIf", bytes(6_000)))
+    assert "'a.png' has 0 MB of words beside its pixels; expected at most" in refusal(
+        tmp_path / "a.png", content
+    )

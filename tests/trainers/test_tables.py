@@ -97,7 +97,10 @@ def test_bad_jsonl_is_refused_by_its_line(pictures: Path, text: str | bytes, wor
         ("file,caption\n00.png,zuv, red\n", "line 2 has more or fewer columns"),
         ("file,caption\n00.png\n", "line 2 has more or fewer columns"),
         ('file,caption\n00.png,"zuv', "isn't CSV"),
-        ("file,caption\n00.png," + "a" * 200_000 + "\n", "isn't CSV"),
+        ("file,caption\n00.png," + "a" * 150_000 + "\n", "isn't CSV"),
+        ("file,caption\n00.png," + "a" * 200_000 + "\n", "line 2 is longer than 200000 characters"),
+        ("file" + "," * 300_000, "line 1 is longer than 200000 characters"),
+        ("file,caption\n" + '"\n",' * 60_000, "row of more than 200000 characters; is a quote left open"),
     ],
 )
 def test_bad_csv_is_refused(pictures: Path, text: str, words: str) -> None:
