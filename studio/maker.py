@@ -16,11 +16,13 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipelines.errors import ConfigError, StudioError, nearest
+from pipelines.exhausted import device_lost, lost_line, out_of_memory
 from studio.bases import BaseOptions
 from studio.jobs import Jobs
 from studio.making import advice
@@ -43,13 +45,15 @@ class Maker:
         workspace: Workspace,
         options: BaseOptions | None = None,
         on_load: Callable[[Any], object] | None = None,
+        lost: threading.Event | None = None,
     ) -> None:
-        """options: how bases are loaded. on_load: as `Held` has it."""
+        """options: how bases are loaded. on_load: as `Held` has it. lost: set once the device has failed."""
         self.workspace = workspace
         self.jobs = Jobs(workspace)
         self.held = Held(workspace, options, on_load)
         self.sources = Sources(workspace)
         self.meetings = Meetings(self.held, self._idle)
+        self.lost = lost or threading.Event()
         self._previews: Previews | None = None
 
     def warm(self, base: str = "pocket") -> dict[str, Any]:
@@ -77,6 +81,8 @@ class Maker:
             return {}
         except Exception as error:
             self.jobs.finish(job, "failed", error=in_one_line(error), result=drawing.result)
+            if device_lost(error):
+                self.lost.set()
             return {}
         self.jobs.finish(job, "done", result=result)
         return result
@@ -111,6 +117,8 @@ class Maker:
         self._previews.wish(Wish(client, base, read_request(request), answer))
 
 
+LOST = 76  # exit code of a process whose device has failed
+LAST_WORDS = 0.5  # seconds that it has for its answer then
 VERBS = ("warm", "about", "generate", "balance", "interference", "sentences", "blocks")
 
 
@@ -119,7 +127,9 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, StudioError):
         return str(error)
     traceback.print_exception(error)
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if device_lost(error):
+        return lost_line(error)
+    if out_of_memory(error):
         return "the memory doesn't suffice for this; draw smaller pictures, or fewer at once (Batch)"
     line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return f"{line} (details in cache/maker.log)"
@@ -128,8 +138,9 @@ def in_one_line(error: Exception) -> str:
 class Answers:
     """Writes answers, of any thread, a line each."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._turn = stream, threading.Lock()
+    def __init__(self, stream: Any, lost: threading.Event | None = None) -> None:
+        """lost: set where an answer says that the device has failed."""
+        self._stream, self._turn, self._lost = stream, threading.Lock(), lost
 
     def tell(self, **values: Any) -> None:
         """Write a line. Nobody may be there any more; then nothing happens."""
@@ -147,6 +158,8 @@ class Answers:
             if isinstance(found, Exception):
                 kind = type(found).__name__ if isinstance(found, StudioError) else ""
                 self.tell(id=number, ok=False, error=in_one_line(found), kind=kind)
+                if self._lost is not None and device_lost(found):
+                    self._lost.set()
             else:
                 self.tell(**{**found, "id": number, "ok": True})
 
@@ -180,16 +193,27 @@ def serve(maker: Maker, requests: Iterable[str], answers: Answers) -> None:
             answer(error)
 
 
+def _leave(lost: threading.Event) -> None:
+    """End the process once its device has failed, for nothing works on it any more here; the next request
+    starts another."""
+    lost.wait()
+    time.sleep(LAST_WORDS)
+    sys.stderr.flush()
+    os._exit(LOST)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the child process."""
     parser = argparse.ArgumentParser(prog="studio.maker")
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--base-options", default="{}")
     args = parser.parse_args(argv)
-    answers = Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    lost = threading.Event()
+    answers = Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"), lost)
     os.dup2(2, 1)  # what libraries print must not get between the answers
     opened, options = Workspace.open(args.workspace, own=False), BaseOptions.from_text(args.base_options)
-    maker = Maker(opened, options, on_load=lambda loaded: answers.tell(loaded=loaded))
+    maker = Maker(opened, options, on_load=lambda loaded: answers.tell(loaded=loaded), lost=lost)
+    threading.Thread(target=_leave, args=(lost,), name="leaving", daemon=True).start()
     serve(maker, sys.stdin, answers)
     sys.stderr.flush()
     os._exit(0)  # threads may be in the middle of a step, which nobody waits for any more

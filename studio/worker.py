@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import StudioError
+from pipelines.errors import NotFinite, StudioError
+from pipelines.exhausted import device_lost, lost_line, out_of_memory
 from studio import processes
 from studio.jobs import Jobs
 from studio.locks import FileLock
@@ -112,8 +113,11 @@ def ended_by(error: Exception, workspace: Workspace, job_id: str) -> tuple[str, 
         return state, str(error), error.exit_code
     if _disk_full(error, workspace.root):
         return "paused", DISK_FULL_SAID, StudioError.exit_code
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "failed", "out of memory; close other programs or ask for less at once, then try again", 2
+    if out_of_memory(error):
+        lower = kind_of(Jobs(workspace).get(job_id).kind).lower
+        return "failed", f"out of memory; {lower}, then try again", 2
+    if device_lost(error):
+        return "failed", lost_line(error), 2
     line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return "failed", f"{line} (details in {Path('runs') / job_id / 'log.txt'})", 1
 
@@ -134,6 +138,13 @@ def _write_end(jobs: Jobs, job_id: str, state: str, error: str, result: dict[str
             time.sleep(0.5)
 
 
+def _note_stuck(jobs: Jobs, job: Job, stuck: bool) -> None:
+    """Remember whether going on as it was comes to the same end, so that it isn't offered."""
+    if stuck != bool(job.details.get("stuck")):
+        with suppress(sqlite3.Error):
+            jobs.note(job.id, stuck=stuck)
+
+
 def _keep_traceback() -> None:
     with suppress(OSError):  # the log is on the full disk too
         traceback.print_exc()
@@ -151,6 +162,7 @@ def run(workspace: Workspace, job_id: str, stop: threading.Event) -> int:
     except Exception as raised:
         if not isinstance(raised, StudioError):
             _keep_traceback()
+        _note_stuck(jobs, job, isinstance(raised, NotFinite) and raised.comes_again)
         state, error, code = ended_by(raised, workspace, job_id)
         result = {}
     return code if _write_end(jobs, job_id, state, error, result) else DISK_FULL

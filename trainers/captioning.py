@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pipelines.errors import ConfigError, PictureError
+from pipelines.exhausted import device_lost, out_of_memory
 from pipelines.files import write_atomic
 from trainers.config import DataConfig
 from trainers.events import TrainEvent
@@ -105,6 +106,8 @@ def load_captioner(name: str, device: str | None = None) -> Captioner:
         )
         model = model.eval().to(device or "cpu")
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and others.
+        if out_of_memory(error) or device_lost(error):
+            raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise ConfigError(
             f"captioner {name!r} can't be loaded ({(reason or type(error).__name__)[:200]}); give a folder "

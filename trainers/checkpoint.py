@@ -26,6 +26,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from pipelines.errors import StudioError
+from pipelines.exhausted import out_of_memory
 from pipelines.files import file_sha256, make_folder, sync_folder
 
 KEEP = 2
@@ -88,14 +89,19 @@ def commit(
             final.rename(aside)
         temporary.rename(final)
         sync_folder(folder)
-    except OSError as error:
+    except BaseException as error:
         if aside.exists() and not final.exists():
             aside.rename(final)
         shutil.rmtree(temporary, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StudioError(
                 f"paused: disk full at step {step}, no checkpoint was written and the one before is kept; "
                 f"make room and start again to go on"
+            ) from error
+        if out_of_memory(error):
+            raise StudioError(
+                f"out of memory while the checkpoint of step {step} was written, the one before is kept; "
+                "close other programs or lower adapter.rank, and start again to go on"
             ) from error
         raise
     _prune(folder, max(keep, 2))

@@ -12,6 +12,7 @@ import torch
 
 from pipelines.base import Base
 from pipelines.errors import BaseError
+from pipelines.exhausted import first_line, out_of_memory
 from pipelines.files import make_folder
 from trainers.averages import Averages
 from trainers.bundle import Told
@@ -103,7 +104,7 @@ class Looks:
         with ExitStack() as held:
             held.enter_context(self.averages.applied() if step else self.injection.disabled())
             if measure:
-                events += self._measure(step)
+                events += self._measured(step)
             if draw:
                 events.append(self._draw(step))
         yield from events
@@ -124,6 +125,16 @@ class Looks:
 
     def _due(self, every: int, step: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.config.run.steps)
+
+    def _measured(self, step: int) -> list[TrainEvent]:
+        """As `_measure`; without room for it the run goes on, since what it learns doesn't depend on it."""
+        try:
+            return self._measure(step)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            message = f"not measured: out of memory ({first_line(error)})"
+            return [TrainEvent(kind="warning", step=step, total=self.config.run.steps, message=message)]
 
     def _measure(self, step: int) -> list[TrainEvent]:
         """Measure the losses, and keep the adapter of this step as a candidate."""
@@ -178,7 +189,7 @@ class Looks:
         try:
             data = draw_previews(self.base, self.config, run.output, step)
         except Exception as error:  # Nothing that goes wrong with a picture may end the run.
-            message = f"preview failed ({type(error).__name__}: {error})"
+            message = f"preview failed ({type(error).__name__}: {first_line(error, 300)})"
             return TrainEvent(kind="warning", step=step, total=run.steps, message=message)
         files, prompts, seeds = (tuple(data[name]) for name in ("files", "prompts", "seeds"))
         self.kept.add(step, preview=Seen(step=step, files=files, prompts=prompts, seeds=seeds))

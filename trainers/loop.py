@@ -77,7 +77,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         held.enter_context(pausing_when_full())
         processes = held.enter_context(joined(run.device))
         processes.check_batch(run.batch_size)
-        base = load_base(run.base, **base_arguments(config, processes))
+        with memory.explained(config, "load"):
+            base = load_base(run.base, **base_arguments(config, processes))
         check_base(base)
         base_sha256 = known.base_sha256(base, caches)  # now: its files may be others at the end
         levels = noise_levels(base, config.objective)
@@ -102,7 +103,7 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
 
         # ── Pictures become latents, and the base draws its own, once
         yield event("stage", 0, f"{len(dataset.learn)} pictures to learn from", stage="prepare")
-        with processes.main_first():
+        with processes.main_first(), memory.explained(config, "encode"):
             prepared = yield from prepare(base, config, cuts)
 
         # ── The method goes into the base
@@ -207,7 +208,8 @@ def train(config: TrainConfig, *, resume: bool = True) -> Generator[TrainEvent, 
         if processes.main:
             if state.step > committed:  # it was ended early
                 state.save(folder / CHECKPOINTS, run.keep_checkpoints)
-            written = looks.write(state.step)
+            with memory.explained(config, "save"):
+                written = looks.write(state.step)
             taught.close()
             written = yield from conclusion.conclude(written, state.step)
             written |= {"seconds": round(time.monotonic() - began, 1), "memory_bytes": peak.bytes()}

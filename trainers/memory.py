@@ -16,6 +16,7 @@ import torch
 
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
+from pipelines.exhausted import device_lost, first_line, lost_line, out_of_memory
 from pipelines.placement import Placement
 from trainers.recomputing import CHECKPOINTING as CHECKPOINTING
 from trainers.recomputing import modules_of, recomputed
@@ -90,7 +91,7 @@ def check_gradient(attention: str, device: torch.device, dtype: torch.dtype) -> 
         found = torch.autograd.grad(out, (q, k, v), towards)
     except (RuntimeError, NotImplementedError) as error:
         raise ConfigError(
-            f"run.attention: {attention!r} has no gradient ({_first_line(error)}), so nothing can learn "
+            f"run.attention: {attention!r} has no gradient ({first_line(error)}), so nothing can learn "
             f"through it; choose 'sdpa'"
         ) from error
     q, k, v = (x.float().requires_grad_() for x in numbers)
@@ -187,22 +188,20 @@ def _resident_peak() -> int | None:
 
 
 @contextmanager
-def explained(config: TrainConfig) -> Iterator[None]:
-    """Turn "out of memory" into a StudioError that says what to lower."""
+def explained(config: TrainConfig, doing: str = "learn") -> Iterator[None]:
+    """Turn a full memory into a StudioError that says what to lower, a failed device into one that says so.
+
+    doing: what for, a key of `ADVICE`.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if device_lost(error):
+            raise StudioError(lost_line(error)) from error
         if not out_of_memory(error):
             raise
-        raise StudioError(f"out of memory; {advice(config)}, then run again to go on") from error
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's or the machine's memory is full."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+        said = ADVICE[doing](config)
+        raise StudioError(f"out of memory; {said}, then run again to go on") from error
 
 
 def advice(config: TrainConfig) -> str:
@@ -224,6 +223,29 @@ def advice(config: TrainConfig) -> str:
     return ", or ".join(found[:3])
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:160].rstrip(".") if text else type(error).__name__
+def _to_load(config: TrainConfig) -> str:
+    """What to do where the base itself is too large."""
+    run, found = config.run, ["close other programs"]
+    if run.offload in (None, "none"):
+        found.append("set run.offload to 'parts'")
+    if run.quantise is None:
+        found.append("hold the base in fewer bits (run.quantise 'int8')")
+    return ", or ".join(found)
+
+
+def _to_draw(config: TrainConfig) -> str:
+    """What to lower where the base draws."""
+    found = ["lower data.resolution"]
+    if config.run.quantise is None:
+        found.append("hold the base in fewer bits (run.quantise 'int8')")
+    return ", or ".join([*found, "give pictures of your own (data.class_images)"])
+
+
+ADVICE: dict[str, Callable[[TrainConfig], str]] = {
+    "learn": advice,
+    "load": lambda config: f"loading the base takes it; {_to_load(config)}",
+    "encode": lambda config: f"pictures are being read; lower data.resolution, or {_to_load(config)}",
+    "draw": _to_draw,
+    "save": lambda config: "the adapter is being written; close other programs, or lower adapter.rank",
+}
+"""By what is done when the memory is full: what to do about it."""

@@ -24,6 +24,7 @@ from PIL import Image
 
 from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
+from pipelines.exhausted import out_of_memory
 from pipelines.files import file_sha256, sync_folder
 from pipelines.generate import GenerationConfig, generate_prompts
 from trainers.captions import read_caption
@@ -32,7 +33,6 @@ from trainers.dataset import Item
 from trainers.events import TrainEvent
 from trainers.frames import Frame, Variant, frames
 from trainers.images import Source, find_pictures, read_picture
-from trainers.memory import out_of_memory
 from trainers.room import disk_full
 
 SCENES = (

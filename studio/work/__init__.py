@@ -32,6 +32,7 @@ class Kind:
         device: computes on the device, which one job has at a time; others run beside it.
         run: "module:function" of its Work; empty where the warm drawing process does it.
         home: section and name of the setting that names its own folder; a copy of the job gets another.
+        lower: what to do where there is no memory for it.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Kind:
     device: bool
     run: str
     home: tuple[str, str] | None = None
+    lower: str = "close other programs"
 
     def work(self) -> Work:
         """The function that does it."""
@@ -62,7 +64,7 @@ KINDS: dict[str, Kind] = {
     ),
     "captions": Kind(
         label="Captions", doing="gets its captions", priority=1, resumable=True, device=True,
-        run="studio.work.captions:run",
+        run="studio.work.captions:run", lower="choose a smaller captioner, or close other programs",
     ),
     "class_pictures": Kind(
         label="Class pictures", doing="gets its class pictures", priority=1, resumable=True, device=True,
@@ -74,19 +76,19 @@ KINDS: dict[str, Kind] = {
     ),
     "export": Kind(
         label="Export", doing="is being exported", priority=0, resumable=False, device=False,
-        run="studio.work.exporting:run",
+        run="studio.work.exporting:run", lower="export without the picture that is compared",
     ),
     "resize": Kind(
         label="Resize", doing="is being resized", priority=0, resumable=False, device=False,
-        run="studio.work.reworking:resize",
+        run="studio.work.reworking:resize", lower="choose a lower rank, or close other programs",
     ),
     "merge": Kind(
         label="Merge", doing="is being merged", priority=0, resumable=False, device=False,
-        run="studio.work.reworking:merge",
+        run="studio.work.reworking:merge", lower="merge fewer adapters at once, or to a lower rank",
     ),
     "convert": Kind(
         label="Convert", doing="is being converted", priority=0, resumable=False, device=False,
-        run="studio.work.reworking:convert",
+        run="studio.work.reworking:convert", lower="choose a lower rank, or close other programs",
     ),
     "import": Kind(
         label="Import", doing="is being read", priority=0, resumable=False, device=False,

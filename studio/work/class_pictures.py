@@ -46,7 +46,7 @@ def _drawn(config: TrainConfig, made: list[int]) -> Generator[TrainEvent, None, 
     from trainers.processes import ALONE
     from trainers.room import pausing_when_full
 
-    with explained(config), pausing_when_full():
+    with explained(config, "draw"), pausing_when_full():
         yield TrainEvent(kind="stage", message="Loading the base", data={"stage": "prepare"})
         base = load_base(config.run.base, **base_arguments(config, ALONE))
         check_base(base)

@@ -28,10 +28,10 @@ ASKED = ("", "cancelled", "paused")
 ENDING = {"cancelled": "Stopping after this step", "paused": "Pausing after this step"}
 REASONS = {"cancelled": "stopped by you", "paused": "paused by you"}
 """By what was asked: the message until then, and the line that stays."""
-OF_A_PROCESS = ("session", "lower", "worked", "taken")
+OF_A_PROCESS = ("session", "lower", "worked", "taken", "stuck")
 """Details that belong to what was done, and not to doing it again: {"at", "step"} where the present or last
 process began, what to lower if its memory is full, the seconds of those that have ended; and of a training
-the adapters that were made of earlier steps, by step."""
+the adapters that were made of earlier steps, by step, and whether going on would end as it did."""
 
 ACTS: dict[str, tuple[str, ...]] = {
     "queued": ("stop", "pause", "move"),
@@ -118,6 +118,8 @@ class Job:
         without = {"retry"} if goes_on else {"resume"} if self.state != "paused" else set()
         if self.state == "done":
             without = set()
+        if self.state == "failed" and self.details.get("stuck"):
+            without |= {"resume"}
         if self.asked or (self.state == "running" and not goes_on):
             without |= {"pause"}
         return tuple(act for act in ACTS[self.state] if act not in without)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.errors import StudioError
+from pipelines.errors import NotFinite, StudioError
 from studio import worker
 from studio.jobs import Jobs
 from studio.work import KINDS, Ended, Kind
@@ -46,6 +46,8 @@ ENDS: dict[str, Callable[[], None]] = {
     "disk full": raising(OSError(errno.ENOSPC, "No space left on device")),
     "paused": raising(StudioError("paused: disk full at step 3, no checkpoint was written")),
     "memory": raising(MemoryError()),
+    "device": raising(RuntimeError("CUDA error: unspecified launch failure\nand more")),
+    "broken": raising(NotFinite("loss isn't finite at step 3; lower it", comes_again=True)),
     "bug": raising(ValueError("all wrong\nand more")),
     "no sense": raising(StudioError("a setting makes no sense; change it")),
     "exit": lambda: os._exit(9),

@@ -248,6 +248,15 @@ def test_what_can_be_done_with_a_job_can_be_done(jobs: Jobs) -> None:
     assert tried == {(state, act) for state, acts in ACTS.items() for act in acts}
 
 
+def test_going_on_is_not_offered_where_it_ends_as_before(jobs: Jobs) -> None:
+    job = jobs.submit("train", "broken", {})
+    run(jobs, job)
+    jobs.note(job.id, stuck=True)
+    jobs.finish(job.id, "failed", error="loss isn't finite at step 3")
+    assert jobs.get(job.id).acts == ("remove",)
+    assert jobs.resume(job.id).state == "queued", "who asks for it by its name gets it"
+
+
 def test_acts_offer_what_means_something(jobs: Jobs) -> None:
     job = jobs.submit("train", "zib", {})
     assert job.acts == ("stop", "pause", "move")

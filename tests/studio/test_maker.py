@@ -75,6 +75,16 @@ def test_wishes_go_past_what_takes_long() -> None:
     assert written.answers(1) == [{"id": 1, "ok": True, "weights": [1.0]}]
 
 
+def test_a_failed_device_is_said_and_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing works on it any more in this process: its end is the server's way to another one."""
+    lost, written = threading.Event(), Written()
+    answers = maker.Answers(written, lost)
+    answers.to(1)(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    assert "smaller pictures" in written.answers(1)[0]["error"] and not lost.is_set()
+    answers.to(2)(RuntimeError("CUDA error: unspecified launch failure\nmore"))
+    assert "the device has failed" in written.answers(2)[0]["error"] and lost.is_set()
+
+
 def test_errors_are_one_line_of_their_class(capsys: pytest.CaptureFixture[str]) -> None:
     written = served(
         Pretender(),

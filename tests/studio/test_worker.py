@@ -48,6 +48,8 @@ SAID = {
     "disk full": ("paused", "paused: disk full"),
     "paused": ("paused", "disk full at step 3"),
     "memory": ("failed", "out of memory; close other programs"),
+    "device": ("failed", "the device has failed (CUDA error: unspecified launch failure)"),
+    "broken": ("failed", "isn't finite at step 3"),
     "no sense": ("failed", "a setting makes no sense; change it"),
 }
 
@@ -61,6 +63,8 @@ def test_every_error_has_its_state_and_its_line(
     found = Jobs(workspace).get(job.id)
     state, words = SAID[end]
     assert (found.state, "\n" in found.error) == (state, False) and words in found.error
+    # What would come to the same end isn't offered; by its name it can still be asked for.
+    assert bool(found.details.get("stuck")) == (end == "broken")
 
 
 def test_the_reserve_lets_a_full_disk_be_told(

@@ -121,6 +121,20 @@ def test_a_disk_that_fills_up_leaves_the_last_one_whole(
     assert not any(name.startswith(".writing") for name in names(tmp_path))
 
 
+def test_a_full_memory_leaves_nothing_half_and_says_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(tmp_path, 1, TENSORS, {"step": 1})
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    with pytest.raises(StudioError, match=r"checkpoint of step 2 .* lower adapter\.rank"):
+        commit(tmp_path, 2, TENSORS, {"step": 2})
+    assert names(tmp_path) == ["step-000001"]
+
+
 def test_other_errors_are_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: Any) -> None:
         raise OSError(errno.EACCES, "Permission denied")

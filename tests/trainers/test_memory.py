@@ -230,6 +230,29 @@ def test_out_of_memory_says_what_to_lower(error: Exception, make_config: Callabl
     assert "run.batch_size to 2 with run.accumulate 4" in text
 
 
+@pytest.mark.parametrize(
+    ("doing", "wanted"),
+    [("load", "run.quantise"), ("encode", "data.resolution"), ("draw", "data.class_images"),
+     ("save", "adapter.rank")],
+)  # fmt: skip
+def test_what_to_lower_is_what_was_large(
+    doing: str, wanted: str, make_config: Callable[..., TrainConfig]
+) -> None:
+    with (
+        pytest.raises(StudioError, match=rf"out of memory; .*{wanted}") as said,
+        explained(make_config(), doing),
+    ):
+        raise MemoryError
+    assert "gradient_checkpointing" not in str(said.value)
+
+
+def test_a_failed_device_is_said(make_config: Callable[..., TrainConfig]) -> None:
+    lost = torch.AcceleratorError("CUDA error: unspecified launch failure\nand more")
+    said = r"device has failed \(CUDA error: unspecified launch failure\)"
+    with pytest.raises(StudioError, match=said), explained(make_config()):
+        raise lost
+
+
 def test_other_errors_pass() -> None:
     assert not out_of_memory(RuntimeError("shapes don't match"))
     made: Any = None

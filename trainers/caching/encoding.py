@@ -12,13 +12,13 @@ import torch
 
 from pipelines.base import Base
 from pipelines.errors import BaseError
+from pipelines.exhausted import out_of_memory
 from trainers.caching.latents import Encoded, LatentCache, OnDisk
 from trainers.caching.store import Store, key_of, machine, weights_sha256
 from trainers.events import TrainEvent
 from trainers.frames import Cut, Frame
 from trainers.images import to_pixels
 from trainers.masks import weights
-from trainers.memory import out_of_memory
 
 Tensors = dict[str, torch.Tensor]
 
