@@ -179,19 +179,19 @@ WAYS: dict[str, Callable[[Desk, dict[str, Any]], str | None]] = {
 def run(task: Task, tally: Tally) -> None:
     """Let each way of drawing meet each source, and draw as ever after it."""
     with desk_in(task.folder / "desk") as desk:
-        expected = _picture(desk)
+        expected = drawn_pixels(desk)
         cases = product(BAD, WAYS, SOURCES)
         for bad, way, source in cases:
             if tally.tried >= task.count:
                 return
             with SOURCES[source](desk, BAD[bad]) as fields:
                 problem = WAYS[way](desk, fields or {})
-            if problem is None and _picture(desk) != expected:
+            if problem is None and drawn_pixels(desk) != expected:
                 problem = "the next picture is another one than before"
             tally.happened(f"{bad} in {source} while {way} is drawn", problem)
 
 
-def _picture(desk: Desk) -> bytes:
+def drawn_pixels(desk: Desk) -> bytes:
     """The pixels of an undisturbed picture."""
     from PIL import Image
 
