@@ -117,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     studio.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0 takes a free one")
     studio.add_argument(
         "--auth", default="", metavar="USER:PASSWORD|FILE",
-        help="ask for a password; a file holds a line user:password for each account",
+        help="ask for a password; a file holds a line user:password for each account: the first has the "
+        "workspace, each of the others a room of its own in it",
     )  # fmt: skip
     studio.add_argument(
         "--root-path", default="", metavar="PATH",
