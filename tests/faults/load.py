@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tests.faults.load_cancels import CANCELS_CHECK
 from tests.faults.load_clients import CLIENTS_CHECK
 from tests.faults.load_owners import OWNERS_CHECK
+from tests.faults.load_windows import WINDOWS_CHECK
 from tests.faults.suites import Suite
 
-CHECKS = {"clients": CLIENTS_CHECK, "owners": OWNERS_CHECK}
+CHECKS = {
+    "clients": CLIENTS_CHECK, "windows": WINDOWS_CHECK, "owners": OWNERS_CHECK, "cancels": CANCELS_CHECK,
+}  # fmt: skip
 
 
 def _figure(figures: Mapping[str, Mapping[str, float]]) -> str:
