@@ -99,8 +99,8 @@ def _disk_full(error: Exception, root: Path) -> bool:
     """Whether an error comes of a disk without room; SQLite says it in several ways."""
     from trainers.room import disk_full
 
-    if isinstance(error, OSError):
-        return disk_full(error) is not None
+    if disk_full(error) is not None:
+        return True
     return isinstance(error, sqlite3.OperationalError) and (
         "disk is full" in str(error) or shutil.disk_usage(root).free < ROOM
     )
@@ -108,8 +108,9 @@ def _disk_full(error: Exception, root: Path) -> bool:
 
 def ended_by(error: Exception, workspace: Workspace, job_id: str) -> tuple[str, str, int]:
     """(state, one line, exit code) of a job that an error has ended."""
-    if isinstance(error, StudioError):
-        state = "paused" if str(error).startswith("paused:") else "failed"
+    paused = str(error).startswith("paused:")
+    if isinstance(error, StudioError) and (paused or not _disk_full(error, workspace.root)):
+        state = "paused" if paused else "failed"
         return state, str(error), error.exit_code
     if _disk_full(error, workspace.root):
         return "paused", DISK_FULL_SAID, StudioError.exit_code

@@ -82,14 +82,20 @@ def pausing_when_full() -> Iterator[None]:
     """Turn a disk that fills up into a StudioError that begins with "paused: disk full"."""
     try:
         yield
-    except OSError as error:
-        if (said := disk_full(error)) is None:
+    except (OSError, StudioError) as error:
+        if str(error).startswith("paused:") or (said := disk_full(error)) is None:
             raise
         raise StudioError(said) from error
 
 
-def disk_full(error: OSError) -> str | None:
-    """The line for an error that says that a disk is full, or a quota; None for another one."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return "paused: disk full; the last checkpoint is kept: make room and start again to go on"
+def disk_full(error: BaseException) -> str | None:
+    """The line for an error that came of a full disk, or a quota; None for another one.
+
+    Also for one that says in other words what couldn't be written, raised while that was handled.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "paused: disk full; the last checkpoint is kept: make room and start again to go on"
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -36,6 +36,13 @@ def raising(error: Exception) -> Callable[[], None]:
     return do
 
 
+def in_other_words() -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        raise StudioError("'a.zip' can't be written: No space left on device") from None
+
+
 def with_a_child() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print("child", child.pid, flush=True)
@@ -44,6 +51,7 @@ def with_a_child() -> None:
 ENDS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "disk full": raising(OSError(errno.ENOSPC, "No space left on device")),
+    "disk full, in other words": in_other_words,
     "paused": raising(StudioError("paused: disk full at step 3, no checkpoint was written")),
     "memory": raising(MemoryError()),
     "device": raising(RuntimeError("CUDA error: unspecified launch failure\nand more")),

@@ -46,6 +46,7 @@ def full(jobs_finish: Callable[..., bool], until: Callable[[], bool]) -> Callabl
 
 SAID = {
     "disk full": ("paused", "paused: disk full"),
+    "disk full, in other words": ("paused", "paused: disk full"),
     "paused": ("paused", "disk full at step 3"),
     "memory": ("failed", "out of memory; close other programs"),
     "device": ("failed", "the device has failed (CUDA error: unspecified launch failure)"),

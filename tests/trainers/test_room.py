@@ -71,6 +71,16 @@ def test_a_full_disk_is_a_pause_and_other_errors_are_not() -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
+@pytest.mark.parametrize("said", ["'a.safetensors' can't be written", "paused: disk full at step 3"])
+def test_a_full_disk_is_a_pause_in_whatever_words(said: str) -> None:
+    with pytest.raises(StudioError, match=r"^paused: disk full") as raised, pausing_when_full():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise StudioError(said) from None
+    assert ("step 3" in said) == (str(raised.value) == said)
+
+
 def test_what_changes_no_result_may_change_between_two_starts(make_config: Make, tmp_path: Path) -> None:
     open_run(make_config(), resume=True)
     (tmp_path / "run" / "checkpoints" / "step-000002").mkdir(parents=True)

@@ -27,6 +27,7 @@ from trainers.evidence.rules import verdict
 from trainers.optimizers import base_rate_scale
 from trainers.processes import Processes
 from trainers.results import not_finite
+from trainers.room import disk_full
 from trainers.run_folder import ADAPTER_NAME
 from trainers.stepping.readings import Reading
 from trainers.tuning import Injection
@@ -123,6 +124,8 @@ class Conclusion:
         try:
             yield
         except Exception as error:
+            if disk_full(error) is not None:
+                raise  # with room it is measured whole: the run goes on from its last step
             said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             kind = "" if isinstance(error, StudioError) else f"{type(error).__name__}: "
             self.notes.append(f"evidence: {name} left out ({kind}{said})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,18 @@ def test_what_cannot_be_measured_is_a_warning_and_the_rest_is(
     assert "evidence: pictures left out (RuntimeError: out of luck)" in said
     record = read_record(config.run.output)
     assert events[-1].kind == "done" and record is not None and record.anatomy is not None
+
+
+def test_a_full_disk_pauses_the_end_too(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = make_config()
+    with monkeypatch.context() as patch:
+        patch.setattr(concluding, "write_record", full)
+        with pytest.raises(StudioError, match=r"^paused: disk full"):
+            list(train(config))
+    assert list(train(config))[-1].kind == "done" and read_record(config.run.output) is not None
 
 
 def test_a_run_that_breaks_leaves_where_it_began(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:

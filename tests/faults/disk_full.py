@@ -1,0 +1,21 @@
+"""The disk fills up, or refuses: what is kept loads, the job pauses with those words, and goes on with room."""
+
+from __future__ import annotations
+
+from tests.faults import disk_full_run
+from tests.faults.disk_full_space import needs
+from tests.faults.suites import Check, Suite
+
+SUITE = Suite(
+    title="Disk full",
+    checks={
+        "levels": Check(
+            title="Levels of free space during a training", run=disk_full_run.levels, unit="levels",
+            full=30, short=4, plants=disk_full_run.LEVEL_PLANTS, planted=6, needs=needs,
+        ),
+        "calls": Check(
+            title="Each call of a training refused", run=disk_full_run.calls, unit="refused calls",
+            full=300, short=6, plants=disk_full_run.CALL_PLANTS, planted=24,
+        ),
+    },
+)  # fmt: skip
