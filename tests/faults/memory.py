@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.faults import memory_drawing, memory_runs
+from tests.faults import memory_drawing, memory_runs, memory_studio
 from tests.faults.suites import Check, Suite
 
 if TYPE_CHECKING:
@@ -50,6 +50,20 @@ def _drawn_on(patch: MonkeyPatch) -> None:
     patch.setattr("studio.maker.device_lost", lambda error: False)
 
 
+def _without_a_word(patch: MonkeyPatch) -> None:
+    """A worker whose job fails ends as Python does."""
+
+    def ended_by(error: Exception, *_: Any) -> tuple[str, str, int]:
+        raise error
+
+    patch.setattr("studio.worker.ended_by", ended_by)
+
+
+def _kept(patch: MonkeyPatch) -> None:
+    """What has drawn keeps the device."""
+    patch.setattr("studio.making.held.Device.give", lambda self: None)
+
+
 SUITE = Suite(
     title="Full memory and lost devices",
     checks={
@@ -67,6 +81,15 @@ SUITE = Suite(
             planted=8,
             plants={
                 "a full memory isn't recognised": _not_told, "a lost device is drawn on with": _drawn_on,
+            },
+        ),
+        "studio": Check(
+            title="a studio whose jobs have no memory", run=memory_studio.run, unit="faults", full=12,
+            short=0, planted=4,
+            plants={
+                "an error ends the process without a word": _without_a_word,
+                "a lost device is drawn on with": _drawn_on,
+                "the device isn't given back": _kept,
             },
         ),
         "jobs": Check(

@@ -1,13 +1,12 @@
 """Where a job runs out of memory, or loses its device, and what is to be said there.
 
-An error is raised at the n-th call of a function of ours; `put` does so while it lasts, and `put_for_good` by
-what a variable says, for processes of their own (`tests.faults.memory_child`).
+An error is raised at the n-th call of a function of ours; `put` does so while it lasts, and
+`tests.faults.memory_child` in a studio's own processes.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from pytest import MonkeyPatch
 
 FAULT = "PIGMENT_TEST_MEMORY"
-"""The variable by which a process learns where it is to fail: "place|error|call"."""
+"""The variable that names the file by which a process learns where it is to fail: "place|error"."""
 
 
 def _torch(name: str, text: str) -> Callable[[], Exception]:
@@ -103,7 +102,12 @@ JOBS: dict[str, Place] = {
 }
 """In jobs of other kinds."""
 
-PLACES = {**TRAINING, **DRAWING, **JOBS}
+
+def owner_of(place: Place) -> Any:
+    """The module or class that holds a place's function."""
+    module, _, inner = place.owner.partition(":")
+    owner: Any = importlib.import_module(module)
+    return getattr(owner, inner) if inner else owner
 
 
 @dataclass
@@ -118,9 +122,7 @@ class Failing:
 
     def put(self, patch: MonkeyPatch) -> None:
         """Patch the function."""
-        module, _, inner = self.place.owner.partition(":")
-        owner: Any = importlib.import_module(module)
-        owner = getattr(owner, inner) if inner else owner
+        owner = owner_of(self.place)
         real = getattr(owner, self.place.name)
 
         def failing(*given: Any, **more: Any) -> Any:
@@ -140,13 +142,6 @@ def put(place: Place, error: str, *, always: bool = False) -> Iterator[Failing]:
     with MonkeyPatch.context() as patch:
         failing.put(patch)
         yield failing
-
-
-def put_for_good() -> None:
-    """Let it happen in this process where the variable says so."""
-    if said := os.environ.get(FAULT):
-        place, error = said.split("|")
-        Failing(PLACES[place], error).put(MonkeyPatch())
 
 
 def wrong_words(line: str, place: Place, error: str) -> str | None:

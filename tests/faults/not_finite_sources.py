@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,11 +115,9 @@ def _kinds() -> dict[str, Callable[[Path, float], str | None]]:
     """What may hold the number, by name: tries it in a folder, and says what went wrong."""
     found: dict[str, Callable[[Path, float], str | None]] = {}
     for kind in ("latents", "texts"):
-        found[f"cached {kind}"] = lambda folder, value, kind=kind: _cached(kind, folder, value)  # type: ignore[misc]
+        found[f"cached {kind}"] = partial(_cached, kind)
     for (said, fields), part in product(reversed(_FIELDS.items()), ("unet", "text_encoder", "vae")):
-        found[f"the {part}{said}"] = (  # type: ignore[assignment]
-            lambda folder, value, part=part, fields=fields: _base(part, fields, folder, value)
-        )
+        found[f"the {part}{said}"] = partial(_base, part, fields)
     order = ("cached latents", "the unet of a run that is measured", "cached texts")
     return {name: found[name] for name in (*order, *(name for name in found if name not in order))}
 
