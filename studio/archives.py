@@ -69,7 +69,7 @@ def unpack(path: Path, folder: Path) -> Iterator[Member]:
     left = TOTAL
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in _members(archive):
+            for member in _members(archive, path.stat().st_size):
                 yield (one := _unpacked(archive, member, folder, left))
                 left -= one.path.stat().st_size if one.path is not None and one.path.exists() else 0
     except PictureError:
@@ -81,14 +81,16 @@ def unpack(path: Path, folder: Path) -> Iterator[Member]:
         raise PictureError(f"is damaged ({reason}); make it again") from None
 
 
-def _members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """What is worth unpacking."""
+def _members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """What is worth unpacking of a zip of `size` bytes."""
     found = []
     for member in archive.infolist():
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         hidden = any(_hidden(part) for part in parts)
         if parts and not hidden and not member.is_dir():
             found.append(member)
+    if sum(member.compress_size for member in found) > size:
+        raise PictureError("is damaged (its files overlap, as bombs do); make it again")
     if len(found) > MEMBERS:
         raise PictureError(f"has {len(found)} files, at most {MEMBERS} are read; make several zips of it")
     return found

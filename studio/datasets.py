@@ -19,7 +19,7 @@ from studio.examples import example_sets
 from studio.pictures import Pictures
 from studio.workspace import Workspace, new_id
 
-MAX_PICTURES = 1000
+MAX_PICTURES = 10_000
 """In one set."""
 NAME_LENGTH = 100
 
@@ -253,17 +253,17 @@ class Datasets:
         """
         dataset, pictures = self.get(dataset_id), self.pictures
         make_folder(folder)
-        called = {}
-        for number, item in enumerate(dataset.items):
-            source = pictures.get(item.sha256).path
-            name = f"{number:03d}{source.suffix}"
+        called, digits = {}, max(3, len(str(len(dataset.items) - 1)))
+        for position, item in enumerate(dataset.items):
+            source, number = pictures.get(item.sha256).path, f"{position:0{digits}d}"
+            name = f"{number}{source.suffix}"
             _place(source, folder / name)
             called[name] = item.name
             if item.caption:
-                write_atomic(folder / f"{number:03d}.txt", [item.caption.encode()])
+                write_atomic(folder / f"{number}.txt", [item.caption.encode()])
             if item.mask:
                 mask = pictures.get(item.mask).path
-                _place(mask, folder / f"{number:03d}.mask{mask.suffix}")
+                _place(mask, folder / f"{number}.mask{mask.suffix}")
         sync_folder(folder)
         return called
 

@@ -13,9 +13,9 @@ from studio.ingest import Good, Ingest, ingesting
 
 def take(datasets: Datasets, dataset_id: str, files: Sequence[tuple[Path, str]]) -> Taken:
     """Add files to a set: see `Datasets.take`."""
-    datasets.get(dataset_id)
+    known = {item.sha256 for item in datasets.get(dataset_id).items}
     with ingesting(datasets.pictures) as taking:
-        good, rest = taking.take([Dropped(path, name) for path, name in files])
+        good, rest = taking.take([Dropped(path, name) for path, name in files], known, MAX_PICTURES)
         with datasets.changing(dataset_id) as db:
             added = _add(db, dataset_id, good, rest.refused)
         captions = _captions(datasets, dataset_id, taking, rest)

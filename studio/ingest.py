@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import PictureError
+from pipelines.files import file_sha256
 from studio.decoder import Decoder, decoder
 from studio.dropped import Dropped, Refused, Sorted, key, one_name, read_tables, repeating, sort, unzipped
 from studio.pictures import Picture, Pictures
@@ -40,8 +41,13 @@ class Ingest:
     scratch: Path
     by: Decoder
 
-    def take(self, files: Sequence[Dropped]) -> tuple[list[Good], Sorted]:
+    def take(
+        self, files: Sequence[Dropped], known: Collection[str] = (), most: int | None = None
+    ) -> tuple[list[Good], Sorted]:
         """Take all that can be used of some files.
+
+        known, most: content hashes of the pictures that are there, and how many there may be; any other one
+        is then refused, without being decoded and kept. None: any number.
 
         Returns: what was taken, with captions and masks that lay beside; and the rest: captions and masks
         whose picture isn't among them, what was refused, and notes.
@@ -50,8 +56,15 @@ class Ingest:
         rest = sort(plain)
         rest.refused[:0] = refused
         written = read_tables(rest, self.scratch)
-        found = [self._one(one, rest, written) for one in rest.pictures]
-        good = [one for one in found if one is not None]
+        good, there = [], set(known)
+        for dropped in rest.pictures:
+            full = most is not None and len(there) >= most
+            if full and dropped.path.is_file() and file_sha256(dropped.path) not in there:
+                reason = f"is too many: a set holds {most} pictures; make a second one"
+                rest.refused.append(Refused(dropped.shown, reason))
+            elif (found := self._one(dropped, rest, written)) is not None:
+                good.append(found)
+                there.add(found.picture.sha256)
         masks = [one.mask for one in good if one.mask is not None]
         self.pictures.enter([*(one.picture for one in good), *masks])
         if any(repeating(one.place) for one in rest.pictures):

@@ -28,6 +28,10 @@ MAX_LINE = 200_000
 MAX_REPEATS = 1000
 
 
+# Unicode Standard Annex 9, section 2: what embeds, overrides and isolates directions.
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """What is written about one picture. caption: empty for none. mask: a file's name. None: not said."""
@@ -38,9 +42,12 @@ class Row:
 
 
 def one_line(text: str) -> str:
-    """Return a text with single spaces for whitespace, and without characters that control a terminal."""
+    """Return a text with single spaces for whitespace, and without characters that control a terminal or
+    turn round what stands after them."""
     spaced = " ".join(text.split())
-    return "".join(char for char in spaced if unicodedata.category(char) not in ("Cc", "Cs"))
+    return "".join(
+        char for char in spaced if unicodedata.category(char) not in ("Cc", "Cs") and char not in _TURNING
+    )
 
 
 def find_table(folder: Path, name: str) -> Path:

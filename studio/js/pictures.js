@@ -1,7 +1,8 @@
 // The pictures of a dataset: dropped or chosen, seen at once, captioned, cropped, taken out.
 // The server's `value` is a patch of {dataset, items, refused, crops, findings, auto}; handlers get
 // {dataset, captions: what was written here by SHA-256, count}.
-const TOGETHER = 16;  // files that the server takes in one go
+const TOGETHER = 16;  // files that the server takes in one go; of very many, a PART-th
+const PART = 40;
 const AT_ONCE = 3;  // uploads
 const SHOWN = 40;  // pictures that are shown from this machine while they travel
 const VIEWS = [['pictures', 'Pictures'], ['captions', 'Captions'], ['crops', 'Crops']];
@@ -206,8 +207,9 @@ function add(files) {
 }
 
 async function carry(batch) {
+  const together = Math.max(TOGETHER, Math.ceil(batch.length / PART));
   while (batch.length) {
-    let count = Math.min(TOGETHER, batch.length);
+    let count = Math.min(together, batch.length);
     while (count < batch.length && stem(batch[count].name) === stem(batch[count - 1].name)) count += 1;
     const group = batch.splice(0, count);
     const here = [], queue = [...group];

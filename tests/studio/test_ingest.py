@@ -399,7 +399,33 @@ def test_every_byte_flipped_gives_a_line_or_the_picture(tmp_path: Path) -> None:
 # ── Names
 
 
+def test_no_more_is_kept_than_a_set_holds(workspace: Workspace, tmp_path: Path) -> None:
+    """A thousandth picture too many would lie in the workspace for ever, in no set."""
+    files = []
+    for number in range(4):
+        (tmp_path / str(number)).write_bytes(png((number, 0, 0)))
+        files.append((tmp_path / str(number), f"{number}.png"))
+    datasets = Datasets(workspace)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("studio.dropping.MAX_PICTURES", 2)
+        taken = datasets.take(datasets.new().id, [*files, (tmp_path / "0", "again.png")])
+    assert taken.added == 2
+    assert [one.name for one in taken.refused] == ["2.png", "3.png", "again.png"]
+    assert "is the same picture as '0.png'" in taken.refused[2].reason
+    assert len(list(workspace.folder("pictures").iterdir())) == 2
+
+
+def test_overlapping_members_are_refused(tmp_path: Path) -> None:
+    from tests.faults.pictures_parcels import parcels
+
+    bomb = next(one for one in parcels() if one.name == "overlapping")
+    (tmp_path / "a").write_bytes(bomb.files["o.zip"]())
+    with pytest.raises(Exception, match="its files overlap, as bombs do"):
+        list(unpack(tmp_path / "a", tmp_path))
+
+
 def test_names_are_cut_to_their_last_part() -> None:
+    assert one_name("gnp.\u202etxt.exe") == "gnp.txt.exe", "nothing turns round what stands after it"
     assert one_name("a/b\\c.png") == "c.png" and one_name("../..") == ".." and one_name("\0\n") == "nameless"
     assert one_name("ä" * 300 + ".jpeg").endswith("….jpeg") and len(one_name("ä" * 300 + ".jpeg")) == 255
     assert key("x", "A.Mask.PNG") == key("x", "a.jpg") != key("y", "a.jpg")
