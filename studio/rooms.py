@@ -27,7 +27,6 @@ log = logging.getLogger("pigment")
 
 OWNER = "owner"
 """The setting of the machine's workspace: the name of the account that has it."""
-_BUILDING = threading.Lock()  # Gradio notes in one place per process what is being built
 
 
 def room_id(name: str) -> str:
@@ -66,11 +65,11 @@ def open_room(machine: Workspace, name: str, note: str = "") -> Workspace:
 
 @dataclass(eq=False)
 class Room:
-    """An account's part of the server. Its queue begins, and its page is built, when they are first needed.
+    """An account's part of the server. Its queue begins when it is first needed.
 
     Attributes:
         make: builds the web application; see `studio.server.make_app`.
-        app: None until then.
+        app: None until it is built.
     """
 
     context: Context
@@ -87,12 +86,6 @@ class Room:
             self.context.library.add_examples()
             self.context.runner.start()
             self._begun = True
-
-    def build(self) -> None:
-        """Build the page."""
-        with _BUILDING:
-            if self.app is None:
-                self.app = self.make(self.context)
 
     async def ready(self, open: Callable[[Room], None]) -> None:
         """Wait until the room answers. open: prepares it, in a thread."""
@@ -152,6 +145,7 @@ class Rooms:
         """
         self._given = base, options or BaseOptions()
         self._make, self._turns, self._runs = make, Turns(), False
+        self._building = threading.Lock()
         self.machine = self._room(machine, alone=not names, warm=True)
         self._of: dict[str | None, Room] = {} if names else {None: self.machine}
         owner = owner_of(machine, names) if names else ""
@@ -186,10 +180,21 @@ class Rooms:
             if counts["queued"] or counts["running"]:
                 room.begin()
 
+    def build(self) -> None:
+        """Build the pages of all rooms, before the first of them answers.
+
+        What Gradio builds is noted in one place per process: what a listener of one room answers meanwhile
+        would get into the page of another.
+        """
+        with self._building:
+            for room in self._all():
+                if room.app is None:
+                    room.app = room.make(room.context)
+
     def _open(self, room: Room) -> None:
+        self.build()
         if self._runs:
             room.begin()
-        room.build()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request. Raises: Refusal: whose it is isn't known, or the room can't be opened."""

@@ -202,7 +202,7 @@ def serve(
             names = login.accounts.names if login is not None else ()
             rooms = Rooms(opened, make, names=names, base=base, options=options, note=address)
             rooms.begin()  # the base loads while the page is built
-            rooms.machine.build()
+            rooms.build()
             config = uvicorn.Config(
                 Guard(Assets(rooms, frontend()), hosts, login, doors.prefix),
                 log_level="warning", access_log=False, timeout_graceful_shutdown=1, ws="auto", lifespan="on",

@@ -87,6 +87,7 @@ def called(page: TestClient, who: tuple[str, str], verb: str, **arguments: Any) 
 
 
 def test_each_account_has_its_own_things(page: TestClient, rooms: Rooms) -> None:
+    assert rooms.room("ben").app is not None, "pages are built before any answers"
     mine, theirs = rooms.room("ana").context, rooms.room("ben").context
     assert mine.workspace.root == rooms.machine.context.workspace.root
     assert theirs.workspace.root == mine.workspace.root / "accounts" / room_id("ben")
