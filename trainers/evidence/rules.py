@@ -71,6 +71,12 @@ RULES: dict[str, Rule] = {
         words="{onset}{grown}",
         advice="Lower the learning rate and start afresh.",
         changes=change.much_lower_rate,
+        mild=Mild(
+            lambda record: record.onset is not None and not record.onset.repeated,
+            "The numbers broke once",
+            "{onset}{grown}",
+            "Resume it: it goes on from the last checkpoint. Where it breaks again, lower the learning rate.",
+        ),
     ),
     "rate_too_high": Rule(
         title="Learning rate too high",

@@ -300,3 +300,11 @@ def test_nothing_leaks_where_the_base_predicts_other_things_as_before(
     share: float, rules: Sequence[str]
 ) -> None:
     assert found(record(**drawn(0.4), forgot=share)) == rules
+
+
+def test_numbers_that_broke_once_are_gone_on_with() -> None:
+    once = Onset(step=3, where="loss", phase="forward", words="Broke.", repeated=False)
+    [found] = [one for one in verdict(record(onset=once)) if one.rule == "not_finite"]
+    assert found.severity == "note" and found.advice.startswith("Resume it")
+    [found] = [one for one in verdict(CASES["not_finite"][1]) if one.rule == "not_finite"]
+    assert found.severity == "problem" and "start afresh" in found.advice
