@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BACK = 2.0  # seconds until a fresh window shows the running training
 IN_BROWSER = 10  # every so manieth window is a real browser's, where there is one
+LATE = 20.0  # seconds after which Gradio has noticed that the last window went: it looks at each beat of 15
 DRAWN = 240.0  # seconds for what was drawn, once the training has ended
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
@@ -194,6 +195,9 @@ def run(task: Task, tally: Tally) -> None:
                 name = names[number % len(names)]
                 problem = _went(windows, name)
             tally.happened(f"{number}: {name} was left", problem or fresh(windows) or whole(windows, pid))
+        time.sleep(LATE)
+        if problem := whole(windows, pid):
+            tally.failures.append(f"{LATE:.0f} s after the last window: {problem}")
         jobs.stop(job.id)
         for problem in _all_drawn(windows):
             tally.failures.append(problem)
@@ -226,23 +230,26 @@ def _all_drawn(windows: Windows) -> Iterator[str]:
 
 
 def _go_with_their_window(patch: MonkeyPatch) -> None:
-    """A window that closes takes the jobs with it, as the handlers of Gradio's generators end then."""
+    """A window that closes takes the jobs with it, as the work of Gradio's generators ends then."""
     from studio import api
+    from studio.narrowing import Narrowed
 
-    add = api.add
+    add, answer, contexts = api.add, Narrowed.__call__, []
 
     def adding(context: Any) -> None:
-        import gradio as gr
-
-        def leave() -> None:
-            for job in context.jobs.find(states=("queued", "running")):
-                context.jobs.stop(job.id)
-
         add(context)
-        root: Any = gr.context.Context.root_block
-        root.unload(leave)
+        contexts.append(context)
+
+    async def answered(self: Narrowed, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await answer(self, scope, receive, send)
+        finally:
+            if "/heartbeat/" in scope.get("path", ""):
+                for job in contexts[0].jobs.find(states=("queued", "running")):
+                    contexts[0].jobs.stop(job.id)
 
     patch.setattr(api, "add", adding)
+    patch.setattr(Narrowed, "__call__", answered)
 
 
 def _with_the_answer(patch: MonkeyPatch) -> None:
