@@ -1,4 +1,5 @@
-"""What Gradio has once per process, kept apart by rooms: the folder of uploads, and how far each upload is.
+"""What Gradio has once per process, kept apart by rooms: the folder of uploads, how far each upload is, and
+the names of what it does.
 
 Gradio asks for its folder again at each use, from the environment; so one account could use the upload of
 another by its path. Here the answer goes with whatever is done for a room: its requests, its lifespan, what
@@ -65,7 +66,7 @@ class _Statuses:
 
 def keep_apart() -> None:
     """Teach Gradio, which is imported already, to ask; once is enough."""
-    from gradio import routes, utils
+    from gradio import queueing, routes, utils
 
     original = utils.get_upload_folder
     if getattr(original, "of_rooms", False):
@@ -79,3 +80,13 @@ def keep_apart() -> None:
         if name.partition(".")[0] == "gradio" and vars(module).get("get_upload_folder") is original:
             vars(module)["get_upload_folder"] = get_upload_folder
     vars(routes)["file_upload_statuses"] = _Statuses(type(routes.file_upload_statuses))
+
+    def set_task_name(task: Any, session_hash: str, *rest: Any) -> None:
+        utils.set_task_name(task, f"{_HERE.get()}:{session_hash}", *rest)
+
+    async def cancel_tasks(task_ids: set[str]) -> list[str]:
+        return await utils.cancel_tasks({f"{_HERE.get()}:{one}" for one in task_ids})
+
+    # By these names any task of the process is cancelled, and programs choose the hashes of their sessions.
+    vars(queueing)["set_task_name"] = set_task_name
+    vars(routes)["cancel_tasks"] = cancel_tasks

@@ -48,3 +48,22 @@ def test_what_is_begun_for_a_room_stays_with_it() -> None:
 
     asyncio.run(begin())
     assert {room: set(folders) for room, folders in told.items()} == {"a": {"a"}, "b": {"b"}}
+
+
+def test_nobody_cancels_what_is_done_for_another_room() -> None:
+    import_gradio()
+    apart.keep_apart()
+    from gradio import queueing, routes
+
+    async def cancelled(room: str) -> bool:
+        with apart.uploads_in(Path("a")):
+            task = asyncio.create_task(asyncio.sleep(0.2))
+            queueing.set_task_name(task, "chosen", 3, "an event", False)
+        with apart.uploads_in(Path(room)):
+            found = await routes.cancel_tasks({"chosen_3"})
+        await asyncio.wait([task])
+        assert found == (["an event"] if task.cancelled() else [])
+        return task.cancelled()
+
+    assert asyncio.run(cancelled("a"))
+    assert not asyncio.run(cancelled("b"))
