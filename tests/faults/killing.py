@@ -141,9 +141,7 @@ class _Armed:
         return counted
 
 
-def forked(
-    work: Callable[[Tell], Any], kill: Kill | None = None, within: Sequence[CodeType] = ()
-) -> Ended:
+def forked(work: Callable[[Tell], Any], kill: Kill | None = None, within: Sequence[CodeType] = ()) -> Ended:
     """Do work in a fork, killed as asked, and say what became of it.
 
     within: functions' code; a call below one of them is in the window. The work's answer is a JSON value.
