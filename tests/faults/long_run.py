@@ -240,7 +240,7 @@ PLANTS: dict[str, Callable[[MonkeyPatch], None]] = {
 
 def _figure(figures: Mapping[str, Mapping[str, float]]) -> str:
     found = figures.get("queue", {})
-    if not found:
+    if "minutes" not in found:  # it broke before
         return ""
     return (
         f"in {found['minutes']:.0f} minutes: memory +{found['memory_growth']:.1f} MB, "
