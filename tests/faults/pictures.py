@@ -3,7 +3,9 @@ or refused with one line that names it, and none of its neighbours is lost."""
 
 from __future__ import annotations
 
+from tests.faults.pictures_dropped import MANY_PLANTS, PARCEL_PLANTS, PARCELS, drop_parcels, many
 from tests.faults.pictures_files import FILE_PLANTS, FILES, drop, folder
+from tests.faults.pictures_memory import HEAVY, here, in_the_server, memory, unbounded, unlimited_tables
 from tests.faults.suites import Check, Suite
 
 SUITE = Suite(
@@ -16,6 +18,23 @@ SUITE = Suite(
         "folder": Check(
             title="the same in folders that trainings read",
             run=folder, unit="files", full=FILES, short=48, plants=FILE_PLANTS, planted=FILES,
+        ),
+        "parcels": Check(
+            title="zips, names, captions and tables", run=drop_parcels, unit="parcels", full=PARCELS,
+            short=40,
+            plants=PARCEL_PLANTS, planted=PARCELS,
+        ),
+        "many": Check(
+            title="pictures in one drop, and again", run=many, unit="files", full=10_000, short=100,
+            plants=MANY_PLANTS,
+        ),
+        "memory": Check(
+            title="heavy files, each alone", run=memory, unit="files", full=HEAVY, short=0, planted=3,
+            needs=here,
+            plants={
+                "no limit of memory": unbounded, "decoded in the server": in_the_server,
+                "tables without end": unlimited_tables,
+            },
         ),
     },
 )  # fmt: skip
