@@ -82,10 +82,8 @@ async def _forged(door: Door, chance: random.Random) -> str | None:
 
 async def _ending(door: Door, chance: random.Random) -> str | None:
     """A session that isn't used for weeks has ended."""
-    from studio.accounts import IDLE
-
     cookie = await logged_in(door.app, "ana", PASSWORDS["ana"])
-    door.clock.now += IDLE + 1
+    door.clock.now += 15 * 86400
     return "a session that was forgotten goes on" if await door.user(cookie) else None
 
 
@@ -150,8 +148,8 @@ def endless(patch: MonkeyPatch) -> None:
     """Sessions last for good."""
     from studio import accounts
 
-    patch.setattr(accounts, "IDLE", float("inf"))
-    patch.setattr(accounts, "LIFE", float("inf"))
+    patch.setattr(accounts, "IDLE", 1e9)
+    patch.setattr(accounts, "LIFE", 1e9)
 
 
 PLANTS = {"adopting": adopting, "open cookie": open_cookie, "endless": endless}
