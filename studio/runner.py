@@ -34,6 +34,7 @@ CLOSING = 30.0  # seconds that the queue has to end its children
 PATIENCE = {"cancelled": 60.0, "paused": 600.0, "closing": processes.GRACE}
 """Seconds that a process which was asked to stop has until it is ended: a step on a slow machine may be long,
 and only what stops by itself keeps its last step."""
+BARREN = 8.0  # seconds, at most, where it has done nothing yet, such as while it loads: nothing is lost then
 
 
 class Runner:
@@ -218,7 +219,7 @@ class Runner:
         while not gone:
             wish = "closing" if self._closing.is_set() else self._asked(job_id)
             if wish and wish != asked:
-                asked, deadline = wish, min(deadline, time.monotonic() + PATIENCE[wish])
+                asked, deadline = wish, min(deadline, time.monotonic() + self._patience(job_id, wish))
                 processes.ask_to_stop(process)
             if time.monotonic() > deadline:
                 processes.kill_tree(process)
@@ -231,6 +232,15 @@ class Runner:
             return self.jobs.get(job_id).asked
         except (sqlite3.Error, StudioError):  # a full disk; the next look may pass
             return ""
+
+    def _patience(self, job_id: str, wish: str) -> float:
+        """Seconds that a process has to stop by itself."""
+        try:
+            job = self.jobs.get(job_id)
+        except (sqlite3.Error, StudioError):
+            return PATIENCE[wish]
+        done = job.step > job.details.get("session", {}).get("step", 0)
+        return PATIENCE[wish] if done else min(PATIENCE[wish], BARREN)
 
     def _settle(self, job_id: str, ending: Callable[[Job], tuple[str, str]]) -> None:
         """End a job that did not do so itself; as long as it takes where the disk is full.

@@ -208,6 +208,19 @@ def test_a_worker_that_hears_nothing_is_ended(
     assert gone(pid)
 
 
+def test_a_worker_that_has_done_nothing_yet_is_not_waited_for(
+    serve: Callable[[], Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "BARREN", 0.1)
+    jobs = serve().jobs
+    job = jobs.submit("pretend", "loads for long", {"seconds": 300})
+    wait(lambda: jobs.get(job.id).state == "running", "its process")
+    pid, begun = jobs.get(job.id).pid, time.monotonic()
+    jobs.stop(job.id)
+    assert ended(jobs, job).state == "cancelled"
+    assert time.monotonic() - begun < 30 and gone(pid)
+
+
 def killed_server(root: Path, submit: Callable[[], Job]) -> Job:
     """A job that was running when its server was killed."""
     with subprocess.Popen([sys.executable, "-c", SERVER, str(root)], stdout=subprocess.PIPE) as server:
