@@ -53,10 +53,15 @@ def temporary(studio: Studio, scratch: Path) -> list[Path]:
     """
     cache = studio.workspace / "cache"
     failed = {job.id for job in Jobs(Workspace(root=studio.workspace, lock=None)).find(states=("failed",))}
-    begun = [path for path in studio.workspace.rglob("*") if path.name.startswith((".", "tmp"))]
+    begun = [path for path in studio.workspace.rglob("*") if _begun(path.relative_to(studio.workspace))]
     folders = (scratch, cache / "uploads", cache / "imports")
     inside = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
     return [path for path in {*inside, *begun} if path.is_file() and path.parent.name not in failed]
+
+
+def _begun(path: Path) -> bool:
+    """Whether something is named as what is being worked on, or lies in a folder that is."""
+    return any(part.startswith((".", "tmp", "drop-")) for part in path.parts)
 
 
 def measure(studio: Studio, scratch: Path, seconds: float = REST) -> dict[str, float]:
