@@ -6,6 +6,7 @@ come from one block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.deltas import check_on, in_model_order
-from pipelines.errors import AdapterError
+from pipelines.errors import AdapterError, BaseError
 from pipelines.families import block_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def block_effects(mixer: Mixer, name: str) -> Iterator[tuple[str, float]]:
     `families.block_of`; learned words count to their text encoders. Between two blocks the weights are as
     they were, and the mixer may be used for something else.
 
-    Raises: AdapterError where the mixer doesn't hold it (any more).
+    Raises: AdapterError where the mixer doesn't hold it (any more), or its numbers are too large.
     """
     from pipelines.mixing.weights import Weights
 
@@ -48,7 +49,7 @@ def block_effects(mixer: Mixer, name: str) -> Iterator[tuple[str, float]]:
         alone = Weights(blocks={other: 0.0 for other in mixer.blocks if other != block})
         with _weighed(mixer, {name: alone}), torch.no_grad():
             changed = _predictions(base, prompts, steps)
-        yield block, float((changed - plain).square().mean().sqrt())
+        yield block, _size(changed, plain, adapter, base)
 
 
 @contextmanager
@@ -87,8 +88,24 @@ def effects(adapters: Mapping[str, Adapter], base: Base) -> dict[str, float]:
                 mixer.add(name, adapter)
                 mixer.set({name: 1.0})
                 changed = _predictions(base, prompts, steps)
-            found[name] = float((changed - plain).square().mean().sqrt())
+            found[name] = _size(changed, plain, adapter, base)
     return found
+
+
+def _size(changed: torch.Tensor, plain: torch.Tensor, adapter: Adapter, base: Base) -> float:
+    """Return the root mean square of a change of predictions.
+
+    Raises: AdapterError or BaseError where what makes them comes to no numbers.
+    """
+    size = float((changed - plain).square().mean().sqrt())
+    if math.isfinite(size):
+        return size
+    if not plain.isfinite().all():
+        raise BaseError(f"base {base.ref!r} predicts no numbers (NaN): it is damaged; fetch it again")
+    raise AdapterError(
+        f"adapter {adapter.name!r} at weight 1 makes the base predict no numbers (NaN): its own are too "
+        "large; take it out of the mix, or fetch it again"
+    )
 
 
 def _trajectory(

@@ -178,7 +178,7 @@ SUITE = Suite(
             plants=sources.PLANTS,
         ),
         "drawing": Check(
-            title="NaN in pictures and mixes", run=drawing.run, unit="faults", full=60, short=3, planted=12,
+            title="NaN in pictures and mixes", run=drawing.run, unit="faults", full=69, short=3,
             plants=drawing.PLANTS,
         ),
     },

@@ -162,6 +162,21 @@ def _lived(desk: Desk, fields: dict[str, Any]) -> str | None:
     return None if _says(str(answer)) else f"the live preview says: {answer}"
 
 
+def _compared(verb: str) -> Callable[[Desk, dict[str, Any]], str | None]:
+    """What adapters do to each other."""
+
+    def compare(desk: Desk, fields: dict[str, Any]) -> str | None:
+        from pipelines.errors import StudioError
+
+        try:
+            found = getattr(desk.maker, verb)(fields["mix"], base=str(ground() / "base"))
+        except StudioError as error:
+            return None if _says(str(error)) else f"it says: {error}"
+        return f"it answers: {str(found)[:200]}"
+
+    return compare
+
+
 def _says(line: str) -> bool:
     """Whether a line tells people that numbers broke."""
     return "\n" not in line and ("NaN" in line or "finite" in line or "too large" in line)
@@ -176,16 +191,22 @@ WAYS: dict[str, Callable[[Desk, dict[str, Any]], str | None]] = {
 }
 
 
+OF_MIXES: dict[str, Callable[[Desk, dict[str, Any]], str | None]] = {
+    f"{verb} of adapters": _compared(verb) for verb in ("sentences", "interference", "balance")
+}
+"""Ways that only the mix itself can break here."""
+
+
 def run(task: Task, tally: Tally) -> None:
     """Let each way of drawing meet each source, and draw as ever after it."""
     with desk_in(task.folder / "desk") as desk:
         expected = drawn_pixels(desk)
-        cases = product(BAD, WAYS, SOURCES)
+        cases = [*product(BAD, WAYS, SOURCES), *product(BAD, OF_MIXES, ["the mix"])]
         for bad, way, source in cases:
             if tally.tried >= task.count:
                 return
             with SOURCES[source](desk, BAD[bad]) as fields:
-                problem = WAYS[way](desk, fields or {})
+                problem = {**WAYS, **OF_MIXES}[way](desk, fields or {})
             if problem is None and drawn_pixels(desk) != expected:
                 problem = "the next picture is another one than before"
             tally.happened(f"{bad} in {source} while {way} is drawn", problem)

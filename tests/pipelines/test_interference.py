@@ -17,7 +17,7 @@ from pipelines.adapter import Adapter, LowRank
 from pipelines.base import Base, load_base
 from pipelines.deltas import in_model_order
 from pipelines.effects import effects
-from pipelines.errors import AdapterError, ConfigError, PictureError
+from pipelines.errors import AdapterError, BaseError, ConfigError, PictureError
 from pipelines.families import block_of
 from pipelines.interference import (
     Interference,
@@ -359,6 +359,19 @@ def test_bars_are_as_wide_as_the_shares(tiny_base: Base) -> None:
     line = [picture.getpixel((x, bottom)) for x in range(picture.width)]
     counts = [line.count(colour) for colour in heatmap._ADAPTERS[:2]]
     assert counts[0] / sum(counts) == pytest.approx(report.total.share["a"], abs=0.01)
+
+
+def test_an_effect_that_is_no_number_is_said(tiny_base: Base) -> None:
+    """Sound numbers in a file may be too large for what follows: its share isn't “nan%”."""
+    adapters = {
+        "sound": random_adapter(tiny_base),
+        "huge": random_adapter(tiny_base, strength=1e37, name="Zib"),
+    }
+    with pytest.raises(AdapterError, match="'Zib' at weight 1 makes the base predict no numbers"):
+        effects(adapters, tiny_base)
+    next(tiny_base.unet.parameters()).data.fill_(float("nan"))
+    with pytest.raises(BaseError, match="it is damaged"):
+        effects({"sound": adapters["sound"]}, tiny_base)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 6])
