@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.faults import memory_drawing, memory_runs, memory_studio
+from tests.faults import memory_card, memory_drawing, memory_runs, memory_studio
 from tests.faults.suites import Check, Suite
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ SUITE = Suite(
                 "a lost device is drawn on with": _drawn_on,
                 "the device isn't given back": _kept,
             },
+        ),
+        "card": Check(
+            title="a card's memory afterwards", run=memory_card.run, unit="faults", full=6, short=0,
+            planted=1, plants=memory_card.PLANTS, needs=memory_card.needs,
         ),
         "jobs": Check(
             title="out of memory in other jobs", run=memory_runs.run_others, unit="faults", full=16, short=2,

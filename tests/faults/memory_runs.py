@@ -36,16 +36,17 @@ class Bench:
 
         return Jobs(self.workspace)
 
-    def training(self) -> Job:
-        """Queue a small training that looks at everything."""
+    def training(self, **fields: Any) -> Job:
+        """Queue a small training that looks at everything; fields of its config by name."""
         from studio.workspace import new_id
 
         job_id = new_id()
-        config = config_in(
-            self.workspace.root, output=self.workspace.folder("runs", job_id), evaluate_every=EVERY,
-            preview_every=EVERY, preview_steps=1, preview_prompts=("a zuv disc",), measured_on=("held_out",),
-            take="last",
-        )  # fmt: skip
+        usual: dict[str, Any] = {
+            "output": self.workspace.folder("runs", job_id), "evaluate_every": EVERY, "preview_every": EVERY,
+            "preview_steps": 1, "preview_prompts": ("a zuv disc",), "measured_on": ("held_out",),
+            "take": "last",
+        }  # fmt: skip
+        config = config_in(self.workspace.root, **{**usual, **fields})
         return self.jobs.submit("train", "zuv", config.model_dump(mode="json"), id=job_id)
 
     def do(self, job: Job) -> Job:
