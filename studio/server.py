@@ -22,6 +22,7 @@ from studio.apart import keep_apart, uploads_in
 from studio.assets import Assets
 from studio.bases import BaseOptions
 from studio.context import Context
+from studio.full_disk import say_when_full
 from studio.guard import Guard, Hosts, host_name, is_loopback
 from studio.login import Login, head
 from studio.rooms import Rooms
@@ -143,6 +144,8 @@ def make_app(context: Context, root_path: str = "", *, accounts: bool = False) -
             **shown,
         )
     app.state.gradio = narrow(app, uploads)
+    for one in (app, app.state.gradio):
+        say_when_full(one, context.workspace.root)
     return app
 
 

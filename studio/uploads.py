@@ -41,6 +41,10 @@ def keep_no_halves() -> None:
             found = await parse(self)
             whole = {value.file.name for _, value in found.multi_items() if hasattr(value, "file")}
             return found
+        except OSError:  # the disk is full; whoever sends hears of it only once all of it was sent
+            async for _ in self.stream:
+                pass
+            raise
         finally:
             for file in self._files_to_close_on_error:
                 if file.name not in whole:

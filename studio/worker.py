@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sqlite3
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from pipelines.errors import NotFinite, StudioError
 from pipelines.exhausted import device_lost, lost_line, out_of_memory
 from studio import processes
+from studio.full_disk import is_full
 from studio.jobs import Jobs
 from studio.locks import FileLock
 from studio.turns import ELSEWHERES, holder
@@ -34,7 +34,6 @@ from studio.workspace import Workspace
 HEARTBEAT = 5.0  # seconds
 HANDOVER = 15.0  # seconds until the server must have written this process into the index
 LAST_WORDS = 10.0  # seconds that the end of a job is tried to be written
-ROOM = 1 << 20  # bytes on a disk that count as none
 DISK_FULL = 75  # exit code of a process that could not write even its end down
 DISK_FULL_SAID = "paused: disk full; what was kept so far stays: make room and resume to go on"
 
@@ -95,24 +94,13 @@ def _done(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
         return kind.work()(workspace, job, stop)
 
 
-def _disk_full(error: Exception, root: Path) -> bool:
-    """Whether an error comes of a disk without room; SQLite says it in several ways."""
-    from trainers.room import disk_full
-
-    if disk_full(error) is not None:
-        return True
-    return isinstance(error, sqlite3.OperationalError) and (
-        "disk is full" in str(error) or shutil.disk_usage(root).free < ROOM
-    )
-
-
 def ended_by(error: Exception, workspace: Workspace, job_id: str) -> tuple[str, str, int]:
     """(state, one line, exit code) of a job that an error has ended."""
     paused = str(error).startswith("paused:")
-    if isinstance(error, StudioError) and (paused or not _disk_full(error, workspace.root)):
+    if isinstance(error, StudioError) and (paused or not is_full(error, workspace.root)):
         state = "paused" if paused else "failed"
         return state, str(error), error.exit_code
-    if _disk_full(error, workspace.root):
+    if is_full(error, workspace.root):
         return "paused", DISK_FULL_SAID, StudioError.exit_code
     if out_of_memory(error):
         lower = kind_of(Jobs(workspace).get(job_id).kind).lower

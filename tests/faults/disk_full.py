@@ -1,8 +1,8 @@
-"""The disk fills up, or refuses: what is kept loads, the job pauses with those words, and goes on with room."""
+"""The disk fills up, or refuses: what is kept loads, the job pauses and says so, and goes on with room."""
 
 from __future__ import annotations
 
-from tests.faults import disk_full_run
+from tests.faults import disk_full_run, disk_full_studio
 from tests.faults.disk_full_space import needs
 from tests.faults.suites import Check, Suite
 
@@ -16,6 +16,14 @@ SUITE = Suite(
         "calls": Check(
             title="Each call of a training refused", run=disk_full_run.calls, unit="refused calls",
             full=300, short=6, plants=disk_full_run.CALL_PLANTS, planted=24,
+        ),
+        "jobs": Check(
+            title="Jobs and their index on a disk that fills up", run=disk_full_studio.jobs, unit="levels",
+            full=12, short=2, plants=disk_full_studio.JOB_PLANTS, planted=3, needs=needs,
+        ),
+        "page": Check(
+            title="The page on a full disk", run=disk_full_studio.page, unit="looks", full=10, short=0,
+            plants=disk_full_studio.PAGE_PLANTS, planted=1, needs=needs,
         ),
     },
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Calls that a disk refuses: each that writes, makes, syncs or renames a file below a folder, by its number."""
+"""Calls that a disk refuses: those that write, make, sync or rename below a folder, by their number."""
 
 from __future__ import annotations
 

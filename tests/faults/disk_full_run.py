@@ -231,7 +231,7 @@ SHORT: dict[str, Any] = {
 
 
 def calls(task: Task, tally: Tally) -> None:
-    """Refuse each call of a short training once, with each error; evenly chosen where the task isn't whole."""
+    """Refuse each call of a short training once, with each error; fewer where the task isn't whole."""
     prepare()
     wanted = unbroken(task.folder / "unbroken", **SHORT)
     count = refused(task.folder / "counted", None, "ENOSPC", None)["calls"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -70,3 +71,27 @@ def test_an_upload_that_breaks_off_leaves_nothing(ending: type[BaseException] | 
         asyncio.run(parser.parse())
     # The first of the two came whole, the second without its end.
     assert [path.stat().st_size for path in tmp_path.iterdir()] == ([] if ending else [100_000])
+
+
+def test_an_upload_that_the_disk_refuses_is_heard_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradio.route_utils import GradioMultiPartParser, GradioUploadFile
+
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    keep_no_halves()
+    monkeypatch.setattr(GradioUploadFile, "write", full)
+    heard: list[int] = []
+
+    async def stream() -> AsyncIterator[bytes]:
+        for number, chunk in enumerate((PART, b"0" * 1000, b"\r\n--x--\r\n")):
+            heard.append(number)
+            yield chunk
+
+    headers = Headers({"content-type": "multipart/form-data; boundary=x"})
+    parser = GradioMultiPartParser(headers, stream(), upload_dir=str(tmp_path), max_file_size=10**6)
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(parser.parse())
+    assert heard == [0, 1, 2] and list(tmp_path.iterdir()) == []

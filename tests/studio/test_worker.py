@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -112,7 +113,7 @@ def test_sqlite_on_a_full_disk_is_a_full_disk(
 ) -> None:
     error = sqlite3.OperationalError(said)
     free = [3 << 20]
-    monkeypatch.setattr(worker.shutil, "disk_usage", lambda root: type("Usage", (), {"free": free[0]}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda root: type("Usage", (), {"free": free[0]}))
     assert worker.ended_by(error, workspace, "1")[0] == ("paused" if "full" in said else "failed")
     free[0] = 5000
     assert worker.ended_by(error, workspace, "1")[0] == "paused"
