@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipelines.bases.shards import check_weights
 from pipelines.errors import ConfigError, PictureError
 from pipelines.exhausted import device_lost, out_of_memory
 from pipelines.files import write_atomic
@@ -100,6 +101,8 @@ def load_captioner(name: str, device: str | None = None) -> Captioner:
     try:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
+        if Path(name).is_dir():
+            check_weights(Path(name), f"captioner {name!r}")
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(
             name, trust_remote_code=False, use_safetensors=True

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -48,7 +49,12 @@ class Checkpoint:
         file = self.path / f"{name}.safetensors"
         if not file.is_file():
             raise StudioError(f"checkpoint {self.path.name} has no {file.name}; start afresh")
-        return load_tensors(file.read_bytes())
+        try:
+            return load_tensors(file.read_bytes())
+        except (SafetensorError, ValueError, KeyError):
+            raise StudioError(
+                f"checkpoint {self.path.name}: {file.name} isn't a safetensors file; start afresh"
+            ) from None
 
     def state(self) -> dict[str, Any]:
         """Read the plain values that were saved."""

@@ -12,6 +12,7 @@ from pipelines.drawing.clip_pixels import clip_pixels
 from pipelines.drawing.images import plain
 from pipelines.drawing.networks import keep, load_network, read_config, stamp
 from pipelines.errors import BaseError
+from pipelines.formats.container import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,10 @@ def _read(file: Path, use: ImagePromptUse) -> dict[str, dict[str, torch.Tensor]]
     if file.suffix != ".safetensors":
         raise BaseError(f"{_name(use)} isn't a .safetensors file, and pickle weights are never opened; "
                         f"take the file of that ending from its repository")  # fmt: skip
+    try:
+        read_header(file, BaseError)  # its limits: safetensors' own reader has none
+    except BaseError as error:
+        raise BaseError(f"{_name(use)} can't be read: {error}") from None
     parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:

@@ -61,7 +61,9 @@ def load_network(base: Base, kind: Any, folder: Path, what: str, *, whole: bool 
     weights. Raises: BaseError for a broken one, one with gaps, or one with more than there may be.
     """
     from pipelines.base import quiet
+    from pipelines.bases.shards import check_weights
 
+    check_weights(folder, what)
     try:
         with quiet():
             model, report = kind.from_pretrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.faults import model_files_mutated as mutated
+from tests.faults import model_files_pickles as pickles
 from tests.faults import model_files_refused as refused
 from tests.faults.suites import Check, Suite
 
@@ -17,6 +18,11 @@ SUITE = Suite(
         "refused": Check(
             title="bad adapters of many kinds, base unchanged",
             run=refused.run, unit="refusals", full=279, short=31, planted=93, plants=refused.PLANTS,
+        ),
+        "pickles": Check(
+            title="pickles that would do harm, at every door",
+            run=pickles.run, unit="pickles", full=11 * pickles.COUNT, short=pickles.COUNT,
+            plants=pickles.PLANTS,
         ),
     },
 )  # fmt: skip

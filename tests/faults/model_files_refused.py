@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST = 300  # characters of a refusal
 SECONDS = 1.0  # of the processor
+ENOUGH = 5  # failures, after which no more is tried
 STATES = ("nothing else mounted", "beside another, fused", "beside another, unfused")
 
 
@@ -48,6 +49,8 @@ def run(task: Task, tally: Tally) -> None:
         longest = max(longest, time.process_time() - began)
         tally.happened(f"{name}, {state}", problem)
         shutil.rmtree(place)
+        if len(tally.failures) >= ENOUGH:
+            break
     tally.measured("kinds", min(len(found), task.count))
     tally.measured("longest with drawing (s)", longest)
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pipelines.base import Base
 from pipelines.bases.libraries import quiet
+from pipelines.bases.shards import check_weights
 from pipelines.errors import ConfigError
 from trainers.evidence.similarity import Judge
 from trainers.previews import chance_kept
@@ -175,6 +176,8 @@ def _processor(name: str, options: dict[str, Any]) -> Any:
 def _loaded(load: Callable[..., Any], name: str, field: str, kind: str) -> Any:
     """Load from the disk, else from the hub. Raises: ConfigError."""
     try:
+        if Path(name).is_dir():
+            check_weights(Path(name), kind)
         try:
             return load(trust_remote_code=False, local_files_only=True)
         except Exception:
