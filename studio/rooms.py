@@ -35,18 +35,19 @@ def room_id(name: str) -> str:
 
 
 def owner_of(machine: Workspace, names: Sequence[str]) -> str:
-    """Which account has the machine's workspace; empty: none of these, they all have rooms.
+    """Which account has the machine's workspace; empty: none of these.
 
-    The one that had it last; else the first that has no room. It is remembered.
+    The one that had it last; else the one named first, if it has no room of its own. It is remembered. Nobody
+    else gets it, for what lies in it may be somebody's who isn't named any more.
     """
     last = str(machine.setting(OWNER, ""))
     if last in names:
         return last
-    rooms = machine.root / ROOMS
-    chosen = next((name for name in names if not (rooms / room_id(name)).exists()), "")
-    if chosen:
-        machine.remember(OWNER, chosen)
-    return chosen
+    if (machine.root / ROOMS / room_id(names[0])).exists():
+        log.warning("the workspace itself was %r’s, who isn’t among the accounts; nobody sees it now", last)
+        return ""
+    machine.remember(OWNER, names[0])
+    return names[0]
 
 
 def open_room(machine: Workspace, name: str, note: str = "") -> Workspace:
