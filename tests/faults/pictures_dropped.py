@@ -116,7 +116,9 @@ def _short(value: Any) -> str:
 
 
 def many(task: Task, tally: Tally) -> None:
-    """Drop very many pictures at once, then all of them again, one, and none."""
+    """Drop very many pictures at once, then some of them again, one, and none."""
+    from pytest import MonkeyPatch
+
     from studio.datasets import Datasets
     from studio.workspace import Workspace
 
@@ -128,28 +130,24 @@ def many(task: Task, tally: Tally) -> None:
         path.write_bytes(_numbered(number))
         files.append((path, f"picture {number}.png"))
     datasets = Datasets(Workspace.open(task.folder / "workspace", own=False))
-    made = datasets.new()
-    began = time.monotonic()
-    taken = datasets.take(made.id, files)
-    seconds = time.monotonic() - began
-    names = {item.name for item in datasets.get(made.id).items}
-    refused = {one.name for one in taken.refused}
-    for _, name in files:
-        problem = (
-            None if name in names and name not in refused else "is lost" if name not in refused else "refused"
-        )
-        tally.happened(name, problem)
-    tally.measured("seconds", seconds, most=SECONDS_PER_FILE * task.count, held=task.whole)
-    again = datasets.take(made.id, files[: task.count // 10 + 1])
-    said = [one for one in again.refused if "is there already; once is enough" in one.reason]
-    tally.measured("taken twice", again.added + len(again.refused) - len(said), most=0)
-    twins = [(files[0][0], "a.png"), (files[0][0], "b.png")]
-    other = datasets.new()
-    tally.measured("twins taken", datasets.take(other.id, twins).added, most=1)
-    nothing = datasets.take(datasets.new().id, [])
-    tally.measured("taken of nothing", nothing.added + len(nothing.refused), most=0)
-    one = datasets.take(datasets.new().id, files[-1:])
-    tally.measured("lost of one", 1 - one.added, most=0)
+    with MonkeyPatch.context() as patch, _one_decoder(datasets, patch):
+        made, began = datasets.new(), time.monotonic()
+        taken = datasets.take(made.id, files)
+        seconds = time.monotonic() - began
+        names = {item.name for item in datasets.get(made.id).items}
+        refused = {one.name: one.reason for one in taken.refused}
+        for _, name in files:
+            tally.happened(name, None if name in names else refused.get(name, "is lost"))
+        tally.measured("seconds", seconds, most=SECONDS_PER_FILE * task.count, held=task.whole)
+        again = datasets.take(made.id, files[: task.count // 10 + 1])
+        said = [one for one in again.refused if "is there already; once is enough" in one.reason]
+        tally.measured("taken twice", again.added + len(again.refused) - len(said), most=0)
+        twins = [(files[0][0], "a.png"), (files[0][0], "b.png")]
+        tally.measured("twins taken", datasets.take(datasets.new().id, twins).added, most=1)
+        nothing = datasets.take(datasets.new().id, [])
+        tally.measured("taken of nothing", nothing.added + len(nothing.refused), most=0)
+        one = datasets.take(datasets.new().id, files[-1:])
+        tally.measured("lost of one", 1 - one.added, most=0)
 
 
 def _numbered(number: int) -> bytes:

@@ -85,11 +85,11 @@ def main(folder: Path, count: int) -> None:
         """As `Decoder.ask`; what a picture takes is what the child takes more than for a tiny one."""
         nonlocal taken
         ask(self, tiny, preview)
-        pid = self._child.pid
-        had = peak(pid, afresh=True)
+        child = self._child
+        had = 0.0 if child is None else peak(child.pid, afresh=True)
         answer = ask(self, path, preview)
-        if self._child is not None and self._child.pid == pid:  # else its limit has ended it
-            taken = max(taken, peak(pid) - had)
+        if child is not None and self._child is child:  # else its limit has ended it
+            taken = max(taken, peak(child.pid) - had)
         return answer
 
     Decoder.ask = measured  # type: ignore[method-assign]
