@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.faults import access_logins, access_sessions, access_sources, access_world
+from tests.faults import access_logins, access_sessions, access_shown, access_sources, access_world
 from tests.faults.access_rooms import changes_run, rooms_run
 from tests.faults.access_routes import routes_run
 from tests.faults.suites import Check, Suite
@@ -165,6 +165,11 @@ SUITE = Suite(
             title="another's session: planted, taken over, forged, forgotten",
             run=access_sessions.sessions_run, unit="tries", full=700, short=14,
             plants=access_sessions.PLANTS,
+        ),
+        "shown": Check(
+            title="HTML in whatever people write, in a real browser",
+            run=access_shown.shown_run, unit="texts", full=300, short=0, planted=44,
+            plants=access_shown.PLANTS, needs=access_shown.needs,
         ),
     },
 )  # fmt: skip

@@ -57,7 +57,7 @@ def adapter(word: str) -> bytes:
     content = source.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = {**header.get("__metadata__", {}), "pigment_note": word}
+    header["__metadata__"] = {**header.get("__metadata__", {}), "modelspec.description": word}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
