@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.faults import model_files_mutated as mutated
 from tests.faults import model_files_pickles as pickles
 from tests.faults import model_files_refused as refused
+from tests.faults import model_files_worn as worn
 from tests.faults.suites import Check, Suite
 
 SUITE = Suite(
@@ -23,6 +24,10 @@ SUITE = Suite(
             title="pickles that would do harm, at every door",
             run=pickles.run, unit="pickles", full=11 * pickles.COUNT, short=pickles.COUNT,
             plants=pickles.PLANTS,
+        ),
+        "worn": Check(
+            title="bits turned in the library's files, and every way of use",
+            run=worn.run, unit="bits", full=420, short=14, planted=42, plants=worn.PLANTS,
         ),
     },
 )  # fmt: skip
