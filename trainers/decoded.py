@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from pipelines.beside_pixels import bytes_beside_pixels
 from pipelines.errors import PictureError
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
@@ -120,12 +121,7 @@ def _open(name: str, file: BufferedReader) -> Image.Image:
 
 def check_metadata(name: str, file: BufferedReader) -> None:
     """Refuse a PNG that says more than MAX_METADATA beside its pixels."""
-    file.seek(0)
-    said, begin = 0, file.read(8)
-    while begin == b"\x89PNG\r\n\x1a\n" and len(head := file.read(8)) == 8:
-        length = int.from_bytes(head[:4])
-        said += length if head[4:] != b"IDAT" else 0
-        file.seek(length + 4, io.SEEK_CUR)
+    said = bytes_beside_pixels(file)
     if said > MAX_METADATA:
         raise PictureError(
             f"picture {name!r} has {said / 1e6:.0f} MB of words beside its pixels; expected at most "

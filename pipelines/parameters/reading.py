@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.beside_pixels import bytes_beside_pixels
 from pipelines.errors import PictureError
 from pipelines.parameters.a1111 import parse_a1111
 from pipelines.parameters.comfyui import parse_comfyui
@@ -15,6 +16,10 @@ from pipelines.parameters.stored import A1111_CHUNK, PIGMENT_CHUNK, checked_sett
 
 MAX_FILE = 256 * 2**20
 """Bytes of a file that is opened."""
+MAX_BESIDE = 16_000_000
+"""Bytes that a PNG may hold beside its pixels: Pillow takes several times as much to read them."""
+MAX_PACKED = 64 * 2**20
+"""Bytes of a JPEG or WebP, whose metadata can't be told from pixels before they are read."""
 MAX_SIDE = 16_384
 """Pixels of a side."""
 MAX_DECODED = 4096 * 4096
@@ -88,6 +93,7 @@ def _texts(path: Path) -> dict[str, str]:
         size = path.stat().st_size
         if size > MAX_FILE:
             raise PictureError(f"{path.name!r} has {size} bytes, expected at most {MAX_FILE}")
+        _check_beside(path, size)
         with Image.open(path, formats=_FORMATS) as image:
             if max(image.size) > MAX_SIDE:
                 raise PictureError(
@@ -109,6 +115,18 @@ def _texts(path: Path) -> dict[str, str]:
                 f"{path.name!r} holds {len(text)} characters under {key!r}, expected at most {MAX_TEXT}"
             )
     return texts
+
+
+def _check_beside(path: Path, size: int) -> None:
+    """Refuse a picture that says too much beside its pixels. Raises: PictureError."""
+    with path.open("rb") as file:
+        beside = bytes_beside_pixels(file)
+    if beside > MAX_BESIDE:
+        raise PictureError(
+            f"{path.name!r} has {beside} bytes beside its pixels, expected at most {MAX_BESIDE}"
+        )
+    if not beside and size > MAX_PACKED:
+        raise PictureError(f"{path.name!r} has {size} bytes, expected at most {MAX_PACKED}")
 
 
 def _strings(info: dict[Any, Any]) -> dict[str, str]:
