@@ -15,6 +15,9 @@ from studio.uploads import keep_no_halves
 
 LOOK = 0.02  # seconds between two looks of Gradio for events
 UPLOADS_KEPT = (3600, 86400)  # seconds: how often to look, and the age at which an unused upload goes
+SESSIONS = 128
+"""Windows and callers that Gradio remembers. Each load of the page and each call of the API is one of 150 KB,
+and none is forgotten before there are so many (10,000 where nothing is said: 1.5 GB)."""
 
 TABS = (
     ("teach", "Teach", teach.build),
@@ -42,6 +45,7 @@ def build(context: Context) -> gr.Blocks:
         api.add(context)
     # Gradio looks for events a thousand times a second, which keeps a tenth of a core busy at rest.
     blocks._queue.sleep_when_free = LOOK
+    blocks.state_session_capacity = SESSIONS
     blocks._queue.progress_update_sleep_when_free = 5 * LOOK
     return blocks
 

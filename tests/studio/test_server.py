@@ -19,6 +19,7 @@ from pipelines.errors import Busy, ConfigError
 from studio import server, teaching
 from studio.accounts import Accounts
 from studio.api import VERBS
+from studio.build import SESSIONS
 from studio.context import Context
 from studio.guard import Guard, Hosts
 from studio.login import Login
@@ -188,6 +189,16 @@ def test_verbs_answer_and_private_listeners_do_not(page: TestClient) -> None:
         for way in ("call", "call/v2", "run", "api"):
             answer = page.post(f"/gradio_api/{way}/{name}", json={"data": []}, auth=ANA)
             assert answer.status_code == 404, (way, name)
+
+
+def test_windows_that_were_left_are_forgotten(studio: FastAPI) -> None:
+    sessions = studio.state.gradio.state_holder
+    for number in range(SESSIONS + 3):
+        sessions[f"window {number}"]
+    assert len(sessions.session_data) == len(sessions.time_last_used) == SESSIONS
+    assert "window 0" not in sessions and f"window {SESSIONS + 2}" in sessions
+    sessions.session_data.clear()
+    sessions.time_last_used.clear()
 
 
 def test_nothing_is_fetched_from_an_address(page: TestClient) -> None:
