@@ -53,6 +53,11 @@ class BaseEntry:
         return dict(self.info.get("kept", {}))
 
     @property
+    def told(self) -> str:
+        """What it is a name for, as its reader may know it: other accounts aren't told folders."""
+        return "a file of whoever runs Pigment" if self.listed_for_all else self.ref
+
+    @property
     def missing(self) -> bool:
         """Whether its folder or file isn't there any more; a hub id's is fetched again."""
         return Path(self.ref).is_absolute() and not Path(self.ref).exists()
@@ -183,7 +188,7 @@ class Bases:
         if entry is not None:
             if entry.missing:
                 raise BaseError(
-                    f"base {text!r} was {entry.ref}, which is gone; put it back, or add it anew from "
+                    f"base {text!r} was {entry.told}, which is gone; put it back, or add it anew from "
                     "where it is now"
                 )
             return entry.ref, entry.kept
@@ -210,7 +215,7 @@ class Bases:
         """
         entry = None if name == POCKET else self.get(name)
         if entry is not None and entry.missing:
-            raise BaseError(f"base {name!r} was {entry.ref}, which is gone; put it back, or choose another")
+            raise BaseError(f"base {name!r} was {entry.told}, which is gone; put it back, or choose another")
         self.workspace.remember(CHOSEN, name)
         return POCKET if entry is None else entry.ref
 

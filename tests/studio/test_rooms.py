@@ -23,7 +23,7 @@ from pipelines.errors import BaseError, Busy, ConfigError
 from studio import mixing, places, processes, runner, server, turns
 from studio.accounts import Accounts
 from studio.apart import uploads_in
-from studio.bases import Bases
+from studio.bases import BaseEntry, Bases
 from studio.guard import Guard, Hosts
 from studio.locks import FileLock
 from studio.login import Login
@@ -210,7 +210,7 @@ def test_nobody_names_what_lies_in_anothers_room(two: Rooms) -> None:
 
 
 def test_bases_of_the_machine_are_seen_by_all_and_others_by_their_own_alone(
-    two: Rooms, tiny_file: Path, tiny_folder: Path
+    two: Rooms, tiny_file: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ana, ben = (Bases(two.room(name).context.workspace) for name in ("ana", "ben"))
     ana.add(open_source(tiny_file, config=str(tiny_folder)), name="for all")
@@ -231,6 +231,10 @@ def test_bases_of_the_machine_are_seen_by_all_and_others_by_their_own_alone(
     shown = pieces(two.room("ben").context, "")["bases"]
     assert str(tiny_file) not in shown
     assert shown.count("remove-base") == 1
+    monkeypatch.setattr(BaseEntry, "missing", True)
+    for ask in (ben.chosen, ben.use):
+        with pytest.raises(BaseError, match="was a file of whoever runs Pigment, which is gone"):
+            ask("for all")
 
 
 def test_the_device_is_one_for_all_rooms_and_what_others_do_with_it_is_not_told(two: Rooms) -> None:
