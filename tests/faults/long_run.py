@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EVERY = 120.0  # seconds between two jobs of the whole run: thirty in an hour
 LOOK = 2.0  # seconds between two looks of the window that stays open
-CALLS = 3  # of programs, at each look
+CALLS = 5  # of programs, at each look
 RELOAD = 10  # of which this many lie between two reloads
 PARTS = ("run", "jobs", "adapters", "gallery", "drawn", "hint")
 REST = 3.0  # seconds in which the least of each measure counts: a thread or a file may be there for a moment
@@ -283,7 +283,7 @@ SUITE = Suite(
     checks={
         "queue": Check(
             title="jobs of every kind, an hour long", run=run, unit="jobs", full=30, short=0,
-            plants=PLANTS, planted=12,
+            plants=PLANTS, planted=8,
         ),
     },
     figure=_figure,
