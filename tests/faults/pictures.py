@@ -7,7 +7,15 @@ from collections.abc import Mapping
 
 from tests.faults.pictures_dropped import MANY_PLANTS, PARCEL_PLANTS, PARCELS, drop_parcels, many
 from tests.faults.pictures_files import FILE_PLANTS, FILES, drop, folder
-from tests.faults.pictures_memory import HEAVY, here, in_the_server, memory, unbounded, unlimited_tables
+from tests.faults.pictures_memory import (
+    HEAVY,
+    here,
+    in_the_server,
+    memory,
+    metadata_without_end,
+    unbounded,
+    unlimited_tables,
+)
 from tests.faults.suites import Check, Suite
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -42,11 +50,11 @@ SUITE = Suite(
             plants=MANY_PLANTS,
         ),
         "memory": Check(
-            title="heavy files, each alone", run=memory, unit="files", full=HEAVY, short=0, planted=3,
+            title="heavy files, each alone", run=memory, unit="files", full=HEAVY, short=0, planted=4,
             needs=here,
             plants={
                 "no limit of memory": unbounded, "decoded in the server": in_the_server,
-                "tables without end": unlimited_tables,
+                "tables without end": unlimited_tables, "metadata without end": metadata_without_end,
             },
         ),
     },

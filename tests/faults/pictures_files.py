@@ -30,7 +30,7 @@ FIRST = (
 """One for each safeguard, so that few files are enough where one is taken away."""
 EACH = 5
 """One good file lies between so many."""
-SLOW = 10.0
+SLOW = 20.0
 """Seconds that a file may take, held where the machine is quiet."""
 
 

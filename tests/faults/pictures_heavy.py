@@ -29,7 +29,7 @@ class Heavy:
     taken: bool | None
 
 
-FIRST = ("64 million, rgb.png", "64 million.webp", "metadata.jsonl")
+FIRST = ("64 million, rgb.png", "64 million.webp", "metadata.jsonl", "exif of 400 MB.png")
 """One for each safeguard, so that few are enough where one is taken away."""
 
 

@@ -146,5 +146,10 @@ def unlimited_tables(patch: MonkeyPatch) -> None:
     patch.setattr("trainers.tables.MAX_TABLE_BYTES", 1 << 62)
 
 
+def metadata_without_end(patch: MonkeyPatch) -> None:
+    """A PNG may say as much as it likes beside its pixels."""
+    patch.setattr("trainers.decoded.MAX_METADATA", 1 << 62)
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
