@@ -1,11 +1,13 @@
-"""Requests that Gradio's own routes stumble over: answered as the mistake of who asked, in one line.
+"""Requests that routes stumble over: answered as the mistake of who asked, in one line.
 
 A component that isn't there, a page of another app, arguments that no verb has: Gradio looks them up and
-breaks. Without this each was an answer of 500 and a traceback in the server's output.
+breaks. And FastAPI says what was wrong with a body by repeating it, which breaks where it holds what JSON
+can't. Without this each was an answer of 500 and a traceback in the server's output.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any
 
@@ -25,8 +27,28 @@ def forgive(gradio: Any) -> None:
         log.warning("not understood: %s %r (%s)", request.method, path, kind)
         return JSONResponse({"detail": f"this request isn't understood ({kind}); reload the page"}, 400)
 
+    async def no_file(request: Any, error: Exception) -> Any:
+        if getattr(error, "errno", 0) != errno.ENAMETOOLONG:
+            raise error
+        return JSONResponse({"detail": "there is nothing here"}, 404)
+
     for mistake in MISTAKES:
         gradio.add_exception_handler(mistake, answer)
+    gradio.add_exception_handler(OSError, no_file)
+
+
+def say_plainly(app: Any) -> None:
+    """Let an app say in one line what is wrong with a request, without repeating what was sent."""
+    from fastapi.exceptions import RequestValidationError
+    from starlette.responses import JSONResponse
+
+    async def answer(request: Any, error: RequestValidationError) -> Any:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"][1:])[:80]
+        line = f"{place or first['loc'][0]}: {first['msg'][:200]}".encode("utf-8", "replace").decode()
+        return JSONResponse({"detail": line}, 422)
+
+    app.add_exception_handler(RequestValidationError, answer)
 
 
 class Ended:

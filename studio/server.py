@@ -25,6 +25,7 @@ from studio.context import Context
 from studio.full_disk import say_when_full
 from studio.guard import Guard, Hosts, host_name, is_loopback
 from studio.login import Login, head
+from studio.misasked import say_plainly
 from studio.rooms import Rooms
 from studio.routes import ROUTES
 from studio.starting import import_gradio
@@ -124,6 +125,7 @@ def make_app(context: Context, root_path: str = "", *, accounts: bool = False) -
 
     keep_apart()
     app = FastAPI(title="Pigment", docs_url=None, redoc_url=None, openapi_url=None)
+    say_plainly(app)
     for add in ROUTES:
         add(app, context)
     shown = look()

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 HOST = "127.0.0.1:7860"
-PATIENCE = 10.0  # seconds for an answer to begin
+PATIENCE = 60.0  # seconds for an answer to begin
 STREAMED = 0.02  # seconds that a stream is listened to after its first bytes
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 
-from studio.misasked import Ended, forgive
+from studio.misasked import Ended, forgive, say_plainly
 
 
 def test_what_is_not_understood_is_the_mistake_of_who_asked() -> None:
@@ -17,15 +19,33 @@ def test_what_is_not_understood_is_the_mistake_of_who_asked() -> None:
 
     @app.get("/{what}")
     def stumble(what: str) -> None:
-        raise {"key": KeyError(0), "type": TypeError(), "disk": OSError("full")}[what]
+        found = {"key": KeyError(0), "type": TypeError(), "disk": OSError("full")}
+        raise found.get(what) or OSError(errno.ENAMETOOLONG, "too long")
 
     forgive(app)
     client = TestClient(app, raise_server_exceptions=False)
-    for path in ("/key", "/type", "/other"):
+    assert client.get("/long").status_code == 404
+    for path in ("/key", "/type"):
         answer = client.get(path)
         assert answer.status_code == 400
         assert "isn't understood" in answer.json()["detail"]
     assert client.get("/disk").status_code == 500, "what isn't theirs stays ours"
+
+
+@pytest.mark.parametrize("body", [b"NaN", b"1e400", b'"\\ud800"', b'{"number": "\\ud800"}', b"["])
+def test_what_is_wrong_with_a_body_is_said_without_repeating_it(body: bytes) -> None:
+    app = FastAPI()
+
+    class Asked(BaseModel):
+        number: int
+
+    @app.post("/")
+    def take(asked: Asked) -> None: ...
+
+    say_plainly(app)
+    answer = TestClient(app).post("/", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert isinstance(answer.json()["detail"], str)
 
 
 @pytest.mark.parametrize(("said", "ends"), [("response already started", True), ("something else", False)])
