@@ -69,7 +69,7 @@ SUITE = Suite(
     checks={
         "training": Check(
             title="out of memory in trainings", run=memory_runs.run_trainings, unit="faults", full=52,
-            short=3, plants={
+            short=2, plants={
                 "nothing says what to lower": _not_explained,
                 "a full memory isn't recognised": _not_told,
                 "half a checkpoint stays": _half_stays,
@@ -85,7 +85,7 @@ SUITE = Suite(
         ),
         "studio": Check(
             title="a studio whose jobs have no memory", run=memory_studio.run, unit="faults", full=12,
-            short=0, planted=4,
+            short=0, planted=2,
             plants={
                 "an error ends the process without a word": _without_a_word,
                 "a lost device is drawn on with": _drawn_on,

@@ -68,8 +68,8 @@ class Place:
 _LOWER = ("run.gradient_checkpointing", "run.quantise", "data.resolution")
 TRAINING: dict[str, Place] = {
     "a step": Place("trainers.stepping:Stepper", "learn", _LOWER, call=3),
-    "a preview": Place("trainers.looking", "draw_previews", ("preview failed",), goes_on=True, call=2),
     "a measurement": Place("trainers.looking", "measure_sets", ("not measured: ",), goes_on=True),
+    "a preview": Place("trainers.looking", "draw_previews", ("preview failed",), goes_on=True, call=2),
     "a checkpoint": Place("trainers.checkpoint", "_serialise", ("checkpoint of step 4", "rank"), call=7),
     "the base": Place("trainers.loop", "load_base", ("loading the base", "run.quantise")),
     "the pictures": Place("pipelines.base:Base", "encode_images", ("data.resolution",)),

@@ -153,11 +153,15 @@ def _one(bench: Bench, kind: str, name: str, error: str, *, held: bool) -> tuple
         problem = problem or "its process is still there"
     if _until(lambda: bench.held() is None, SOON) is None:
         problem = problem or "the device is still held"
+    elif kind == "train" and bench.litter(job):
+        problem = problem or bench.litter(job)
     following = _drawing(bench)
     seconds = _until(lambda: bench.jobs.get(following.id).state != "queued", END)
     following, _ = _followed(bench, following)
     if following.state != "done":
         problem = problem or f"the next job is {following.state}: {following.error}"
+    if _until(lambda: bench.held() is None, SOON) is None:
+        problem = problem or "the device is still held after the next job"
     return problem, END if seconds is None else seconds
 
 
