@@ -268,7 +268,7 @@ def nobody_settles(patch: MonkeyPatch) -> None:
     """A run lies where a killed process has left it, wherever the index has its job."""
     from studio.work import keeping
 
-    patch.setattr(keeping, "_settle", lambda *_: None)
+    patch.setattr(keeping, "_settle", lambda *_, **__: None)
 
 
 QUEUE_PLANTS: dict[str, Callable[[MonkeyPatch], None]] = {
