@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.faults import model_files_bases as bases
 from tests.faults import model_files_mutated as mutated
 from tests.faults import model_files_pickles as pickles
 from tests.faults import model_files_refused as refused
@@ -18,7 +19,7 @@ SUITE = Suite(
         ),
         "refused": Check(
             title="bad adapters of many kinds, base unchanged",
-            run=refused.run, unit="refusals", full=279, short=31, planted=93, plants=refused.PLANTS,
+            run=refused.run, unit="refusals", full=279, short=93, plants=refused.PLANTS,
         ),
         "pickles": Check(
             title="pickles that would do harm, at every door",
@@ -28,6 +29,11 @@ SUITE = Suite(
         "worn": Check(
             title="bits turned in the library's files, and every way of use",
             run=worn.run, unit="bits", full=420, short=14, planted=42, plants=worn.PLANTS,
+        ),
+        "bases": Check(
+            title="bases spoilt in one file and in folders",
+            run=bases.run, unit="bases", full=3000, short=25, planted=150, plants=bases.PLANTS,
+            needs=mutated.needs,
         ),
     },
 )  # fmt: skip

@@ -177,10 +177,10 @@ def _tried(place: Path, files: Mapping[str, bytes], what: str, must: str, librar
     path = place / MODEL if MODEL in files else place
     row: dict[str, Any] = {"what": what, "problem": None, "seconds": 0.0, "megabytes": 0.0, "read": 0}
     for door, ask in (("inspect", _inspect), ("read", _read), ("import", lambda one: _import(one, library))):
-        before, began = _memory(reset=True), time.process_time()
+        before, began = memory(reset=True), time.process_time()
         problem, passed = _asked(ask, path)
         row["seconds"] = max(row["seconds"], time.process_time() - began)
-        row["megabytes"] = max(row["megabytes"], _memory() - before)
+        row["megabytes"] = max(row["megabytes"], memory() - before)
         if passed and (must == HEADER or (must == NUMBERS and door != "inspect")):
             problem = f"it was taken, and had to be {must}"
         row["read"] += passed and door == "read"
@@ -282,7 +282,7 @@ def _import(path: Path, library: Library) -> str | None:
     return None
 
 
-def _memory(reset: bool = False) -> float:
+def memory(reset: bool = False) -> float:
     """Megabytes: what this process has now where `reset`, which begins to count anew; else the most since."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
