@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.faults.model_files_mutated import MEGABYTES, SECONDS, memory
-from tests.faults.model_files_mutations import HEADER, mutated, mutated_json
+from tests.faults.model_files_mutations import mutated, mutated_json
+from tests.faults.model_files_parts import HEADER
 from tests.faults.suites import Tally, Task
 
 if TYPE_CHECKING:

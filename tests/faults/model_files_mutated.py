@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.model_files_mutations import HEADER, MAY, NUMBERS, mutated, mutated_json
+from tests.faults.model_files_mutations import mutated, mutated_json
+from tests.faults.model_files_parts import HEADER, MAY, NUMBERS
 from tests.faults.model_files_seeds import MODEL, OTHERS, PEFT_CONFIG, SIDECAR, Seed, seeds, tiny_base
 from tests.faults.suites import KEPT, Tally, Task
 
