@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AdapterError, StudioError
+from pipelines.files import make_folder
 from pipelines.formats import inspect_adapter
 from pipelines.formats.peft_folder import COMPONENTS, CONFIG, MODEL
 from pipelines.plain_json import parse_json
@@ -75,10 +76,9 @@ def start(context: Context, files: Sequence[Dropped]) -> Job:
         raise AdapterError(f"no adapter among {shown}; drop .safetensors files, or PEFT's folder as a .zip")
     job_id = new_id()
     kept = context.workspace.folder("cache", "imports")
-    kept.mkdir(parents=True, exist_ok=True)
     clear_old(context.workspace)
     folder = kept / job_id
-    folder.mkdir()
+    make_folder(folder)
     for number, (path, name) in enumerate(files):
         copy_file(path, folder / f"{number:04d}{_ending(name)}")
     names = [_shortened(name) for _, name in files]

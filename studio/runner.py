@@ -15,6 +15,7 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 from pipelines.errors import StudioError
+from pipelines.files import make_folder
 from studio import processes
 from studio.bases import BaseOptions
 from studio.jobs import Job, Jobs
@@ -198,7 +199,7 @@ class Runner:
         if rests:
             self.turns.rest()
         folder = self.jobs.folder(job)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         process = processes.spawn(
             WORKER,
             "--workspace",

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipelines.errors import WorkspaceError
-from pipelines.files import sweep_temporaries, write_atomic
+from pipelines.files import make_folder, sweep_temporaries, write_atomic
 from studio.work.job import ACTIVE, Job, job_of
 from studio.workspace import Workspace
 
@@ -152,7 +152,7 @@ def remove(workspace: Workspace, job_id: str) -> Job:
         kept = _covers_of(db, job_id)
         _settle(workspace, job_id, listed=True)
         shutil.rmtree(trash, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_atomic(folder / _ROW, [json.dumps(dict(row)).encode()])
         folder.rename(trash)
         db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import StudioError
+from pipelines.files import make_folder
 from studio import attached
 from studio.jobs import Jobs
 from studio.library import Library
@@ -30,7 +31,7 @@ def run(workspace: Workspace, job: Job, stop: threading.Event) -> Ended:
     from trainers.listeners import heard
 
     jobs, config = Jobs(workspace), config_of(workspace, job)
-    jobs.folder(job).mkdir(parents=True, exist_ok=True)
+    make_folder(jobs.folder(job))
     loading = TrainEvent(
         kind="stage", total=config.run.steps, message="Loading the base", data={"stage": "load"}
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +157,8 @@ def at_level(root: Path, free: int, early: bool, wanted: dict[str, Any]) -> dict
             code, lines = trained(config)
             if code == 0:
                 return {}
-            few = len(lines) == 1 and lines[0].startswith(f"error: disk has {free // 1_000_000} MB free")
+            said = f"error: disk has {space.free // 1_000_000} MB free"
+            few = len(lines) == 1 and lines[0].startswith(said)
             problem = None if few else f"it said {lines}"
             if config.run.output.exists():
                 problem = problem or "it had begun to write"
@@ -249,16 +249,18 @@ Plants = dict[str, Callable[[MonkeyPatch], None]]
 
 
 def swallowed(patch: MonkeyPatch) -> None:
-    """A checkpoint that the disk doesn't take is passed over in silence."""
+    """What of a checkpoint the disk doesn't take is passed over in silence."""
     from trainers import checkpoint
 
-    def write(path: Path, content: bytes) -> None:
-        try:
-            path.write_bytes(content)
-        except OSError:
-            print("checkpoint not written", file=sys.stdout)
+    def quiet(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            with suppress(OSError):
+                real(*arguments)
 
-    patch.setattr(checkpoint, "_write_synced", write)
+        return call
+
+    for name in ("_write_synced", "sync_folder"):
+        patch.setattr(checkpoint, name, quiet(getattr(checkpoint, name)))
 
 
 def no_room_asked_for(patch: MonkeyPatch) -> None:
@@ -280,5 +282,5 @@ def temporary_kept(patch: MonkeyPatch) -> None:
     patch.setattr(Path, "unlink", unlink)
 
 
-LEVEL_PLANTS: Plants = {"no check of room": no_room_asked_for, "ENOSPC swallowed": swallowed}
+LEVEL_PLANTS: Plants = {"no check of room": no_room_asked_for}
 CALL_PLANTS: Plants = {"ENOSPC swallowed": swallowed, "temporary files kept": temporary_kept}

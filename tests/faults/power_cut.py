@@ -10,7 +10,7 @@ SUITE = Suite(
     checks={
         "training": Check(
             title="Power cut during a training", run=power_cut_run.run, unit="power cuts", full=150,
-            short=24, plants=power_cut_run.PLANTS, planted=40,
+            short=14, plants=power_cut_run.PLANTS, planted=40,
         ),
         "studio": Check(
             title="Power cut while the studio is used", run=power_cut_studio.run, unit="power cuts",
