@@ -69,7 +69,11 @@ class Ended:
         try:
             await self.app(scope, receive, noted)
         except RuntimeError as error:
-            if not begun or _STARTED not in str(error):
+            if _STARTED not in str(error):
                 raise
-            if not over:
+            if not begun:  # what compresses answers has held its beginning back
+                from starlette.responses import PlainTextResponse
+
+                await PlainTextResponse("there is nothing here\n", 404)(scope, receive, send)
+            elif not over:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

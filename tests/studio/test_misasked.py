@@ -32,6 +32,13 @@ def test_what_is_not_understood_is_the_mistake_of_who_asked() -> None:
     assert client.get("/disk").status_code == 500, "what isn't theirs stays ours"
 
 
+def test_a_stream_that_fails_before_anything_was_sent_is_answered() -> None:
+    async def held(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("Caught handled exception, but response already started.")
+
+    assert TestClient(Ended(held)).get("/").status_code == 404
+
+
 @pytest.mark.parametrize("body", [b"NaN", b"1e400", b'"\\ud800"', b'{"number": "\\ud800"}', b"["])
 def test_what_is_wrong_with_a_body_is_said_without_repeating_it(body: bytes) -> None:
     app = FastAPI()
