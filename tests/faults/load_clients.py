@@ -66,7 +66,20 @@ class Wire:
     _writer: Any = None
 
     async def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """(status, body) of a GET, or of a POST of JSON."""
+        """(status, body) of a GET, or of a POST of JSON; status 0: no answer came.
+
+        As browsers do it asks again where an open connection turns out to be closed.
+        """
+        for fresh in (self._writer is None, True):
+            try:
+                return await self._ask(path, body)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                self.close()
+                if fresh:
+                    break
+        return 0, b""
+
+    async def _ask(self, path: str, body: bytes | None) -> tuple[int, bytes]:
         if self._writer is None:
             name, port = self.host.rsplit(":", 1)
             self._reader, self._writer = await asyncio.open_connection(name.strip("[]"), int(port))

@@ -48,7 +48,7 @@ class Rows:
 
 
 def temporary(studio: Studio, scratch: Path) -> list[Path]:
-    """Files that nobody wants to keep: in the system's folder for them, uploads, imports, work begun.
+    """What nobody wants to keep: files in the system's folder for such, uploads, imports; work begun.
 
     The files of an import that failed are wanted: for a day it can be tried again.
     """
@@ -57,7 +57,8 @@ def temporary(studio: Studio, scratch: Path) -> list[Path]:
     begun = [path for path in studio.workspace.rglob("*") if _begun(path.relative_to(studio.workspace))]
     folders = (scratch, cache / "uploads", cache / "imports")
     inside = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
-    return [path for path in {*inside, *begun} if path.is_file() and path.parent.name not in failed]
+    found = {*(path for path in inside if path.is_file()), *(path for path in begun if path.exists())}
+    return [path for path in found if not failed & {*path.parts}]
 
 
 def _begun(path: Path) -> bool:
