@@ -110,9 +110,11 @@ def match_tokenizers(encoders: Mapping[str, tuple[Any, Any]], ref: str) -> None:
     for component, (encoder, tokenizer) in encoders.items():
         ids, words = tokenizer.get_vocab().values(), encoder.config.vocab_size
         ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        if len(ids) <= len(set(ends)) or None in ends or tokenizer.model_max_length < len(ends):
+        length = tokenizer.model_max_length
+        long = isinstance(length, int | float) and length >= len(ends)
+        if len(ids) <= len(set(ends)) or None in ends or not long:
             raise BaseError(
-                f"base {ref!r} has a tokenizer of {len(ids)} words and length {tokenizer.model_max_length} "
+                f"base {ref!r} has a tokenizer of {len(ids)} words and length {str(length)[:40]} "
                 f"for {component}, which no prompt can be read with; fetch it again"
             )
         if max(ids) >= words:
@@ -120,7 +122,7 @@ def match_tokenizers(encoders: Mapping[str, tuple[Any, Any]], ref: str) -> None:
                 f"base {ref!r} has a tokenizer of words up to {max(ids)}, {component} has {words}; "
                 "fetch it again"
             )
-        tokenizer.model_max_length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        tokenizer.model_max_length = int(min(length, encoder.config.max_position_embeddings))
     mark_ends(encoders)
 
 

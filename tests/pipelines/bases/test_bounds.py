@@ -158,12 +158,14 @@ def test_tokenizers_have_to_fit_their_encoders(tiny_folder: Path, tmp_path: Path
     with pytest.raises(BaseError, match="which no prompt can be read with"):
         load_base(empty, device="cpu")
     config = json.loads((tiny_folder / "tokenizer" / "tokenizer_config.json").read_text())
-    for length, name in ((0, "none"), (10**30, "long")):
+    for length, name in ((0, "none"), ("many", "words"), (10**30, "long")):
         folder = Path(shutil.copytree(tiny_folder, tmp_path / name))
         text = json.dumps({**config, "model_max_length": length})
         (folder / "tokenizer" / "tokenizer_config.json").write_text(text)
     with pytest.raises(BaseError, match="and length 0"):
         load_base(tmp_path / "none", device="cpu")
+    with pytest.raises(BaseError, match="and length many"):
+        load_base(tmp_path / "words", device="cpu")
     long, usual = (load_base(folder, device="cpu") for folder in (tmp_path / "long", tiny_folder))
     assert long.encode_prompts(["a cat"]).equal(usual.encode_prompts(["a cat"]))
 
