@@ -23,7 +23,7 @@ from typing import Any
 
 CALLS = ("fsync", "rename", "replace", "unlink", "remove", "rmdir", "link")
 """Functions of `os` after which something lasts; SQLite's statements that write are the others."""
-HUNG = 300.0  # seconds, after which a fork counts as one that hangs
+HUNG = 1800.0  # seconds, after which a fork counts as one that hangs
 _READING = ("SELECT", "PRAGMA")
 
 
