@@ -56,7 +56,7 @@ def run(task: Task, tally: Tally) -> None:
         for name in ("seconds", "megabytes"):
             worst[name] = max(worst[name], row[name])
         worst["read"] += row["read"]
-        if len(tally.failures) >= KEPT:
+        if len(tally.failures) >= min(KEPT, max(3, task.count // 1000)):
             break
     tally.measured("longest (s)", worst["seconds"], most=SECONDS)
     tally.measured("most memory (MB)", worst["megabytes"], most=MEGABYTES)
