@@ -22,7 +22,7 @@ from pipelines.plain_json import parse_json
 def open_folder(path: Path, ref: str, half: bool) -> Source:
     """Open a folder in diffusers' layout. Raises: BaseError for other pipelines, and parts that lack."""
     index = read_json(path / "model_index.json", ref)
-    found = str(index.get("_class_name"))
+    found = " ".join(str(index.get("_class_name"))[:80].split())  # one line, whatever it says
     if found not in {name for row in FAMILIES.values() for name in (row.pipeline_class, row.inpaint_class)}:
         known = ", ".join(f"{row.pipeline_class} ({row.label})" for row in FAMILIES.values())
         raise BaseError(f"base {ref!r} is a {found}; supported: {known}")
