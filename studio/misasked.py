@@ -7,7 +7,6 @@ can't. Without this each was an answer of 500 and a traceback in the server's ou
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import Any
 
@@ -27,14 +26,8 @@ def forgive(gradio: Any) -> None:
         log.warning("not understood: %s %r (%s)", request.method, path, kind)
         return JSONResponse({"detail": f"this request isn't understood ({kind}); reload the page"}, 400)
 
-    async def no_file(request: Any, error: Exception) -> Any:
-        if getattr(error, "errno", 0) != errno.ENAMETOOLONG:
-            raise error
-        return JSONResponse({"detail": "there is nothing here"}, 404)
-
     for mistake in MISTAKES:
         gradio.add_exception_handler(mistake, answer)
-    gradio.add_exception_handler(OSError, no_file)
 
 
 def say_plainly(app: Any) -> None:

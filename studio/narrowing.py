@@ -24,6 +24,7 @@ OPEN = re.compile(
 )
 """Paths, from their beginning to their end."""
 CALL = "/gradio_api/call/"
+LONGEST = 255  # bytes of a file's name
 
 
 class Narrowed:
@@ -36,7 +37,9 @@ class Narrowed:
         self.app, self.public = app, public
 
     def open(self, path: str) -> bool:
-        """Whether something answers there."""
+        """Whether something answers there; what no file can be called, Gradio would break over."""
+        if any(len(part.encode("utf-8", "replace")) > LONGEST for part in path.split("/")):
+            return False
         if path.startswith(CALL):
             return path.removeprefix(CALL).removeprefix("v2/").partition("/")[0] in self.public
         return OPEN.fullmatch(path) is not None

@@ -148,7 +148,8 @@ def test_of_gradios_routes_only_those_answer_that_are_used(page: TestClient, stu
             assert page.request(method, path, auth=ANA).status_code == 404, (method, path)
     assert shut > 25
     for path in ("monitoring", "gradio_api/runs", "gradio_api/vibe-code", "gradio_api/proxy=http://x",
-                 "gradio_api/file=http://x", "openapi.json", "docs", "gradio_api/call/keep/x"):  # fmt: skip
+                 "gradio_api/file=http://x", "openapi.json", "docs",
+                 f"static/{'A' * 300}", "gradio_api/call/keep/x"):  # fmt: skip
         assert page.get(f"/{path}", auth=ANA).status_code == 404, path
 
 
