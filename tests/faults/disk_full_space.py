@@ -114,9 +114,11 @@ def forked(act: Callable[[], dict[str, Any]], limit: float = 600.0) -> dict[str,
             answer = act()
         except BaseException:
             answer = {"broke": traceback.format_exc()}
-        with os.fdopen(writable, "wb") as pipe:
-            pipe.write(json.dumps(answer).encode())
-        os._exit(0)
+        try:
+            with os.fdopen(writable, "wb") as pipe:
+                pipe.write(json.dumps(answer).encode())
+        finally:  # whoever asked may be gone
+            os._exit(0)
     os.close(writable)
     with open(readable, "rb") as pipe:
         if not select.select([pipe], [], [], limit)[0]:
