@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.utils import LRUCache
 
 from studio import api
 from studio.context import Context
@@ -46,6 +47,7 @@ def build(context: Context) -> gr.Blocks:
     # Gradio looks for events a thousand times a second, which keeps a tenth of a core busy at rest.
     blocks._queue.sleep_when_free = LOOK
     blocks.state_session_capacity = SESSIONS
+    blocks._queue.pending_messages_per_session = LRUCache(SESSIONS)  # 2000, and each call of the API is one
     blocks._queue.progress_update_sleep_when_free = 5 * LOOK
     return blocks
 
