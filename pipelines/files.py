@@ -44,7 +44,7 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> str:
 def sweep_temporaries(folder: Path, before: float = math.inf) -> None:
     """Remove what `write_atomic` was writing in a folder, or below it, when its process was killed.
 
-    before: only what was last changed before that moment, in seconds since 1970, where others may write there.
+    before: only what was changed last before that, in seconds since 1970, where others may write there.
     """
     for place, _, names in os.walk(folder):
         for path in (Path(place, name) for name in names if _TEMPORARY.fullmatch(name)):

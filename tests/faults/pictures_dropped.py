@@ -183,7 +183,8 @@ def _links_are_files(patch: MonkeyPatch) -> None:
 def _lost_on_the_way(patch: MonkeyPatch) -> None:
     from studio.ingest import Ingest
 
-    take, calls = Ingest._one, []
+    take: Any = Ingest._one
+    calls: list[None] = []
 
     def now_and_then(self: Ingest, *given: Any) -> Any:
         calls.append(None)

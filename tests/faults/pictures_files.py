@@ -94,7 +94,7 @@ def hash_of(name: str, seed: int) -> int:
     return zlib.crc32(f"{seed} {name}".encode())
 
 
-def judged(case: Case, reasons: Sequence[str], datasets: Datasets, items: dict) -> str | None:  # type: ignore[type-arg]
+def judged(case: Case, reasons: Sequence[str], datasets: Datasets, items: dict) -> str | None:
     """What is wrong with what became of a file that was dropped; None: nothing."""
     if (case.name in items) == bool(reasons) or len(reasons) > 1:
         return f"neither taken nor refused, or both: {list(reasons)}"
@@ -113,7 +113,7 @@ def judged(case: Case, reasons: Sequence[str], datasets: Datasets, items: dict) 
     return case.wrong_picture(got, item.notes) or wrong_preview(datasets, item.sha256, got)
 
 
-def wrong_preview(datasets: Datasets, sha256: str, got: np.ndarray) -> str | None:  # type: ignore[type-arg]
+def wrong_preview(datasets: Datasets, sha256: str, got: np.ndarray) -> str | None:
     """What is wrong with the small picture of the page; None: it shows the same."""
     path = datasets.pictures.preview(sha256)
     if not path.is_file():
@@ -132,7 +132,7 @@ def wrong_preview(datasets: Datasets, sha256: str, got: np.ndarray) -> str | Non
     return None
 
 
-def same(datasets: Datasets, sha256: str, pixels: np.ndarray) -> bool:  # type: ignore[type-arg]
+def same(datasets: Datasets, sha256: str, pixels: np.ndarray) -> bool:
     """Whether a stored picture has exactly these pixels."""
     from trainers.images import read_picture
 

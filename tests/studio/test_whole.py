@@ -27,7 +27,7 @@ def test_a_bit_that_turned_is_noticed(library: Library, make_adapter: MakeAdapte
     raw = bytearray(entry.path.read_bytes())
     raw[-3] ^= 4
     entry.path.write_bytes(raw)
-    with pytest.raises(AdapterError, match="has changed since|is damaged"):
+    with pytest.raises(AdapterError, match=r"has changed since|is damaged"):
         read_whole(library, entry)
 
 
