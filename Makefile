@@ -7,7 +7,6 @@ ARGS   ?=
 # Two workers of one thread each finish sooner than one worker of two threads: the models in the tests are
 # too small to share among threads.
 WORKERS ?= 2
-MOMENTS ?= 200
 
 BIN       := $(VENV)/bin
 INSTALL   := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
@@ -15,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.testable
 INPUTS    := pyproject.toml constraints.txt
 
-.PHONY: studio test test-page test-build test-long storm test-faults bench-methods evidence lint audit demo conformance clean install
+.PHONY: studio test test-page test-build test-long test-faults bench-methods evidence lint audit demo conformance clean install
 .DEFAULT_GOAL := studio
 
 studio: $(INSTALLED)
@@ -39,11 +38,6 @@ test-build: $(TESTABLE)
 test-long: $(TESTABLE)
 	PIGMENT_LONG=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 1800 \
 		tests/bench/test_loading_memory.py tests/studio/test_real_jobs.py tests/studio/test_commands.py $(ARGS)
-
-# Trainings killed at random moments, over every method and optimizer; the suite takes 4, .ci/run 20; and of the studio.
-storm: $(TESTABLE)
-	PIGMENT_STORM=$(MOMENTS) OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --timeout 3600 \
-		tests/faults tests/studio/test_real_jobs.py $(ARGS)
 
 # Every kind of harm in its full number, and again with each safeguard taken away: hours. The suite runs a short
 # form; ARGS="kills access" some suites, ARGS="--share 0.1" a tenth.

@@ -248,4 +248,4 @@ def _bombs() -> Iterator[Parcel]:
 
 
 def _files(contents: Mapping[str, bytes]) -> dict[str, Callable[[], bytes]]:
-    return {name: (lambda c=content: c) for name, content in contents.items()}  # type: ignore[misc]
+    return {name: (lambda c=content: c) for name, content in contents.items()}

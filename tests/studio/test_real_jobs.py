@@ -34,7 +34,6 @@ from tests.studio.test_runner import wait
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 LONG = bool(os.environ.get("PIGMENT_LONG"))
-STORM = LONG or "PIGMENT_STORM" in os.environ
 # Both signals go one way, on which only SIGTERM has to be brought.
 SIGNALS = ["SIGTERM", "SIGINT"] if LONG else ["SIGTERM"]
 
@@ -123,7 +122,7 @@ def running_at(context: Context, job: Job, step: int) -> Job:
     return found
 
 
-@pytest.mark.skipif(not STORM, reason="takes half a minute; `make storm` runs it")
+@pytest.mark.skipif(not LONG, reason="takes half a minute; `make test-long` runs it")
 def test_a_killed_training_ends_like_an_undisturbed_one_also_in_a_workspace_that_was_moved(
     studio: Callable[..., Context], pictures: list[Path], tmp_path: Path
 ) -> None:
