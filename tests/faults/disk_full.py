@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tests.faults import disk_full_run, disk_full_studio
 from tests.faults.disk_full_space import needs
 from tests.faults.suites import Check, Suite
 
+
+def figure(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """How many calls of a run there are, each of which was refused."""
+    calls = figures.get("calls", {}).get("calls")
+    return f"each of a run's {calls:.0f} calls refused by ENOSPC and by EIO" if calls else ""
+
+
 SUITE = Suite(
-    title="Disk full",
+    title="full and failing disks: trainings, jobs and their index, the page",
+    figure=figure,
     checks={
         "levels": Check(
             title="Levels of free space during a training", run=disk_full_run.levels, unit="levels",

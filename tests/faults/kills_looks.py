@@ -20,7 +20,7 @@ Shown = dict[str, str]
 """What a workspace shows: the value of each thing, by what it is called."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{10}(\.[0-9a-f]{8}(?=\.safetensors))?")
 _MADE_BY_EACH = re.compile(r"-(wal|shm)$|\.lock$|^cache/(pictures|hashes)\.json$")
-"""Files that there is one of, now or later; what is known of pictures and bases is kept once they are older."""
+"""Of these there is one, now or later: what is known of pictures and bases is kept once they are older."""
 
 
 def shape(root: Path) -> Counter[str]:

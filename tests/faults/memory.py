@@ -7,7 +7,7 @@ job starts within seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,15 @@ def _kept(patch: MonkeyPatch) -> None:
     patch.setattr("studio.making.held.Device.give", lambda self: None)
 
 
+def figure(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """How soon the next job begins."""
+    seconds = figures.get("studio", {}).get("seconds until the next job starts")
+    return f"the next job starts within {seconds:.1f} s" if seconds else ""
+
+
 SUITE = Suite(
-    title="Full memory and lost devices",
+    title="memory that runs out and devices that fail",
+    figure=figure,
     checks={
         "training": Check(
             title="out of memory in trainings", run=memory_runs.run_trainings, unit="faults", full=52,

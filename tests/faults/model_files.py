@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tests.faults import model_files_bases as bases
 from tests.faults import model_files_mutated as mutated
 from tests.faults import model_files_pickles as pickles
@@ -9,8 +11,18 @@ from tests.faults import model_files_refused as refused
 from tests.faults import model_files_worn as worn
 from tests.faults.suites import Check, Suite
 
+
+def figure(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """The most that one file took."""
+    found = figures.get("mutated", {})
+    if "longest (s)" not in found:  # it broke before
+        return ""
+    return f"a file took {found['longest (s)']:.2f} s and {found['most memory (MB)']:.0f} MB at most"
+
+
 SUITE = Suite(
-    title="hostile and broken model files",
+    title="hostile, broken and worn model files",
+    figure=figure,
     checks={
         "mutated": Check(
             title="adapter files spoilt by their structure",

@@ -76,7 +76,8 @@ def perform_apart(name: str, *, share: float | None, seed: int, plant: str = "")
         job = {"name": name, "share": share, "seed": seed, "plant": plant, "folder": folder}
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
         command = [sys.executable, "-m", "tests.faults.performing", json.dumps(job)]
-        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=env)
+        # What libraries print of their own accord isn't the suite's word.
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=env, stdout=sys.stderr)
         try:
             code: int | str = process.wait(LIMIT)
         except subprocess.TimeoutExpired:
