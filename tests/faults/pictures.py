@@ -24,9 +24,10 @@ Figures = Mapping[str, Mapping[str, float]]
 def figure(figures: Figures) -> str:
     """Memory at most, and the time of the largest drop."""
     taken = [value for name, value in figures.get("memory", {}).items() if name.startswith("MB of the ")]
-    seconds = figures.get("many", {}).get("seconds")
+    many = figures.get("many", {})
     said = [f"+{max(taken):.0f} MB at most"] if taken else []
-    return ", ".join(said + ([f"10,000 pictures in {seconds:.0f} s"] if seconds else []))
+    said += [f"{many['pictures']:,.0f} pictures in {many['seconds']:.0f} s"] if "pictures" in many else []
+    return ", ".join(said)
 
 
 SUITE = Suite(

@@ -138,6 +138,7 @@ def many(task: Task, tally: Tally) -> None:
         refused = {one.name: one.reason for one in taken.refused}
         for _, name in files:
             tally.happened(name, None if name in names else refused.get(name, "is lost"))
+        tally.measured("pictures", task.count)
         tally.measured("seconds", seconds, most=SECONDS_PER_FILE * task.count, held=task.whole)
         again = datasets.take(made.id, files[: task.count // 10 + 1])
         said = [one for one in again.refused if "is there already; once is enough" in one.reason]
