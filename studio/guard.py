@@ -22,6 +22,7 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[None]]], Awaitable[None]]
 
 MAX_BODY = 64 << 20  # bytes of a request that is no upload
+MAX_ADDRESS = 16 << 10  # bytes of path and query
 UPLOAD = "/gradio_api/upload"
 ENTRANCES = ("/", "/login")  # what a link on another page may open
 HEADERS = (
@@ -145,6 +146,7 @@ class Guard:
             return
         try:
             headers = _headers(scope)
+            _check_address(scope)
             self._check_source(scope, headers)
             scope = self._below_root(scope)
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"x-gradio-server"]
@@ -236,6 +238,14 @@ class _Limited:
         if not self.over:
             self._begun = True
             await self._send(message)
+
+
+def _check_address(scope: Scope) -> None:
+    """Refuse addresses that nothing of ours has, and over which what reads them stumbles."""
+    if len(scope["path"].encode("utf-8", "replace")) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
+        raise Refusal(414, f"refused: the address is longer than {MAX_ADDRESS >> 10} KB")
+    if any(sign < " " or sign == "\x7f" for sign in scope["path"]):
+        raise Refusal(400, "refused: the address has a control character in it")
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -86,6 +86,22 @@ def test_a_link_elsewhere_may_open_the_page_but_neither_frame_nor_post_it() -> N
     assert page.post("/read", headers=OPENED).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("/x%7f", 400),
+        ("/x%00", 400),
+        ("/x%0d%0ay", 400),
+        ("/" + "x" * 17_000, 414),
+        ("/?" + "x" * 17_000, 414),
+    ],
+)
+def test_addresses_that_nothing_has_are_refused(address: str, status: int) -> None:
+    """Gradio puts a request's address together again, and broke where it was no address."""
+    answer = client().get(address)
+    assert (answer.status_code, answer.text.count("\n")) == (status, 1)
+
+
 def test_a_header_that_comes_twice_is_refused() -> None:
     for name, value in (("host", "127.0.0.1"), ("origin", "http://127.0.0.1:7860")):
         twice = [(name, "http://evil.example"), (name, value)]
