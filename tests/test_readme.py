@@ -12,6 +12,7 @@ import pytest
 from pipelines.formats import FORMATS
 from pipelines.methods import METHODS, TUNINGS
 from pipelines.samplers import SAMPLERS
+from tests.faults import table as faults_table
 from trainers.bench import evidence_table
 from trainers.bench.method_table import as_markdown
 from trainers.evidence.rules import RULES
@@ -33,6 +34,7 @@ DEMO = json.loads((ROOT / "tests/bench/results/demo.json").read_text(encoding="u
 
 
 EVIDENCE = json.loads((ROOT / "tests/bench/results/evidence.json").read_text(encoding="utf-8"))
+FAULTS = json.loads((ROOT / "tests/bench/results/faults.json").read_text(encoding="utf-8"))
 STUDIO = json.loads((ROOT / "tests/bench/results/studio.json").read_text(encoding="utf-8"))
 
 
@@ -189,6 +191,13 @@ def test_what_is_said_of_evidence_is_what_was_measured() -> None:
         alarms = f"{found['false_alarms']} of {found['good']}"
         assert f"| {name.replace('_', ' ')} | {found['hits']} | {found['misses']} | {alarms} |" in README
     assert set(EVIDENCE["rules"]) == set(RULES)
+
+
+def test_the_table_of_fault_suites_is_what_was_measured() -> None:
+    assert faults_table.as_markdown(FAULTS) in README
+    assert all(row["passed"] and row["planted_bug_caught"] for row in FAULTS["suites"].values())
+    fields = {"tried", "survived", "figure", "planted_bug_caught", "seconds", "date", "machine", "versions"}
+    assert all(row.keys() >= fields for row in FAULTS["suites"].values())
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:
