@@ -13,7 +13,8 @@ from pytest import MonkeyPatch
 
 from tests.faults.disk_full_calls import Refusing
 from tests.faults.disk_full_space import Space, forked
-from tests.faults.power_cut_run import things, tiny_config
+from tests.faults.ground import ground
+from tests.faults.power_cut_run import tiny_config
 from tests.faults.suites import Tally, Task
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def prepare() -> None:
     from pipelines.bases.libraries import load_libraries
 
     load_libraries()
-    things()
+    ground()
     torch.set_num_threads(1)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.faults.disk_full_run import filled_when_open, prepare, tell
 from tests.faults.disk_full_space import Space, forked
-from tests.faults.power_cut_run import things
+from tests.faults.ground import ground
 from tests.faults.suites import Tally, Task
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def queue(workspace: Workspace, steps: int) -> Job:
 
     job_id = new_id()
     folder = workspace.folder("pictures", job_id)
-    shutil.copytree(things() / "pictures", folder)
+    shutil.copytree(ground() / "pictures", folder)
     config = {
         "data": {
             "instance_images": str(folder), "trigger": "zuv", "instance_prompt": "a photo of a zuv disc",
@@ -44,7 +44,7 @@ def queue(workspace: Workspace, steps: int) -> Job:
         },
         "adapter": {"rank": 2},
         "run": {
-            "output": str(workspace.folder("runs", job_id)), "base": str(things() / "base"),
+            "output": str(workspace.folder("runs", job_id)), "base": str(ground() / "base"),
             "cache": str(workspace.folder("cache")), "steps": steps, "batch_size": 1, "threads": 1,
             "checkpoint_every": 2, "preview_every": steps, "preview_prompts": ["a zuv disc"],
             "evaluate_every": 2, "device": "cpu",
@@ -144,7 +144,7 @@ def jobs(task: Task, tally: Tally) -> None:
 
 def page(task: Task, tally: Tally) -> None:
     """A real studio whose disk fills up while it teaches: `task.count` looks at the page meanwhile."""
-    things()
+    ground()
     root = task.folder / "disk"
     root.mkdir()
     answer = forked(lambda: _page(task, root), 1200)
@@ -163,7 +163,7 @@ def _page(task: Task, root: Path) -> dict[str, Any]:
     from tests.faults.load_server import studio_of
 
     space, seconds = Space.mounted(root), {}
-    with studio_of(task, root / "workspace", str(things() / "base")) as studio:
+    with studio_of(task, root / "workspace", str(ground() / "base")) as studio:
         client, workspace = Client(studio.address), Workspace.open(root / "workspace", own=False)
         job = queue(workspace, 4000)
         _until(lambda: Jobs(workspace).get(job.id).step >= 3, "the third step")
@@ -205,9 +205,9 @@ def _problem(act: Callable[[], bool]) -> str | None:
 
 def _refused(client: Client) -> str | None:
     """An upload of more than there is room for is refused with a line, and nothing breaks."""
-    path = things() / "large.png"
+    path = ground() / "large.png"
     if not path.exists():
-        path.write_bytes((things() / "pictures" / "00.png").read_bytes() + os.urandom(4 << 20))
+        path.write_bytes((ground() / "pictures" / "00.png").read_bytes() + os.urandom(4 << 20))
     edge = b"7d1f"
     body = (
         b'--%b\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n%b\r\n--%b--\r\n'

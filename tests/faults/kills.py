@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from tests.faults import kills_index, kills_trainings
 from tests.faults import kills_plants as plants
 from tests.faults import kills_studio as studio
+from tests.faults.ground import ground
 from tests.faults.killing import unfit
-from tests.faults.kills_trainings import ground
 from tests.faults.kills_ways import check_of
 from tests.faults.suites import Check, Suite
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.kills_trainings import ground
+from tests.faults.ground import ground
 from tests.faults.kills_ways import Way
 
 if TYPE_CHECKING:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.ground import ground, tiny_training
 from tests.faults.killing import Ended, Kill, Tell, each_call, forked, moments
 from tests.faults.suites import Tally, Task
 
@@ -53,35 +52,11 @@ def rows() -> Rows:
     return {**FEW, **found}
 
 
-@cache
-def ground() -> Path:
-    """A folder that lives as long as this process: `base`, a tiny pipeline, and `pictures`."""
-    import diffusers  # noqa: F401 (before any fork: each would import it again)
-    import peft  # noqa: F401
-
-    import trainers.loop  # noqa: F401
-    from tests.tiny import save_tiny_pipeline
-    from tests.trainers.conftest import draw_pictures
-
-    folder = Path(tempfile.mkdtemp(prefix="pigment-ground-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    save_tiny_pipeline(folder / "base")
-    draw_pictures(folder / "pictures")
-    return folder
-
-
 def config_in(folder: Path, fields: Mapping[str, Any]) -> TrainConfig:
     """A training of six steps whose run and cache lie in a folder."""
-    from trainers.config import preset_config
-
-    usual: dict[str, Any] = {
-        "instance_images": ground() / "pictures", "trigger": "zuv", "instance_prompt": "a zuv disc",
-        "class_prompt": "a disc", "prior_weight": 1.0 if "num_class_images" in fields else 0.0,
-        "held_out": 1, "base": str(ground() / "base"), "output": folder / "run", "cache": folder / "cache",
-        "steps": 6, "batch_size": 2, "checkpoint_every": 2, "evaluate_every": 3, "threads": 1,
-        "device": "cpu", **SPARE,
-    }  # fmt: skip
-    return preset_config("sketch", "subject", **{**usual, **fields})
+    prior = 1.0 if "num_class_images" in fields else 0.0
+    usual = {"prior_weight": prior, "batch_size": 2, "evaluate_every": 3, **SPARE}
+    return tiny_training(folder, **{**usual, **fields})
 
 
 def train_in(folder: Path, fields: Mapping[str, Any], tell: Tell) -> dict[str, Any]:

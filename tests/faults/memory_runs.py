@@ -11,8 +11,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.ground import ground
 from tests.faults.memory_places import ERRORS, JOBS, LOST, TRAINING, Place, put, wrong_words
-from tests.faults.not_finite_runs import config_in, ground
+from tests.faults.not_finite_runs import config_in
 from tests.faults.suites import Tally, Task
 
 if TYPE_CHECKING:

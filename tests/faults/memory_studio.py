@@ -16,10 +16,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.faults.ground import ground
 from tests.faults.memory_places import DRAWING, FAULT, LOST, TRAINING, wrong_words
 from tests.faults.memory_runs import Bench
 from tests.faults.not_finite_drawing import SETTINGS
-from tests.faults.not_finite_runs import ground
 from tests.faults.suites import ROOT, Tally, Task
 
 if TYPE_CHECKING:

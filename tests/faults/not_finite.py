@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.faults import not_finite_drawing as drawing
 from tests.faults import not_finite_sources as sources
+from tests.faults.ground import ground
 from tests.faults.not_finite_places import PLACES, put
 from tests.faults.not_finite_runs import (
     BAD,
@@ -23,7 +24,6 @@ from tests.faults.not_finite_runs import (
     VARIANTS,
     Run,
     config_in,
-    ground,
     in_one_line,
     step_said,
     undisturbed,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest import MonkeyPatch
 
-from tests.faults.not_finite_runs import BAD, ground
+from tests.faults.ground import ground
+from tests.faults.not_finite_runs import BAD
 from tests.faults.suites import Tally, Task
 
 if TYPE_CHECKING:

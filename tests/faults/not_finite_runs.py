@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.faults.ground import ground, tiny_training
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -39,31 +39,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Ways of learning, by name: settings that differ from the usual ones."""
 
 
-@functools.cache
-def ground() -> Path:
-    """A folder with a tiny base ("base") and pictures ("pictures"), made once and shared."""
-    from tests.tiny import save_tiny_pipeline
-    from tests.trainers.conftest import draw_pictures
-
-    folder = Path(tempfile.mkdtemp(prefix="pigment-faults-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    save_tiny_pipeline(folder / "base")
-    draw_pictures(folder / "pictures")
-    return folder
-
-
 def config_in(folder: Path, **fields: Any) -> TrainConfig:
     """A training of `STEPS` steps in `folder`/run, with a cache that all share; fields by name."""
-    from trainers.config import preset_config
-
     usual: dict[str, Any] = {
-        "instance_images": ground() / "pictures", "trigger": "zuv", "instance_prompt": "a zuv disc",
-        "class_prompt": "a disc", "prior_weight": 0.0, "held_out": 1, "rank": 2, "alpha": 2.0,
-        "base": str(ground() / "base"), "output": folder / "run", "cache": ground() / "cache", "steps": STEPS,
-        "batch_size": 1, "checkpoint_every": EVERY, "preview_every": 0, "evaluate_every": 0, "samples": 0,
-        "report": False, "threads": 1, "device": "cpu",
+        "rank": 2, "alpha": 2.0, "cache": ground() / "cache", "steps": STEPS, "checkpoint_every": EVERY,
+        "preview_every": 0, "evaluate_every": 0, "samples": 0, "report": False,
     }  # fmt: skip
-    return preset_config("sketch", "subject", **{**usual, **fields})
+    return tiny_training(folder, **{**usual, **fields})
 
 
 @dataclass

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.ground import tiny_training
 from tests.faults.power_cut_calls import watching
 from tests.faults.power_cut_promises import Held, Promises, replay
 from tests.faults.suites import Tally, Task
@@ -21,31 +20,13 @@ if TYPE_CHECKING:
     from trainers.events import TrainEvent
 
 
-@cache
-def things() -> Path:
-    """A folder with a tiny base and pictures, for as long as this process lives."""
-    from tests.tiny import save_tiny_pipeline
-    from tests.trainers.conftest import draw_pictures
-
-    folder = Path(tempfile.mkdtemp(prefix="pigment-faults-things-"))
-    save_tiny_pipeline(folder / "base")
-    draw_pictures(folder / "pictures")
-    return folder
-
-
 def tiny_config(output: Path, **fields: Any) -> TrainConfig:
     """Six steps on the tiny base: a checkpoint and a look every two, a candidate at each look."""
-    from trainers.config import preset_config
-
     usual: dict[str, Any] = {
-        "instance_images": things() / "pictures", "trigger": "zuv", "instance_prompt": "a zuv disc",
-        "class_prompt": "a disc", "prior_weight": 0.0, "held_out": 1, "rank": 2, "alpha": 2.0,
-        "base": str(things() / "base"), "output": output / "run", "cache": output / "cache", "steps": 6,
-        "batch_size": 1, "checkpoint_every": 2, "preview_every": 6, "preview_prompts": ("a zuv disc",),
-        "evaluate_every": 2, "measured_on": ("held_out",), "samples": 0, "report": True, "threads": 1,
-        "device": "cpu",
+        "rank": 2, "alpha": 2.0, "preview_every": 6, "preview_prompts": ("a zuv disc",), "evaluate_every": 2,
+        "measured_on": ("held_out",), "samples": 0, "report": True,
     }  # fmt: skip
-    return preset_config("sketch", "subject", **{**usual, **fields})
+    return tiny_training(output, **{**usual, **fields})
 
 
 def at_checkpoint(step: int) -> Held:

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.faults.ground import ground
 from tests.faults.power_cut_calls import watching
 from tests.faults.power_cut_promises import Promises, replay
-from tests.faults.power_cut_run import things
 from tests.faults.suites import Tally, Task
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def adapter_files() -> tuple[Path, ...]:
     from pipelines.formats import write_adapter
     from tests.tiny import random_adapter
 
-    base, paths = load_base(str(things() / "base"), device="cpu"), []
+    base, paths = load_base(str(ground() / "base"), device="cpu"), []
     for seed in range(3):
-        paths.append(things() / f"adapter-{seed}.safetensors")
+        paths.append(ground() / f"adapter-{seed}.safetensors")
         write_adapter(random_adapter(base, seed=seed, name=f"disc {seed}"), paths[-1])
     return tuple(paths)
 
@@ -124,7 +124,7 @@ class Acts:
         self.promises.give("its tags", None)
         library.tag(entry.id, ["red"])
         self.promise("its tags", there(tags=("red",)))
-        cover = covers.set_cover(library, entry.id, things() / "pictures" / "00.png")
+        cover = covers.set_cover(library, entry.id, ground() / "pictures" / "00.png")
 
         def shown(workspace: Workspace) -> str | None:
             from PIL import Image
@@ -163,7 +163,7 @@ class Acts:
 
         datasets = Datasets(self.context.workspace)
         made = datasets.new("discs")
-        files = sorted((things() / "pictures").iterdir())
+        files = sorted((ground() / "pictures").iterdir())
         taken = datasets.take(made.id, [(path, path.name) for path in files])
         assert taken.added == len(files), taken
         self.promise("the pictures", lambda workspace: _short(Datasets(workspace).get(made.id).items, 5))
@@ -267,7 +267,7 @@ def run(task: Task, tally: Tally) -> None:
     with watching(root) as disk:
         promises = Promises(disk, whole, opened)
         workspace = Workspace.open(root / "workspace")
-        base = str(things() / "base")
+        base = str(ground() / "base")
         acts = Acts(Context(workspace, Runner(workspace, base=base), base), promises)
         acts.promise("the workspace", lambda workspace: None)
         for act in (acts.adapter, acts.pictures, acts.exports, acts.imports):

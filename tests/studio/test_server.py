@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from studio.narrowing import OPEN
 from studio.routes import api, files
 from studio.runner import Runner
 from studio.workspace import Workspace
+from tests.faults.access_slots import routes as walked
 
 
 @pytest.fixture
@@ -113,23 +114,14 @@ def page(studio: FastAPI) -> Iterator[TestClient]:
 ANA = ("ana", "correct horse")
 
 
-def routes(routes_: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(method, path) of every route, those of what is mounted and included as well."""
-    for route in routes_:
-        inner = route
-        while hasattr(inner, "app") and not hasattr(inner, "methods"):
-            inner = inner.app
-        if (included := getattr(route, "original_router", None)) is not None:
-            yield from routes(included.routes, prefix)
-        elif getattr(inner, "routes", None):
-            yield from routes(inner.routes, prefix + route.path)
-        else:
-            for method in sorted(getattr(route, "methods", None) or {"GET", "POST"}):
-                yield method, prefix + re.sub(r"\{\w+(:path)?\}", "x", route.path)
+def routes(app: FastAPI) -> list[tuple[str, str]]:
+    """(method, path) of every route but web sockets, with "x" for what is variable in the path."""
+    found = {(method, re.sub(r"\{\w+(:path)?\}", "x", path)) for method, path in walked(app.routes)}
+    return sorted(one for one in found if one[0] != "SOCKET")
 
 
 def test_every_route_wants_a_login(page: TestClient, studio: FastAPI) -> None:
-    found = sorted(set(routes(studio.routes)))
+    found = routes(studio)
     assert len(found) > 100, "Gradio's own are among them"
     assert {("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/file=x"), ("POST", "/parts")} <= {*found}
     for method, path in found:
@@ -142,7 +134,7 @@ def test_every_route_wants_a_login(page: TestClient, studio: FastAPI) -> None:
 
 def test_of_gradios_routes_only_those_answer_that_are_used(page: TestClient, studio: FastAPI) -> None:
     shut = 0
-    for method, path in sorted(set(routes(studio.routes))):
+    for method, path in routes(studio):
         if path.startswith("/gradio_api/") and not OPEN.fullmatch(path) and "/call/" not in path:
             shut += 1
             assert page.request(method, path, auth=ANA).status_code == 404, (method, path)
