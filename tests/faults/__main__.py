@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.files import write_atomic
@@ -47,7 +48,6 @@ def line(title: str, done: Done) -> str:
 def run_suite(name: str, found: Suite, options: argparse.Namespace) -> dict[str, Any]:
     """Do one suite, and say so; returns its row of the figures file."""
     print(f"{name}: {found.title}", flush=True)
-    began = time.monotonic()
     checks = {one: check for one, check in found.checks.items() if not options.only or one in options.only}
     rows: dict[str, Any] = {}
     for one, check in checks.items() if not options.only_planted else ():
@@ -55,8 +55,8 @@ def run_suite(name: str, found: Suite, options: argparse.Namespace) -> dict[str,
         print(line(check.title, done), flush=True)
         for words in (*done.failures[:5], *([done.broke] if done.broke else ())):
             print(f"        {words}", flush=True)
-        rows[one] = {key: value for key, value in vars(done).items() if value not in ("", [], {})}
-    seconds = time.monotonic() - began
+        told = {key: value for key, value in vars(done).items() if value not in ("", [], {})}
+        rows[one] = {**told, "date": time.strftime("%Y-%m-%d", time.gmtime())}
     caught: dict[str, bool] = {}
     for one, check in checks.items() if not options.no_planted else ():
         for plant in check.plants:
@@ -68,6 +68,14 @@ def run_suite(name: str, found: Suite, options: argparse.Namespace) -> dict[str,
             words = "fails as it should" if caught[f"{one}/{plant}"] else "NOT NOTICED"
             why = (done.failures or [done.broke or "nothing was found amiss"])[0]
             print(f"  planted {one}/{plant}: {words}: {why[:160]}", flush=True)
+    return row_of(found, rows, caught)
+
+
+def row_of(found: Suite, rows: Mapping[str, Mapping[str, Any]], caught: Mapping[str, bool]) -> dict[str, Any]:
+    """A suite's row of the figures file.
+
+    rows: what came of its checks, by name. caught: whether a missing safeguard was noticed, by "check/plant".
+    """
     ran = [row for row in rows.values() if "skipped" not in row]
     return {
         "title": found.title,
@@ -76,13 +84,32 @@ def run_suite(name: str, found: Suite, options: argparse.Namespace) -> dict[str,
         "passed": all(row.get("passed", False) for row in ran),
         "figure": found.figure({one: row.get("figures", {}) for one, row in rows.items()}),
         "planted_bug_caught": bool(caught) and all(caught.values()),
-        "planted": caught,
-        "seconds": round(seconds),
-        "checks": rows,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "planted": dict(caught),
+        "seconds": round(sum(row.get("seconds", 0.0) for row in ran)),
+        "checks": dict(rows),
+        "date": min((row["date"] for row in rows.values()), default=""),
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def with_others(found: Suite, row: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """A suite's row with those checks of an earlier one that it hasn't itself.
+
+    A suite takes hours; its checks may be run one at a time. Until all have, it hasn't passed.
+    """
+    before = {one: {"date": kept["date"], **check} for one, check in kept["checks"].items()} if kept else {}
+    rows = before | row["checks"]
+    plants = {
+        one: done for one, done in (kept["planted"] if kept else {}).items()
+        if one.partition("/")[0] not in row["checks"]
+    } | row["planted"]  # fmt: skip
+    order = [f"{one}/{plant}" for one, check in found.checks.items() for plant in check.plants]
+    whole = row_of(
+        found, {one: rows[one] for one in found.checks if one in rows},
+        {one: plants[one] for one in order if one in plants},
+    )  # fmt: skip
+    return {**whole, "passed": whole["passed"] and set(found.checks) <= set(rows)}
 
 
 def summary(name: str, row: dict[str, Any], options: argparse.Namespace) -> str:
@@ -112,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = {}
     for name in options.suites or SUITES:
         rows[name] = run_suite(name, suite(name), options)
-        if options.share == 1 and not (options.only or options.no_planted or options.only_planted):
+        if options.share == 1 and not (options.no_planted or options.only_planted):
             keep(name, rows[name])
     print()
     for name, row in rows.items():
@@ -121,9 +148,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def keep(name: str, row: dict[str, Any]) -> None:
-    """Write a suite's row into the figures file, beside the others'."""
+    """Write a suite's row into the figures file, beside the others' and those of its checks not run now."""
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"suites": {}}
     kept["command"] = "make test-faults"
+    row = with_others(suite(name), row, kept["suites"].get(name, {}))
     kept["suites"] = {one: {**kept["suites"], name: row}.get(one) for one in SUITES}
     kept["suites"] = {one: found for one, found in kept["suites"].items() if found is not None}
     write_atomic(RESULTS, [json.dumps(kept, indent=1, ensure_ascii=False).encode() + b"\n"])

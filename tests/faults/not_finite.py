@@ -67,6 +67,12 @@ def _one(
         return
     scaled = place == "a gradient" and variant == "fp16"  # as scaling makes them too: the step is left out
     problem = _survived(run) if scaled else _stopped(run, place, step)
+    if problem is None and not scaled:
+        assert run.error is not None
+        late = step_said(run.error) - step
+        which = "stopped later" if late else "stopped at the step"
+        tally.figures[which] = tally.figures.get(which, 0) + 1
+        tally.figures["steps late at most"] = max(late, tally.figures.get("steps late at most", 0))
     if problem is None and PLACES[place].before and (changed := spoiled.changed()):
         problem = f"the step was taken: {changed[0]} is another than before it"
     if problem is None and (saved := unsound_files(folder, ground() / "cache")):
@@ -161,8 +167,18 @@ def _unguarded(patch: MonkeyPatch) -> None:
     patch.setattr(Precision, "step", lambda self, *given: real(self, *given[:3]))
 
 
+def figure(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """When trainings stopped; what an update leaves behind is looked at one or two steps later."""
+    learning = figures.get("learning", {})
+    there, after = learning.get("stopped at the step", 0), learning.get("stopped later", 0)
+    late = learning.get("steps late at most", 0)
+    said = f"{there:.0f} trainings stopped at that step, {after:.0f} at most {late:.0f} later"
+    return said if there else ""
+
+
 SUITE = Suite(
     title="NaN and infinity in trainings and pictures",
+    figure=figure,
     checks={
         "learning": Check(
             title="NaN or infinity in a step", run=_learning, unit="faults", full=150, short=3,
