@@ -12,6 +12,7 @@ from pipelines.files import file_sha256
 from pipelines.formats import edit_metadata, inspect_adapter
 from studio.entries import Entry, columns_of
 from studio.library import Library
+from studio.whole import sound_entry
 
 OFFERED: dict[str, tuple[str, str]] = {
     "triggers": ("Trigger words", "with commas between; other tools show them too"),
@@ -49,11 +50,12 @@ def amend(library: Library, adapter_id: str, changes: Mapping[str, str | None]) 
     Args:
         changes: as `edit_metadata` takes them; a text that is the same is no change.
     Raises:
-        AdapterError: an unknown field, or a file that can't be changed; it is as it was then.
+        AdapterError: an unknown field, or a file that can't be changed or has changed by itself (a new hash
+            would hide it); it is as it was then.
     """
-    entry = library.get(adapter_id)
     if not changes:
-        return entry
+        return library.get(adapter_id)
+    entry = sound_entry(library, adapter_id)
     # A file of its own, which the index turns to: whenever this process is killed, what is listed is whole.
     path = library.workspace.folder("adapters", f"{entry.id}.{secrets.token_hex(4)}.safetensors")
     try:
@@ -72,8 +74,15 @@ def amend(library: Library, adapter_id: str, changes: Mapping[str, str | None]) 
 
 
 def check(entry: Entry) -> None:
-    """Raise AdapterError where an adapter's file isn't the one that was taken in."""
-    if file_sha256(entry.path) != entry.sha256:
+    """Raise AdapterError where an adapter's file is gone, or isn't the one that was taken in."""
+    try:
+        found = file_sha256(entry.path)
+    except OSError as error:
+        raise AdapterError(
+            f"the file of {entry.name!r} can't be read ({entry.path.name}: {error.strerror}); put it back "
+            "from a copy, or import it anew"
+        ) from None
+    if found != entry.sha256:
         raise AdapterError(
             f"the file of {entry.name!r} has changed since it was taken in ({entry.path.name}); put it back "
             "from a copy, or import it anew"

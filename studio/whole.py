@@ -35,3 +35,22 @@ def read_whole(library: Library, entry: Entry, *, family: str | None = None) -> 
     if (now.path, now.sha256) != (entry.path, entry.sha256):  # it was edited meanwhile
         return read_whole(library, now, family=family)
     raise said
+
+
+def sound_entry(library: Library, adapter_id: str) -> Entry:
+    """The entry of an adapter whose file goes on as it is: sent to somebody, or written anew.
+
+    Raises:
+        AdapterError: there is none, its file is gone, or it isn't the one that was taken in.
+    """
+    from studio.amending import check
+
+    entry = library.get(adapter_id)
+    try:
+        check(entry)
+    except AdapterError:
+        now = library.get(adapter_id)
+        if (now.path, now.sha256) != (entry.path, entry.sha256):  # it was edited meanwhile
+            return sound_entry(library, adapter_id)
+        raise
+    return entry

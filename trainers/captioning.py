@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipelines.bases.shards import check_weights
+from pipelines.bases.named import model_folder
 from pipelines.errors import ConfigError, PictureError
 from pipelines.exhausted import device_lost, out_of_memory
 from pipelines.files import write_atomic
@@ -101,12 +101,10 @@ def load_captioner(name: str, device: str | None = None) -> Captioner:
     try:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        if Path(name).is_dir():
-            check_weights(Path(name), f"captioner {name!r}")
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, trust_remote_code=False, use_safetensors=True
-        )
+        folder = model_folder(name, "captioner")
+        options = {"trust_remote_code": False, "local_files_only": True}
+        processor = AutoProcessor.from_pretrained(folder, **options)
+        model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, **options)
         model = model.eval().to(device or "cpu")
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and others.
         if out_of_memory(error) or device_lost(error):

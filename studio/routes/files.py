@@ -13,6 +13,7 @@ from studio.context import Context
 from studio.examples import example_sets
 from studio.exporting import exported
 from studio.routes.sending import sent
+from studio.whole import sound_entry
 
 _ID = re.compile(r"[0-9a-z-]{1,64}")
 _COVER = re.compile(r"[0-9a-f]{12}")
@@ -67,9 +68,13 @@ def add(app: FastAPI, context: Context) -> None:
     @app.get("/files/adapter/{adapter_id}")
     def adapter(adapter_id: str) -> FileResponse:
         try:
-            entry = library.get(checked(adapter_id))
+            library.get(checked(adapter_id))
         except AdapterError:
             raise HTTPException(404) from None
+        try:
+            entry = sound_entry(library, adapter_id)
+        except AdapterError as error:  # a file that came to harm isn't to go further
+            raise HTTPException(409, str(error)) from None
         return send(entry.path, entry.file_name, media="application/octet-stream")
 
     @app.get("/files/cover/{adapter_id}/{name}")

@@ -156,6 +156,32 @@ def _named(worn: Worn) -> None:
     adapter_file(worn.entry.name, argparse.Namespace(workspace=str(worn.workspace.root)))
 
 
+def _sent(worn: Worn) -> None:
+    """As the page hands it out."""
+    from types import SimpleNamespace
+
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from pipelines.errors import StudioError
+    from studio.jobs import Jobs
+    from studio.routes.files import add
+
+    app, jobs = FastAPI(), Jobs(worn.workspace)
+    context: Any = SimpleNamespace(workspace=worn.workspace, jobs=jobs, library=worn.library)
+    add(app, context)
+    answer = TestClient(app).get(f"/files/adapter/{worn.entry.id}")
+    if answer.status_code == 409:
+        raise StudioError(answer.json()["detail"])
+
+
+def _amended(worn: Worn) -> None:
+    """As somebody changes what its file says."""
+    from studio.amending import amend
+
+    amend(worn.library, worn.entry.id, {"author": "Ada"})
+
+
 def _listed(worn: Worn) -> None:
     """As `pigment library check` goes through all of them."""
     from studio.amending import check
@@ -167,6 +193,7 @@ def _listed(worn: Worn) -> None:
 USES: dict[str, Callable[[Worn], object]] = {
     "mounted": _mounted, "asked for its blocks": _blocks, "compared": _compared, "exported": _exported,
     "merged": _merged, "named by a command": _named, "checked": _listed,
+    "handed out": _sent, "given an author": _amended,
 }  # fmt: skip
 
 

@@ -31,6 +31,18 @@ def test_a_bit_that_turned_is_noticed(library: Library, make_adapter: MakeAdapte
         read_whole(library, entry)
 
 
+def test_a_file_that_came_to_harm_is_not_edited_as_if_it_were_sound(
+    library: Library, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    entry, _ = library.add(make_adapter(tmp_path / "a.safetensors"))
+    sound = entry.path.read_bytes()
+    entry.path.write_bytes(sound[:-3] + bytes([sound[-3] ^ 4]) + sound[-2:])
+    with pytest.raises(AdapterError, match="has changed since"):
+        amend(library, entry.id, {"author": "Ada"})
+    entry.path.write_bytes(sound)
+    assert amend(library, entry.id, {"author": "Ada"}).sha256 != entry.sha256
+
+
 def test_one_that_is_edited_meanwhile_is_read_as_it_is(
     library: Library, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipelines.base import Base
 from pipelines.bases.libraries import quiet
-from pipelines.bases.shards import check_weights
+from pipelines.bases.named import model_folder
 from pipelines.errors import ConfigError
 from trainers.evidence.similarity import Judge
 from trainers.previews import chance_kept
@@ -124,18 +124,18 @@ def load_likeness(name: str, device: torch.device | str = "cpu") -> Likeness:
     if Judge.beside(Path(name)):
         return Judge.load(Path(name))
 
-    def load(**options: Any) -> Likeness:
+    def load(folder: Path, **options: Any) -> Likeness:
         from transformers import AutoModel, AutoTokenizer
 
-        model = AutoModel.from_pretrained(name, use_safetensors=True, **options)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
         if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
             raise ValueError(f"it is a {type(model).__name__}, which doesn't see and read in one space")
         return TwoTowers(
             name=Path(name).name,
             model=model.eval().to(device),
-            processor=_processor(name, options),
+            processor=_processor(folder, options),
             see=lambda model, pixels: _tensor(model.get_image_features(pixel_values=pixels)),
-            tokenizer=AutoTokenizer.from_pretrained(name, **options),
+            tokenizer=AutoTokenizer.from_pretrained(folder, **options),
         )
 
     return _loaded(load, name, "evidence.judge", "a CLIP or SigLIP model")
@@ -148,15 +148,15 @@ def load_structure(name: str, device: torch.device | str = "cpu") -> Structure:
     Source: Ruiz et al. 2022, https://arxiv.org/abs/2208.12242, section 4.1 (there ViT-S/16 DINO).
     """
 
-    def load(**options: Any) -> Structure:
+    def load(folder: Path, **options: Any) -> Structure:
         from transformers import AutoModel
 
-        model = AutoModel.from_pretrained(name, use_safetensors=True, **options)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
         model = getattr(model, "vision_model", model)
         if model.main_input_name != "pixel_values":
             raise ValueError(f"it is a {type(model).__name__}, which sees no pictures")
         see = lambda model, pixels: model(pixel_values=pixels).last_hidden_state[:, 0]  # noqa: E731
-        return Tower(Path(name).name, model.eval().to(device), _processor(name, options), see)
+        return Tower(Path(name).name, model.eval().to(device), _processor(folder, options), see)
 
     return _loaded(load, name, "evidence.structure_judge", "a DINO-style image model")
 
@@ -166,24 +166,17 @@ def _tensor(found: Any) -> torch.Tensor:
     return found if isinstance(found, torch.Tensor) else found.pooler_output
 
 
-def _processor(name: str, options: dict[str, Any]) -> Any:
+def _processor(folder: Path, options: dict[str, Any]) -> Any:
     """What makes pixels of pictures, by Pillow: torchvision isn't needed."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", **options)
 
 
 def _loaded(load: Callable[..., Any], name: str, field: str, kind: str) -> Any:
-    """Load from the disk, else from the hub. Raises: ConfigError."""
+    """Load from a folder, which is fetched where it isn't there. Raises: ConfigError."""
     try:
-        if Path(name).is_dir():
-            check_weights(Path(name), kind)
-        try:
-            return load(trust_remote_code=False, local_files_only=True)
-        except Exception:
-            if Path(name).exists():
-                raise
-            return load(trust_remote_code=False)
+        return load(model_folder(name, "judge"), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, ImportError and others.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise ConfigError(
