@@ -90,19 +90,19 @@ class Datasets:
 
     def new(self, name: str = "", settings: Mapping[str, Any] | None = None) -> Dataset:
         """Make an empty one. settings: JSON values."""
-        now, dataset_id = time.time(), new_id()
         with self.workspace.write() as db:
-            db.execute(
-                "INSERT INTO datasets (id, name, settings, created, changed) VALUES (?, ?, ?, ?, ?)",
-                (
-                    dataset_id,
-                    " ".join(name.split())[:NAME_LENGTH],
-                    json.dumps(dict(settings or {})),
-                    now,
-                    now,
-                ),
-            )
+            dataset_id = self.insert(db, name, settings)
         return self.get(dataset_id)
+
+    def insert(self, db: sqlite3.Connection, name: str, settings: Mapping[str, Any] | None) -> str:
+        """Make an empty one within a transaction; returns its id."""
+        now, dataset_id = time.time(), new_id()
+        called = " ".join(name.split())[:NAME_LENGTH]
+        db.execute(
+            "INSERT INTO datasets (id, name, settings, created, changed) VALUES (?, ?, ?, ?, ?)",
+            (dataset_id, called, json.dumps(dict(settings or {})), now, now),
+        )
+        return dataset_id
 
     def get(self, dataset_id: str) -> Dataset:
         """The dataset of that id, with its pictures.
@@ -130,22 +130,20 @@ class Datasets:
     def from_example(self, example_id: str) -> Dataset:
         """Make one of an example set: its pictures, captions, and as settings what the Teach tab asks for.
 
+        It is there whole or not at all.
+
         Raises:
             PictureError: there is no such set.
         """
+        from studio.dropping import take_new
+
         sets = {one.id: one for one in example_sets()}
         if example_id not in sets:
             raise PictureError(f"no example set {example_id!r}{nearest(example_id, sets)}")
         example = sets[example_id]
         names = ("kind", "trigger", "class_name", "instance_prompt", "class_prompt")
         settings = {name: getattr(example, name) for name in names}
-        dataset = self.new(example.title, {**settings, "example": example.id})
-        self.take(dataset.id, [(path, path.name) for path in example.pictures])
-        by_name = {item.name: item for item in self.get(dataset.id).items}
-        for name, text in example.captions.items():
-            if name in by_name:
-                self.caption(dataset.id, by_name[name].sha256, text)
-        return self.get(dataset.id)
+        return self.get(take_new(self, example.title, {**settings, "example": example.id}, example))
 
     def take(self, dataset_id: str, files: Sequence[tuple[Path, str]]) -> Taken:
         """Add what was dropped: pictures, zips, captions (a.txt of a.png), masks (a.mask.png).

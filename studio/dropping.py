@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from studio.datasets import MAX_PICTURES, Datasets, Taken
 from studio.dropped import Dropped, Refused, Sorted, key
+from studio.examples import ExampleSet
 from studio.ingest import Good, Ingest, ingesting
 
 
@@ -28,6 +31,18 @@ def take(datasets: Datasets, dataset_id: str, files: Sequence[tuple[Path, str]])
     if masks:
         notes.append(f"{masks} mask{'s'[: masks > 1]} came along: set “Masks” to “file” to use them")
     return Taken(added, tuple(rest.refused), tuple(notes))
+
+
+def take_new(datasets: Datasets, name: str, settings: Mapping[str, Any], example: ExampleSet) -> str:
+    """Make a set of an example's pictures and captions, in one transaction; returns its id."""
+    with ingesting(datasets.pictures) as taking:
+        files = [Dropped(path, path.name) for path in example.pictures]
+        good, rest = taking.take(files, set(), MAX_PICTURES)
+        with datasets.workspace.write() as db:
+            dataset_id = datasets.insert(db, name, settings)
+            with_words = [replace(one, caption=example.captions.get(one.name)) for one in good]
+            _add(db, dataset_id, with_words, rest.refused)
+    return dataset_id
 
 
 def _add(db: sqlite3.Connection, dataset_id: str, good: Sequence[Good], refused: list[Refused]) -> int:

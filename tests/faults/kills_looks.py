@@ -78,6 +78,18 @@ def _pictures(workspace: Workspace) -> Iterator[str]:
                 yield f"drawn picture {row['file']} is listed, and isn't whole ({error})"
 
 
+def _examples(workspace: Workspace) -> Iterator[str]:
+    """Sets made of an example, in which nobody has changed anything."""
+    from studio.datasets import Datasets
+    from studio.examples import example_sets
+
+    whole, datasets = {one.id: len(one.pictures) for one in example_sets()}, Datasets(workspace)
+    for one in datasets.recent():
+        expected = whole.get(one.settings.get("example", ""))
+        if expected is not None and (there := len(datasets.get(one.id).items)) != expected:
+            yield f"the set of example {one.name!r} has {there} of {expected} pictures"
+
+
 def _jobs(workspace: Workspace) -> Iterator[str]:
     from studio.exporting import exported
     from studio.jobs import Jobs
@@ -91,7 +103,7 @@ def _jobs(workspace: Workspace) -> Iterator[str]:
             yield f"the folder of job {job.title!r} is gone"
 
 
-_LOOKS: tuple[Callable[[Workspace], Iterator[str]], ...] = (_adapters, _pictures, _jobs)
+_LOOKS: tuple[Callable[[Workspace], Iterator[str]], ...] = (_adapters, _pictures, _examples, _jobs)
 
 
 def shown(workspace: Workspace) -> Shown:

@@ -171,4 +171,20 @@ GROUP_PLANTS: Plants = {"half groups": _half_groups, "nobody recovers": _nobody_
 LIBRARY_PLANTS: Plants = {
     "listed first": _listed_first, "old cover first": _old_cover_first, **WORK_PLANTS,
 }  # fmt: skip
-DROP_PLANTS: Plants = {"listed first": _listed_first, "nobody sweeps": _nobody_sweeps}
+def _example_in_steps(patch: MonkeyPatch) -> None:
+    """A set of an example is listed before its pictures are in it."""
+    from studio import dropping
+
+    def take_new(datasets: Any, name: str, settings: Any, example: Any) -> str:
+        made = datasets.new(name, settings)
+        datasets.take(made.id, [(path, path.name) for path in example.pictures])
+        return str(made.id)
+
+    patch.setattr(dropping, "take_new", take_new)
+
+
+DROP_PLANTS: Plants = {
+    "listed first": _listed_first,
+    "nobody sweeps": _nobody_sweeps,
+    "an example's set in steps": _example_in_steps,
+}

@@ -226,9 +226,10 @@ def dropped_pictures() -> Path:
 
 
 def _drop(workspace: Workspace, told: Told, *, apart: bool) -> None:
-    """Drop pictures and a zip on a set. apart: they are decoded in a process of their own, as they are."""
+    """Drop pictures and a zip on a set, and make one of an example. apart: decoded in their own process."""
     from studio import ingest
     from studio.datasets import Datasets
+    from studio.examples import example_sets
 
     datasets, folder = Datasets(workspace), dropped_pictures()
     if not apart:
@@ -242,6 +243,9 @@ def _drop(workspace: Workspace, told: Told, *, apart: bool) -> None:
     datasets.caption(dataset.id, datasets.get(dataset.id).items[2].sha256, "the third")
     told()
     datasets.settings(dataset.id, {"kind": "subject"})
+    told()
+    if not any("example" in one.settings for one in datasets.recent()):
+        datasets.from_example(example_sets()[0].id)
     told()
 
 
