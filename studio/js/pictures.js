@@ -4,6 +4,9 @@
 const TOGETHER = 16;  // files that the server takes in one go; of very many, a PART-th
 const PART = 40;
 const AT_ONCE = 3;  // uploads
+const BUNDLE = 64;  // files of one upload at most, of some WEIGHT bytes: of very many each alone would take minutes
+const WEIGHT = 8 << 20;
+const MANY = 200;  // tiles, from where on those out of sight aren't laid out
 const SHOWN = 40;  // pictures that are shown from this machine while they travel
 const VIEWS = [['pictures', 'Pictures'], ['captions', 'Captions'], ['crops', 'Crops']];
 
@@ -47,7 +50,7 @@ function tile(item) {
     at: make('li', {class: 'pgt-tile', 'data-sha': item.sha}), words,
     image: make('img', {src: thumb(item.sha, 320), alt: item.name, loading: 'lazy', decoding: 'async', draggable: 'false'}),
     crops: make('div', {class: 'pgt-cuts'}), shape: make('span', {class: 'pgt-shape'}),
-    why: make('div', {class: 'pgt-why'}),
+    why: make('div', {class: 'pgt-why'}), said: '',
   };
   made.at.append(
     make('div', {class: 'pgt-thumb'}, made.image, made.crops, made.shape,
@@ -70,13 +73,18 @@ function draw() {
     before = one.at;
     const caption = state.captions[item.sha] ?? item.caption;
     if (document.activeElement !== one.words && one.words.value !== caption) one.words.value = caption;
-    one.why.replaceChildren(...[...(item.notes || []), ...(state.findings[item.sha] || [])].map((line) => make('p', {}, line)));
-    one.at.classList.toggle('noted', one.why.childElementCount > 0);
-    placeCrops(one, item, state.crops[item.sha] || []);
+    const lines = [...(item.notes || []), ...(state.findings[item.sha] || [])], crops = state.crops[item.sha] || [];
+    const said = lines.length || crops.length ? JSON.stringify([lines, crops]) : '';
+    if (one.said === said) continue;  // drawn so already; there may be thousands
+    one.said = said;
+    one.why.replaceChildren(...lines.map((line) => make('p', {}, line)));
+    one.at.classList.toggle('noted', lines.length > 0);
+    placeCrops(one, item, crops);
   }
   const empty = !state.items.length && !state.waiting.length;
   adding.remove();
-  tiles.append(...state.waiting.map(onItsWay), adding);
+  tiles.append(...state.waiting.slice(0, SHOWN).map(onItsWay), adding);
+  tiles.classList.toggle('many', state.items.length > MANY);
   bar.hidden = empty;
   invitation.textContent = empty ? 'Drop pictures here' : 'Add more';
   box.classList.toggle('empty', empty);
@@ -206,18 +214,46 @@ function add(files) {
   chain = chain.then(() => carry(batch)).then(changed);
 }
 
+function bundles(group) {
+  const most = Math.min(BUNDLE, Math.ceil(group.length / AT_ONCE)), found = [];
+  let weight = 0;
+  for (const one of group) {
+    const last = found.at(-1);
+    weight += one.file.size;
+    if (last && last.length < most && weight <= WEIGHT) last.push(one);
+    else { found.push([one]); weight = one.file.size; }
+  }
+  return found;
+}
+
+// What was uploaded of a bundle, as {path, name}. Where the whole isn't taken, each goes alone, and says why.
+async function sent(bundle) {
+  if (bundle.length > 1) {
+    const form = new FormData();
+    bundle.forEach((one) => form.append('files', one.file, one.file.name));
+    try {
+      const answer = await fetch('gradio_api/upload', {method: 'POST', body: form});
+      const paths = answer.ok ? await answer.json() : [];
+      if (paths.length === bundle.length) return bundle.map((one, number) => ({path: paths[number], name: one.name}));
+    } catch { /* the connection broke off: once more */ }
+  }
+  const found = [];
+  for (const one of bundle) {
+    try { found.push({path: (await upload(one.file)).path, name: one.name}); }
+    catch (error) { state.refused.push({name: one.name, reason: `couldn’t be sent (${error?.message || 'the studio didn’t answer'}); is it too large?`}); }
+  }
+  return found;
+}
+
 async function carry(batch) {
   const together = Math.max(TOGETHER, Math.ceil(batch.length / PART));
   while (batch.length) {
     let count = Math.min(together, batch.length);
     while (count < batch.length && stem(batch[count].name) === stem(batch[count - 1].name)) count += 1;
     const group = batch.splice(0, count);
-    const here = [], queue = [...group];
+    const here = [], queue = bundles(group);
     await Promise.all(Array.from({length: AT_ONCE}, async () => {
-      for (let one = queue.shift(); one; one = queue.shift()) {
-        try { here.push({path: (await upload(one.file)).path, name: one.name}); }
-        catch (error) { state.refused.push({name: one.name, reason: `couldn’t be sent (${error?.message || 'the studio didn’t answer'}); is it too large?`}); }
-      }
+      for (let bundle = queue.shift(); bundle; bundle = queue.shift()) here.push(...await sent(bundle));
     }));
     const order = new Map(group.map((one, number) => [one.name, number]));
     here.sort((a, b) => order.get(a.name) - order.get(b.name));
