@@ -99,10 +99,14 @@ def visit(page: Any, address: str, looked: Looked, count: int) -> None:
     _go(page, "library")
     looked.look(page)
     _press(page, looked, "#adapters .lib-open", count)
-    for act in ("edit", "export", "add-base"):
+    for act in ("edit", "export"):
         _press(page, looked, f'#tab-library [data-act="{act}"]:visible', 1)
+    page.get_by_role("tab", name="Bases").click()
+    page.wait_for_timeout(2500)
+    looked.look(page)
     _go(page, "mix")
-    _press(page, looked, "#recipes > summary", 1)
+    page.locator("#recipes > summary").click()
+    page.wait_for_timeout(1500)
     _press(page, looked, '#recipes [aria-label^="Load"]', count)
     page.locator("#rack-add").click()
     page.wait_for_timeout(1500)

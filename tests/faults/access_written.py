@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipelines.files import file_sha256
 from studio.work.keeping import LOG
 from studio.workspace import Workspace
 from tests.faults.access_things import adapter, png
@@ -88,7 +89,7 @@ def _made(said: dict[str, str], text: int, run: str, image: str, entry: str) -> 
             "id": entry, "name": said["adapter's name"], "file": f"workspace:adapters/{entry}.safetensors",
             "origin": "imported", "sha256": f"{text:064x}", "info": json.dumps(info), "created": now,
             "tags": json.dumps([said["adapter's tag"]]), "notes": said["adapter's notes"], "words": "x",
-            "family": "pocket", "method": "lora", "bytes": 9, "job": run,
+            "family": "sd15", "method": "lora", "bytes": 9, "job": run,
         },
     }  # fmt: skip
 
@@ -101,7 +102,7 @@ def _given(said: dict[str, str], text: int, sha256: str) -> Rows:
     recipe = {
         "pigment_recipe": 1, "name": said["recipe's name"], "prompt": said["recipe's prompt"],
         "base": {"ref": "pocket", "family": "pocket", "sha256": "0" * 64},
-        "adapters": [{"name": said["recipe's adapter"], "sha256": "1" * 64, "bytes": 9}],
+        "adapters": [{"name": said["recipe's adapter"], "sha256": "1" * 64, "bytes": 9}, _mixable()],
     }  # fmt: skip
     return {
         "recipes": {
@@ -123,6 +124,14 @@ def _given(said: dict[str, str], text: int, sha256: str) -> Rows:
             "bytes": 9, "sha256": sha256, "created": now,
         },
     }  # fmt: skip
+
+
+def _mixable() -> dict[str, Any]:
+    """As a recipe names an adapter that is there: it loads as long as one is."""
+    from studio.examples import example_sets
+
+    path = next(one.adapter for one in example_sets() if one.adapter)
+    return {"name": "example", "sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
 def _evidence(folder: Path, said: dict[str, str]) -> None:
