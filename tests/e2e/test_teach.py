@@ -68,6 +68,35 @@ def test_good_and_bad_pictures(open_page: Open, reload: Callable[[Any], None], t
     page.locator(".toast-body", has_text="trigger").wait_for()
 
 
+FIRST_UPLOAD_FAILS = """() => {
+    const real = window.fetch;
+    window.uploads = [];
+    window.fetch = (address, options) => {
+        if (!String(address).includes('gradio_api/upload')) return real(address, options);
+        window.uploads.push(options.body.getAll('files').length);
+        if (window.uploads.length === 1) return Promise.reject(new TypeError('cut off'));
+        return real(address, options);
+    };
+}"""
+
+
+def test_many_pictures_travel_together_and_alone_where_that_fails(open_page: Open, tmp_path: Path) -> None:
+    page = open_page()
+    page.evaluate(FIRST_UPLOAD_FAILS)
+    folder = tmp_path / "many"
+    folder.mkdir()
+    colours = [f"#{40 * red:02x}{60 * green:02x}80" for red in range(6) for green in range(4)]
+    files = [picture(folder / f"{number}.png", colour) for number, colour in enumerate(colours)]
+    page.locator("#pictures input[type=file]").set_input_files(files)
+    page.locator("#pictures [role=status]", has_text="24 pictures").wait_for()
+    page.wait_for_function("document.querySelectorAll('#pictures .pgt-tile[data-sha]').length === 24")
+    assert not page.locator("#pictures .pgt-refused").is_visible()
+    first, *others = page.evaluate("window.uploads")
+    assert first > 1, "several in one upload"
+    assert others.count(1) == first, "each of those that didn't arrive is sent again by itself"
+    assert sum(others) == 24
+
+
 def test_the_sketch_preset_to_its_end_whatever_becomes_of_the_window(
     open_page: Open, reload: Callable[[Any], None], tmp_path: Path
 ) -> None:
