@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import AdapterError
 from pipelines.families import FAMILIES
 from pipelines.formats import FORMATS
+from pipelines.uncompiled import peft_uncompiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +48,7 @@ def by_peft(pipeline: Any, adapter: Adapter, path: Path) -> Changes:
     """Load a folder of PEFT adapters by `PeftModel.from_pretrained`, component by component."""
     from peft import PeftModel
 
+    peft_uncompiled()
     with refusals("PEFT"):
         for component in FAMILIES[adapter.family].components:
             if (path / component).is_dir():

@@ -88,6 +88,7 @@ class Watch:
     _waiters: set[asyncio.Future[None]] = field(default_factory=set)
     _kept: OrderedDict[tuple[str, str, str], tuple[str, Pieces]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _computing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def changed(self, wanted: Sequence[Wanted], patience: float = PATIENCE) -> list[Answer]:
         """What each wanted part is, as soon as one differs from what was seen, at the latest after `patience`
@@ -97,7 +98,12 @@ class Watch:
         while True:
             self._look()
             stamped = self._stamp
-            found = await asyncio.to_thread(self._answers, wanted, stamped)
+            found = self._ready(wanted, stamped)
+            if found is None:  # one computes; the others, who woke with it, find it computed
+                async with self._computing:
+                    found = self._ready(wanted, stamped)
+                    if found is None:
+                        found = await asyncio.to_thread(self._answers, wanted, stamped)
             left = end - loop.time()
             over = left <= 0 or self.context.closing.is_set()
             if over or any(answer["pieces"] is not None for answer in found):
@@ -112,6 +118,16 @@ class Watch:
                 pass
             finally:
                 self._waiters.discard(waiter)
+
+    def _ready(self, wanted: Sequence[Wanted], stamped: str) -> list[Answer] | None:
+        """The answers, where all parts have been computed; without waiting, and so without the lock."""
+        answers: list[Answer] = []
+        for name, key, seen in wanted:
+            kept = self._kept.get((name, key, stamped))
+            if kept is None:
+                return None
+            answers.append({"seen": kept[0], "pieces": None if kept[0] == seen else kept[1]})
+        return answers
 
     def _answers(self, wanted: Sequence[Wanted], stamped: str) -> list[Answer]:
         answers: list[Answer] = []

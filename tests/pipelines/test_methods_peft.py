@@ -16,6 +16,7 @@ from pipelines.base import Base
 from pipelines.formats.peft import read_peft
 from pipelines.methods import METHODS
 from pipelines.methods.more_of_peft import MORE
+from pipelines.uncompiled import peft_uncompiled
 
 LINEAR = ["to_q", "to_k", "to_out.0", "ff.net.2"]
 ONE_BY_ONE = ["conv_shortcut", "proj_in"]
@@ -23,6 +24,11 @@ ALL = [*LINEAR, *ONE_BY_ONE, "conv1", "time_emb_proj"]
 NORMS = ["norm1", "norm2", "norm3", "norm", "conv_norm_out"]
 TEXT_NORMS = ["layer_norm1", "final_layer_norm"]
 TEXT = ["q_proj", "out_proj", "fc1"]
+
+
+@pytest.fixture(autouse=True)
+def uncompiled() -> None:
+    peft_uncompiled()
 
 
 def error(found: Tensor, expected: Tensor) -> float:

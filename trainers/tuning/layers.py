@@ -18,6 +18,7 @@ from pipelines.base import Base
 from pipelines.errors import ConfigError, StudioError
 from pipelines.methods import Method, Tuning
 from pipelines.methods.own_layer import OwnLayer
+from pipelines.uncompiled import peft_uncompiled
 from trainers.tuning.low_rank import LowRankLayer, fits, fresh_layer
 from trainers.tuning.targets import Seat
 from trainers.tuning.together import put_together
@@ -178,6 +179,7 @@ def _put_group(base: Base, tuning: Tuning, method: Method, group: Sequence[Seat]
 def _put_peft(component: nn.Module, config: Any, tuning: Tuning) -> None:
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
+    peft_uncompiled()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -46,6 +46,20 @@ def test_nothing_stays_of_an_injection_that_fails(tiny_base: Base, monkeypatch: 
     assert not any("peft_config" in vars(tiny_base.component(c)) for c in tiny_base.family.components)
 
 
+def test_nothing_is_compiled_for_a_method(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is killed while torch compiles would leave a lock for which all others wait."""
+    from peft.tuners.boft import layer
+    from torch.utils import cpp_extension
+
+    asked: list[object] = []
+    monkeypatch.setattr(layer, "_FBD_CUDA", None)
+    monkeypatch.setattr(cpp_extension, "load", lambda *given, **named: asked.append(named))
+    for method in TUNINGS:
+        with injected(tiny_base, config_of(method), word=WORD):
+            pass
+    assert asked == []
+
+
 def test_the_seed_decides_the_start_and_leaves_the_global_one_alone(tiny_base: Base) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
