@@ -123,6 +123,8 @@ def _listed_first(patch: MonkeyPatch) -> None:
     copy, copied = library.copy_file, Pictures.copy
 
     def listed(source: Path, target: Path) -> str:
+        if target.parent.name != "adapters":
+            return copy(source, target)
         there = library.Library(Workspace(root=target.parent.parent, lock=None))
         row = {"file": f"workspace:adapters/{target.name}", "sha256": file_sha256(source)}
         there._insert(target.stem, source.stem, inspect_adapter(source), origin="imported", **row)
