@@ -8,7 +8,7 @@ def peft_uncompiled() -> None:
 
     torch's `cpp_extension` (2.13) compiles under a lock file that has no owner: a process that is killed
     meanwhile leaves it, and whoever needs the extension from then on waits for ever. It serves BOFT of
-    several butterfly factors, which is neither trained here nor handed to PEFT (see `pipelines.methods.boft`).
+    several butterfly factors, which is neither trained here nor handed to PEFT (`pipelines.methods.boft`).
     """
     from peft.tuners.boft import layer
 
