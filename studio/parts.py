@@ -14,6 +14,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ PARTS = {
 """By name: the module and the function."""
 
 LOOK = 0.4  # seconds between two looks at the workspace while somebody waits
+LOGS = 1.0  # seconds between two changes of running jobs' logs that are told: each goes to every window
 PATIENCE = 20.0  # seconds after which a waiting browser is answered with what it has
 KEPT = 64  # computed parts
 
@@ -64,8 +66,8 @@ def part(name: str) -> Part:
     return found
 
 
-def stamp(context: Context, db: sqlite3.Connection) -> str:
-    """What differs after anything in the workspace has changed: its index, or a running job's log."""
+def stamp(context: Context, db: sqlite3.Connection) -> tuple[str, str]:
+    """What differs after something in the workspace has changed: its index; and a running job's log."""
     version = db.execute("PRAGMA data_version").fetchone()[0]
     running = [row[0] for row in db.execute("SELECT id FROM jobs WHERE state = 'running'")]
     sizes = []
@@ -74,7 +76,7 @@ def stamp(context: Context, db: sqlite3.Connection) -> str:
             sizes.append(os.stat(context.workspace.folder("runs", job_id, "events.jsonl")).st_size)
         except OSError:
             sizes.append(0)
-    return json.dumps([version, running, sizes])
+    return json.dumps([version, running]), json.dumps(sizes)
 
 
 @dataclass
@@ -85,6 +87,9 @@ class Watch:
     _db: sqlite3.Connection | None = None
     _looking: asyncio.Task[None] | None = None
     _stamp: str = ""
+    _index: str = ""
+    _logs: str = ""
+    _told: float = 0.0
     _waiters: set[asyncio.Future[None]] = field(default_factory=set)
     _kept: OrderedDict[tuple[str, str, str], tuple[str, Pieces]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -165,9 +170,14 @@ class Watch:
         if self._db is None:  # one connection for good: `data_version` counts what others changed since
             self._db = sqlite3.connect(self.context.workspace.index_path, timeout=10, isolation_level=None)
         try:
-            self._stamp = stamp(self.context, self._db)
+            index, logs = stamp(self.context, self._db)
         except sqlite3.Error:
             self._db = None
+            return
+        now = time.monotonic()
+        if index != self._index or (logs != self._logs and now - self._told >= LOGS):
+            self._index, self._logs, self._told = index, logs, now
+            self._stamp = f"{index} {logs}"
 
     def _computed(self, name: str, key: str, stamped: str) -> tuple[str, Pieces]:
         kept = (name, key, stamped)
