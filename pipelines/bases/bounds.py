@@ -34,8 +34,7 @@ class Bound:
         return bool(numbers) and all(
             isinstance(number, kinds)
             and not isinstance(number, bool)
-            and math.isfinite(number)
-            and self.low <= number <= self.high
+            and self.low <= number <= self.high  # also of integers beyond any float, and false of NaN
             for number in numbers
         )
 

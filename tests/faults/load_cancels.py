@@ -188,12 +188,13 @@ def _waited(queue: Queue, job: Job, number: int) -> str:
 
 
 def _wish_unheard(patch: MonkeyPatch) -> None:
-    """Nobody tells the process that it is to stop, neither by a signal nor by the index."""
-    from studio import processes
+    """Nobody tells the process that it is to stop, by a signal or by the index, or soon ends it without."""
+    from studio import processes, runner
     from studio.jobs import Jobs
 
     beat: Callable[..., bool] = Jobs.beat
     patch.setattr(processes, "ask_to_stop", lambda process: None)
+    patch.setattr(runner, "BARREN", runner.PATIENCE["cancelled"])
     patch.setattr(Jobs, "beat", lambda self, job_id, **more: bool(beat(self, job_id, **more)) and False)
 
 

@@ -26,7 +26,7 @@ SUITE = Suite(
     checks={
         "mutated": Check(
             title="adapter files spoilt by their structure",
-            run=mutated.run, unit="files", full=100_000, short=150, planted=400, plants=mutated.PLANTS,
+            run=mutated.run, unit="files", full=100_000, short=150, planted=4000, plants=mutated.PLANTS,
             needs=mutated.needs,
         ),
         "refused": Check(

@@ -41,6 +41,7 @@ def changed(folder: Path, to: Path, part: str, **fields: Any) -> Path:
         ("vae", "scaling_factor", 0, "scaling_factor"),
         ("vae", "scaling_factor", float("nan"), "scaling_factor = 'nan'"),
         ("vae", "scaling_factor", "x", "scaling_factor"),
+        ("vae", "scaling_factor", 10**400, "scaling_factor"),  # more than any float
         ("vae", "block_out_channels", [], "block_out_channels"),
         ("vae", "latent_channels", True, "latent channels"),
         ("text_encoder", "num_hidden_layers", 10**8, "num_hidden_layers"),
