@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 from studio.apart import Apart, living
+from studio.kept_pages import KeptPages
 from studio.misasked import Ended, forgive
 
 OPEN = re.compile(
@@ -74,6 +75,6 @@ def narrow(app: Any, uploads: Path) -> Any:
     functions = blocks.fns.values()
     public = {own.api_name for own in functions if own.api_visibility == "public"}
     forgive(mount.app)
-    gradio, mount.app = mount.app, Narrowed(Apart(Ended(mount.app), uploads), public)
+    gradio, mount.app = mount.app, Narrowed(KeptPages(Apart(Ended(mount.app), uploads)), public)
     living(app, uploads)
     return gradio

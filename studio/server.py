@@ -112,12 +112,9 @@ def bind(host: str, port: int, *, guarded: bool = False) -> socket.socket:
     return listener
 
 
-def make_app(context: Context, root_path: str = "", *, accounts: bool = False, address: str = "") -> FastAPI:
-    """The web application: files by id and the page at `/`.
-
-    root_path: see `Doors`. accounts: whether people log in, and so may want to log out. address: by which
-    most of them come; the page is made out for it once, for others at each visit.
-    """
+def make_app(context: Context, root_path: str = "", *, accounts: bool = False) -> FastAPI:
+    """The web application: files by id and the page at `/`. root_path: see `Doors`. accounts: whether people
+    log in, and so may want to log out."""
     uploads = context.workspace.uploads
     # What isn't done for a room has a folder that is nobody's, where there may be several.
     nobodys = context.workspace.machine.folder("cache", "nobodys")
@@ -133,11 +130,10 @@ def make_app(context: Context, root_path: str = "", *, accounts: bool = False, a
         add(app, context)
     shown = look()
     shown["head"] = head(accounts) + shown["head"]
-    page = build(context)
     with uploads_in(uploads):
         gr.mount_gradio_app(
             app,
-            page,
+            build(context),
             path="/",
             footer_links=[],
             max_file_size=MAX_UPLOAD,
@@ -149,10 +145,6 @@ def make_app(context: Context, root_path: str = "", *, accounts: bool = False, a
             root_path=root_path or None,
             **shown,
         )
-    if address:
-        from gradio.route_utils import update_root_in_config
-
-        page.config = update_root_in_config(page.config, address)
     app.state.gradio = narrow(app, uploads)
     for one in (app, app.state.gradio):
         say_when_full(one, context.workspace.root)
@@ -211,9 +203,7 @@ def serve(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         rooms: Rooms | None = None
         try:
-            make = functools.partial(
-                make_app, root_path=doors.root_path.rstrip("/"), accounts=guarded, address=address
-            )
+            make = functools.partial(make_app, root_path=doors.root_path.rstrip("/"), accounts=guarded)
             names = login.accounts.names if login is not None else ()
             rooms = Rooms(opened, make, names=names, base=base, options=options, note=address)
             rooms.begin()  # the base loads while the page is built
