@@ -7,7 +7,7 @@ from typing import Any
 
 PATHS = ("/", "/config")
 ALIKE = (b"host", b"origin", b"x-forwarded-host", b"x-forwarded-proto", b"accept-encoding")
-"""What of a request's headers an answer depends on: the addresses in it, who may read it, how it is packed."""
+"""What of a request's headers an answer depends on: the addresses in it, who may read it, its packing."""
 KEPT = 8  # answers
 LARGEST = 4 << 20  # bytes of one
 
