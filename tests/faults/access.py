@@ -125,7 +125,7 @@ def _figure(figures: Mapping[str, Mapping[str, float]]) -> str:
     return (
         ""
         if alone is None or all_ is None
-        else f"{alone:.0f} guesses an hour from one address, {all_:.0f} from any"
+        else f"{alone:.0f} guesses an hour from one address, {all_:,.0f} from ever new ones"
     )
 
 
