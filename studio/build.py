@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.utils import LRUCache
 
 from studio import api
+from studio.asked import keep_asked
 from studio.context import Context
 from studio.tabs import gallery, jobs, library, mix, teach
 from studio.tabs.page import Page
@@ -49,6 +50,7 @@ def build(context: Context) -> gr.Blocks:
     blocks.state_session_capacity = SESSIONS
     blocks._queue.pending_messages_per_session = LRUCache(SESSIONS)  # 2000, and each call of the API is one
     blocks._queue.progress_update_sleep_when_free = 5 * LOOK
+    keep_asked(blocks._queue)
     return blocks
 
 
