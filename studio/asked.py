@@ -12,6 +12,7 @@ def keep_asked(queue: Any) -> None:
     Gradio (6.31) takes them out: a button that was pressed just before its window closed, or a call of the
     API whose caller doesn't wait for the answer, would do nothing. queue: of Blocks.
     """
+
     async def clean_events(*, session_hash: str | None = None, event_id: str | None = None) -> None:
         for batch in queue.active_jobs:
             for event in batch or ():
